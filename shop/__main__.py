@@ -1,0 +1,5 @@
+"""`python -m shop` is `shop`."""
+
+from shop.cli import main
+
+main()

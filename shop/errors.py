@@ -1,0 +1,279 @@
+"""Everything the shop refuses, and the one place that turns a refusal into a problem document (RFC 9457).
+
+ShopError                 a refusal: nothing was changed (but see UnknownOutcome)
+├── BadRequest            400  the request cannot be read
+├── Unauthorized          401  no valid token
+├── Forbidden             403  a valid token without the right
+├── NotFound              404  no such thing, or not yours
+├── Conflict              409  the state of things does not allow it
+├── Gone                  410  it is over
+├── BodyTooLarge          413  more bytes than this route takes
+├── UnsupportedMediaType  415  not JSON
+├── Invalid               422  well-formed, but a rule is broken
+├── RateLimited           429  too many tries; come back later
+├── Unavailable           503  definitely not executed; come back later
+└── UnknownOutcome        504  perhaps executed: retry with the same key and you get the truth
+
+A broken invariant is not a refusal: it stops the work and rings the alarm, see `shop.orders.persister`.
+"""
+
+import math
+import random
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+PROBLEM_TYPE_BASE = "https://errors.shop.example/"
+MEDIA_TYPE = "application/problem+json"
+RETRY_JITTER_SHARE = 0.5
+RETRY_JITTER_SECONDS_MAX = 3.0
+
+
+class ShopError(Exception):
+    """A refusal with a status, a stable code and a title; `extra` becomes members of the problem document."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Something went wrong"
+    retry_after: float | None = None
+
+    def __init__(self, detail: str | None = None, *, retry_after: float | None = None, **extra: Any) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail
+        self.extra = extra
+        if retry_after is not None:
+            self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that belong to the answer, `Retry-After` jittered so that a crowd does not come back as one."""
+        if self.retry_after is None:
+            return {}
+        spread = min(self.retry_after * RETRY_JITTER_SHARE, RETRY_JITTER_SECONDS_MAX)
+        jitter = random.random() * spread  # noqa: S311 - no secret
+        return {"Retry-After": str(max(1, math.ceil(self.retry_after + jitter)))}
+
+
+class BadRequest(ShopError):
+    status, code, title = 400, "bad_request", "The request cannot be read"
+
+
+class IdempotencyKeyInvalid(BadRequest):
+    code, title = "idempotency_key_invalid", "The Idempotency-Key must be 1 to 128 visible ASCII characters"
+
+
+class Unauthorized(ShopError):
+    status, code, title = 401, "unauthorized", "A valid bearer token is needed"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class WrongCredentials(Unauthorized):
+    code, title = "wrong_credentials", "The e-mail address or the password is wrong"
+
+
+class Forbidden(ShopError):
+    status, code, title = 403, "forbidden", "This account may not do that"
+
+
+class UserBlocked(Forbidden):
+    code, title = "user_blocked", "This account is blocked"
+
+
+class SaleNotStarted(Forbidden):
+    code, title = "sale_not_started", "The sale has not started yet"
+
+
+class NotFound(ShopError):
+    status, code, title = 404, "not_found", "There is no such thing here"
+
+
+class ProductNotFound(NotFound):
+    title = "There is no such product"
+
+
+class SaleNotFound(NotFound):
+    title = "There is no such sale"
+
+
+class OrderNotFound(NotFound):
+    title = "There is no such order"
+
+
+class UserNotFound(NotFound):
+    title = "There is no such user"
+
+
+class Conflict(ShopError):
+    status, code, title = 409, "conflict", "The present state does not allow this"
+
+
+class EmailTaken(Conflict):
+    code, title = "email_taken", "An account with this e-mail address exists"
+
+
+class NotEnoughStock(Conflict):
+    code, title = "not_enough_stock", "The product does not have that many units in stock"
+
+
+class SaleStateConflict(Conflict):
+    code, title = "sale_state", "The state of the sale does not allow this"
+
+
+class ChangeRefused(Conflict):
+    code, title = "change_refused", "The ledger refused the change"
+
+
+class SoldOut(Conflict):
+    code, title = "sold_out", "All units are taken"
+
+
+class NotEnoughUnits(Conflict):
+    code, title = "not_enough_units", "Fewer units are left than you asked for"
+
+
+class OverLimit(Conflict):
+    code, title = "over_limit", "This is more than one buyer may have in this sale"
+
+
+class OrderClosed(Conflict):
+    code, title = "order_closed", "The order is closed"
+
+
+class SaleEnded(ShopError):
+    status, code, title = 410, "sale_ended", "The sale is over"
+
+
+class BodyTooLarge(ShopError):
+    status, code, title = 413, "body_too_large", "The body is too large"
+
+
+class UnsupportedMediaType(ShopError):
+    status, code, title = 415, "unsupported_media_type", "The body must be application/json"
+
+
+class Invalid(ShopError):
+    status, code, title = 422, "invalid", "The request breaks a rule"
+
+
+class IdempotencyMismatch(Invalid):
+    code, title = "idempotency_mismatch", "This was asked before with a different body"
+
+
+class RateLimited(ShopError):
+    """`policy` names the limit, which admits `quota` requests in `window_seconds`."""
+
+    status, code, title = 429, "rate_limited", "Too many requests"
+    retry_after = 1.0
+
+    def __init__(
+        self,
+        detail: str | None = None,
+        *,
+        retry_after: float | None = None,
+        policy: str = "requests",
+        quota: int = 1,
+        window_seconds: int = 1,
+    ) -> None:
+        super().__init__(detail, retry_after=retry_after)
+        self._policy, self._quota, self._window_seconds = policy, quota, window_seconds
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """With `RateLimit`, whose t equals `Retry-After`, and `RateLimit-Policy` (IETF draft ratelimit-headers-11)."""
+        headers = super().headers
+        return {
+            **headers,
+            "RateLimit": f'"{self._policy}";r=0;t={headers["Retry-After"]}',
+            "RateLimit-Policy": f'"{self._policy}";q={self._quota};w={self._window_seconds}',
+        }
+
+
+class Unavailable(ShopError):
+    status, code, title = 503, "unavailable", "Not possible at the moment; nothing was done"
+    retry_after = 1.0
+
+
+class NotReady(Unavailable):
+    code, title = "not_ready", "The shop is not ready for this; nothing was done"
+
+
+class Overloaded(Unavailable):
+    code, title = "overloaded", "The shop is busy; nothing was done"
+
+
+class SalePaused(Unavailable):
+    code, title = "sale_paused", "The sale is paused"
+    retry_after = 3.0
+
+
+class NotRecordedYet(Unavailable):
+    code, title = "not_recorded_yet", "The order is accepted but not recorded yet"
+
+
+class UnknownOutcome(ShopError):
+    status, code, title = 504, "unknown_outcome", "The outcome is unknown; retry with the same key"
+    retry_after = 1.0
+
+
+RETRYABLE_STATUSES = frozenset({429, 503, 504})
+
+
+def problem(error: ShopError, *, instance: str, request_id: str) -> dict[str, Any]:
+    """The problem document of a refusal, as JSON-ready values."""
+    return {
+        "type": PROBLEM_TYPE_BASE + error.code,
+        "title": error.title,
+        "status": error.status,
+        "code": error.code,
+        "detail": error.detail or error.title,
+        "instance": instance,
+        "request_id": request_id,
+        "retryable": error.status in RETRYABLE_STATUSES,
+        **error.extra,
+    }
+
+
+def problem_of_status(status: int, detail: str | None = None) -> ShopError:
+    """A refusal for a bare HTTP status, such as the 405 of the router."""
+    phrase = HTTPStatus(status).phrase
+
+    class _Other(ShopError):
+        pass
+
+    _Other.status, _Other.code, _Other.title = status, phrase.lower().replace(" ", "_"), phrase
+    return _Other(detail)
+
+
+PROBLEM_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "title", "status", "code", "request_id"],
+    "properties": {
+        "type": {"type": "string", "format": "uri"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string"},
+        "detail": {"type": "string"},
+        "instance": {"type": "string"},
+        "request_id": {"type": "string"},
+        "retryable": {"type": "boolean"},
+    },
+}
+
+
+def problems(*errors: type[ShopError]) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI `responses` of a route that may refuse in these ways, one entry a status."""
+    by_status: dict[int | str, list[type[ShopError]]] = {}
+    for error in errors:
+        by_status.setdefault(error.status, []).append(error)
+    return {status: _response(kinds) for status, kinds in by_status.items()}
+
+
+def _response(kinds: list[type[ShopError]]) -> dict[str, Any]:
+    description = "; ".join(f"`{kind.code}`: {kind.title}" for kind in kinds)
+    examples: Mapping[str, Any] = {
+        kind.code: {"value": problem(kind(), instance="/v1/…", request_id="01J…")} for kind in kinds
+    }
+    return {"description": description, "content": {MEDIA_TYPE: {"schema": PROBLEM_SCHEMA, "examples": examples}}}

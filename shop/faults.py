@@ -1,0 +1,19 @@
+"""Named points where a test may break a process for real: `SHOP_FAULT=<point>` makes it kill or stop itself there."""
+
+import os
+import signal
+
+from shop.settings import Settings
+
+POINTS = {
+    "before_commit": signal.SIGKILL,
+    "after_commit": signal.SIGKILL,
+    "stop_in_batch": signal.SIGSTOP,
+    "stop_in_copy": signal.SIGSTOP,
+}
+
+
+def fault_point(settings: Settings, name: str) -> None:
+    """Send this process the point's signal if the setting asks for it; in production the setting is refused."""
+    if settings.fault == name:
+        os.kill(os.getpid(), POINTS[name])
