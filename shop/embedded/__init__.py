@@ -1,0 +1,78 @@
+"""Real Valkey and PostgreSQL on this machine, for the demo, development and tests.
+
+Nothing listens on TCP: both are reached through sockets in private directories. A server never outlives the process
+that started it, however that process ends. This package knows nothing of the shop but what its servers must promise.
+
+binaries    where the servers' programs are
+process     one program as a child: its directory's lock, its log, its start and its end
+launch      the small program that gives up root and ties the server's life to its parent's
+valkey      the ledger's server
+postgres    the database's server
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from shop.embedded.postgres import PostgresServer
+from shop.embedded.unavailable import ServerUnavailable
+from shop.embedded.valkey import ValkeyServer
+
+__all__ = ["EmbeddedServers", "PostgresServer", "ServerUnavailable", "ValkeyServer", "embedded_servers"]
+
+
+@dataclass(frozen=True)
+class EmbeddedServers:
+    """The two servers of one directory and the URLs that `Settings` takes."""
+
+    valkey: ValkeyServer
+    postgres: PostgresServer
+
+    @property
+    def database_url(self) -> str:
+        """For SQLAlchemy with asyncpg."""
+        return self.postgres.url
+
+    @property
+    def redis_url(self) -> str:
+        """For redis-py."""
+        return self.valkey.url
+
+
+@contextmanager
+def embedded_servers(directory: Path | None = None, *, durable: bool = True) -> Iterator[EmbeddedServers]:
+    """Both servers, ready to answer; stopped at the end, Valkey first, because its ledger is drained into Postgres.
+
+    What was stored in `directory` is found again by the next call; without a directory there is a temporary one, which
+    is removed at the end. `durable=False` is for tests: see `PostgresServer`. Raises ServerUnavailable.
+    """
+    with _directory(directory) as home, ThreadPoolExecutor(max_workers=2) as pool:
+        servers = EmbeddedServers(ValkeyServer(home), PostgresServer(home, durable=durable))
+        starts = [pool.submit(servers.valkey.start), pool.submit(servers.postgres.start)]
+        try:
+            for start in starts:
+                start.result()
+            yield servers
+        finally:
+            # After Ctrl-C a start may still be under way, and its server could not be stopped yet.
+            wait(starts)
+            try:
+                servers.valkey.stop()
+            finally:
+                servers.postgres.stop()
+
+
+@contextmanager
+def _directory(directory: Path | None) -> Iterator[Path]:
+    if directory is not None:
+        yield directory
+        return
+    temporary = Path(tempfile.mkdtemp(prefix="shop-"))
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
