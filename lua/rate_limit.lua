@@ -1,0 +1,36 @@
+#!lua
+--[[ rate_limit: the generic cell rate algorithm for many keys at once, by Redis time.
+
+One value is kept per key, the theoretical arrival time in microseconds, and it always has an expiry: a key that was
+left behind by a crash heals itself. (ITU-T I.371; the virtual scheduling form.)
+
+KEYS
+  1..n  string  the theoretical arrival time of one caller
+ARGV
+  1 emission_us  microseconds that one request costs: 1,000,000 / rate
+  2 burst        requests that may come at once
+ANSWERS
+  for each key the microseconds to wait: 0 means admitted
+]]
+local emission_us, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
+local tolerance_us = emission_us * (burst - 1)
+local clock = redis.call('TIME')
+local now_us = clock[1] * 1000000 + clock[2]
+
+local arrivals, waits, admitted = redis.call('MGET', unpack(KEYS)), {}, {}
+for i, key in ipairs(KEYS) do
+  local arrival_us = math.max(admitted[key] or tonumber(arrivals[i] or 0) or 0, now_us)
+  local early_us = arrival_us - now_us - tolerance_us
+  if early_us > 0 then
+    waits[i] = early_us
+  else
+    waits[i] = 0
+    admitted[key] = arrival_us + emission_us
+  end
+end
+
+-- Every check is above this line and every write below it: Redis does not roll a script back.
+for key, arrival_us in pairs(admitted) do
+  redis.call('SET', key, string.format('%.0f', arrival_us), 'PX', math.ceil((arrival_us - now_us) / 1000))
+end
+return waits

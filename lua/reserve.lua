@@ -1,0 +1,118 @@
+#!lua
+--[[ reserve: give units to many buyers of one sale in one atomic step, each unit with its event.
+
+KEYS
+  1 sale    hash    the rules of the sale, and what is left of it
+  2 buyers  hash    user -> units held or bought, orders made
+  3 orders  hash    order_id -> user, quantity, seq, reserved_ms, held or released
+  4 stream  stream  what the persister reads
+ARGV
+  1 epoch
+  2 deadline_ms    in Redis time; whoever asked has given up after it
+  3 last_order_id  the last order that this caller saw reserved in this epoch, or ''
+  4 last_seq       its seq
+  then triples: order_id (16 bytes), user, quantity (at most 256 triples)
+ANSWERS
+  clock_ms, then NOT_LOADED | STALE_EPOCH | BEHIND | LATE for the whole batch
+  clock_ms, then for each request one of
+  RESERVED seq balance reserved_ms
+  REPLAYED seq quantity reserved_ms held|released
+  MISMATCH seq quantity held|released | INVALID
+  NOT_OPEN seq starts_ms | PAUSED seq | ENDED seq ends_ms | BACKLOG seq
+  OVER_LIMIT seq units | SOLD_OUT seq balance
+]]
+local sale, buyers, orders, stream = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local epoch, deadline_ms, last_order_id, last_seq = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+
+local clock = redis.call('TIME')
+local clock_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local rules = redis.call('HMGET', sale, 'epoch', 'state', 'starts_ms', 'ends_ms', 'units_per_user', 'orders_per_user',
+  'price_minor', 'available', 'seq', 'backlog_max', 'skew_ms')
+local state = rules[2]
+if not rules[1] or not state or state == 'loading' then return { clock_ms, 'NOT_LOADED' } end
+if rules[1] ~= epoch then return { clock_ms, 'STALE_EPOCH' } end
+if clock_ms > deadline_ms then return { clock_ms, 'LATE' } end
+if last_order_id ~= '' then
+  local last = redis.call('HGET', orders, last_order_id)
+  if not last or string.match(last, '^%S+ %d+ (%d+)') ~= last_seq then return { clock_ms, 'BEHIND' } end
+end
+
+local starts_ms, ends_ms = tonumber(rules[3]), tonumber(rules[4])
+local units_per_user, orders_per_user = tonumber(rules[5]), tonumber(rules[6])
+local price_minor, available, seq = rules[7], tonumber(rules[8]), tonumber(rules[9])
+local now_ms = clock_ms + tonumber(rules[11])
+local backlog_left = tonumber(rules[10]) - redis.call('XLEN', stream)
+
+local order_ids, users = {}, {}
+for i = 5, #ARGV, 3 do
+  order_ids[#order_ids + 1] = ARGV[i]
+  users[#users + 1] = ARGV[i + 1]
+end
+local entries = redis.call('HMGET', orders, unpack(order_ids))
+local holdings = redis.call('HMGET', buyers, unpack(users))
+
+-- What this batch has changed so far, so that later requests of it see the earlier ones.
+local entry_of, units_of, orders_of = {}, {}, {}
+local new_entries, new_holdings, events = {}, {}, {}
+
+local function refusal_of_state()
+  if state == 'ended' or state == 'settled' or now_ms >= ends_ms then return 'ENDED ' .. seq .. ' ' .. ends_ms end
+  if state == 'paused' then return 'PAUSED ' .. seq end
+  if now_ms < starts_ms then return 'NOT_OPEN ' .. seq .. ' ' .. starts_ms end
+  return nil
+end
+
+local function answer(i)
+  local order_id, user, quantity = order_ids[i], users[i], tonumber(ARGV[4 + 3 * i])
+  local entry = entry_of[order_id] or entries[i]
+  if entry then
+    local buyer, had, had_seq, reserved_ms, status = string.match(entry, '^(%S+) (%d+) (%d+) (%d+) (%a+)$')
+    if buyer ~= user or tonumber(had) ~= quantity then
+      return 'MISMATCH ' .. had_seq .. ' ' .. had .. ' ' .. status
+    end
+    return 'REPLAYED ' .. had_seq .. ' ' .. had .. ' ' .. reserved_ms .. ' ' .. status
+  end
+  if not quantity or quantity < 1 or quantity ~= math.floor(quantity) or quantity > 2147483647 then return 'INVALID' end
+  local refusal = refusal_of_state()
+  if refusal then return refusal end
+  if backlog_left <= #events then return 'BACKLOG ' .. seq end
+
+  local units, made = units_of[user], orders_of[user]
+  if not units then
+    local had_units, had_orders = string.match(holdings[i] or '0 0', '^(%d+) (%d+)$')
+    units, made = tonumber(had_units), tonumber(had_orders)
+  end
+  if units + quantity > units_per_user or made >= orders_per_user then return 'OVER_LIMIT ' .. seq .. ' ' .. units end
+  if available < quantity then return 'SOLD_OUT ' .. seq .. ' ' .. available end
+
+  seq, available = seq + 1, available - quantity
+  units_of[user], orders_of[user] = units + quantity, made + 1
+  entry_of[order_id] = user .. ' ' .. quantity .. ' ' .. seq .. ' ' .. now_ms .. ' held'
+  events[#events + 1] = { seq, order_id, user, quantity, available }
+  return 'RESERVED ' .. seq .. ' ' .. available .. ' ' .. now_ms
+end
+
+local answers = { clock_ms }
+for i = 1, #order_ids do answers[i + 1] = answer(i) end
+if #events == 0 then return answers end
+
+for order_id, entry in pairs(entry_of) do
+  new_entries[#new_entries + 1] = order_id
+  new_entries[#new_entries + 1] = entry
+end
+for user, units in pairs(units_of) do
+  new_holdings[#new_holdings + 1] = user
+  new_holdings[#new_holdings + 1] = units .. ' ' .. orders_of[user]
+end
+
+-- Every check is above this line and every write below it: Redis does not roll a script back. The stream comes first,
+-- because it is the one write that can still be refused (an id that is not above its last one).
+for _, event in ipairs(events) do
+  redis.call('XADD', stream, event[1] .. '-0', 'kind', 'reserved', 'order', event[2], 'user', event[3],
+    'quantity', event[4], 'delta', -event[4], 'balance', event[5], 'price', price_minor, 'at', now_ms)
+end
+redis.call('HSET', orders, unpack(new_entries))
+redis.call('HSET', buyers, unpack(new_holdings))
+redis.call('HSET', sale, 'seq', seq, 'available', available)
+return answers

@@ -1,0 +1,194 @@
+"""Connections to Redis, the Lua scripts, and one call that is sent at most once and tells what became of it."""
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
+
+import redis.asyncio as aioredis
+from redis import exceptions
+
+from shop.settings import Settings, bundled
+
+SCRIPT_NAMES = ("load_sale", "change", "reserve", "release", "rate_limit")
+
+# What a broken connection raises, by redis-py or by the loop.
+CONNECTION_ERRORS = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, TimeoutError)
+
+
+class ScriptMissing(RuntimeError):
+    """A script of the shop is not in this installation."""
+
+
+class NotSent(Exception):
+    """The command was definitely not executed: no connection, or Redis refused it before the first write."""
+
+
+class ScriptsNotLoaded(NotSent):
+    """Redis does not know the scripts. Only the controller loads them, after it has compared ledger and Postgres."""
+
+
+class OutcomeUnknown(Exception):
+    """The command was sent and no answer came: it was executed, or it was not."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """One Lua file and the SHA-1 by which Redis knows it."""
+
+    name: str
+    source: str
+    sha: str
+
+
+@lru_cache
+def script(name: str) -> Script:
+    """The script of this name. Raises ScriptMissing when its file is not there."""
+    path = bundled("lua") / f"{name}.lua"
+    if not path.is_file():
+        raise ScriptMissing(f"the script lua/{name}.lua is missing from this installation of the shop")
+    source = path.read_text()
+    return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+def all_scripts() -> list[Script]:
+    """Every script. Raises ScriptMissing, so that a process does not start without one."""
+    return [script(name) for name in SCRIPT_NAMES]
+
+
+def connect(url: str, settings: Settings) -> aioredis.Redis:
+    """A client whose pool waits for a free connection. Every socket has a timeout, and nothing is retried."""
+    pool = aioredis.BlockingConnectionPool.from_url(
+        url,
+        max_connections=settings.redis_pool_max,
+        timeout=settings.redis_pool_wait_seconds,
+        socket_timeout=settings.redis_timeout_seconds,
+        socket_connect_timeout=settings.redis_timeout_seconds,
+    )
+    return aioredis.Redis.from_pool(pool)
+
+
+async def durability_problems(client: aioredis.Redis, *, strict: bool) -> list[str]:
+    """Why this Redis must not hold a ledger; `strict` asks for an append-only file as well. Empty means that it may."""
+    info = {**await client.info("memory"), **await client.info("persistence")}
+    problems = []
+    if info.get("maxmemory_policy") != "noeviction":
+        problems.append(f"maxmemory-policy is {info.get('maxmemory_policy')}, it must be noeviction")
+    if strict and not info.get("aof_enabled"):
+        problems.append("appendonly is off: accepted orders would be lost in a crash")
+    return problems
+
+
+async def scripts_loaded(client: aioredis.Redis) -> bool:
+    """Whether Redis knows every script."""
+    known = await client.script_exists(*(each.sha for each in all_scripts()))
+    return all(known)
+
+
+async def load_scripts(client: aioredis.Redis) -> None:
+    """Make every script known to Redis. For the controller alone."""
+    for each in all_scripts():
+        await client.script_load(each.source)
+
+
+async def call_script(
+    client: aioredis.Redis,
+    name: str,
+    keys: Sequence[str | bytes],
+    arguments: Sequence[str | bytes | int],
+    *,
+    timeout: float,
+) -> Any:
+    """Send one EVALSHA, once, and wait at most `timeout` seconds for its answer.
+
+    Raises NotSent (definitely not executed), its kind ScriptsNotLoaded, or OutcomeUnknown.
+    """
+    pool = client.connection_pool
+    try:
+        connection = await pool.get_connection()
+    except (*CONNECTION_ERRORS, exceptions.ResponseError) as error:
+        raise NotSent(str(error)) from error
+    try:
+        async with asyncio.timeout(timeout):
+            await connection.send_command("EVALSHA", script(name).sha, len(keys), *keys, *arguments)
+            return await connection.read_response()
+    except exceptions.NoScriptError as error:
+        raise ScriptsNotLoaded(str(error)) from error
+    except (exceptions.ResponseError, exceptions.BusyLoadingError) as error:
+        # Loading, out of memory, read-only, a key of the wrong type: the scripts check before they write.
+        raise NotSent(str(error)) from error
+    except CONNECTION_ERRORS as error:
+        await connection.disconnect(nowait=True)
+        raise OutcomeUnknown(str(error)) from error
+    except asyncio.CancelledError:
+        await connection.disconnect(nowait=True)
+        raise
+    finally:
+        await pool.release(connection)
+
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class Coalescer(Generic[Item, Answer]):
+    """Requests that wait at the same time share one round trip.
+
+    `send` gets up to `batch_max` items and returns as many answers, or raises for all of them. At most `in_flight_max`
+    batches are under way. A caller that leaves does not disturb its batch.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[list[Item]], Awaitable[Sequence[Answer]]],
+        *,
+        batch_max: int,
+        in_flight_max: int,
+        queue_max: int,
+    ) -> None:
+        self._send = send
+        self._batch_max = batch_max
+        self._in_flight_max = in_flight_max
+        self._queue_max = queue_max
+        self._queue: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._batches: set[asyncio.Task[None]] = set()
+
+    @property
+    def full(self) -> bool:
+        """Whether one more item would exceed the queue's bound."""
+        return len(self._queue) >= self._queue_max
+
+    async def ask(self, item: Item) -> Answer:
+        """The answer to one item. Raises NotSent at once when the queue is full, else whatever `send` raised."""
+        if self.full:
+            raise NotSent("the queue is full")
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._queue.append((item, future))
+        if len(self._batches) < self._in_flight_max:
+            self._start()
+        return await future
+
+    def _start(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._run())
+        self._batches.add(task)
+        task.add_done_callback(self._batches.discard)
+
+    async def _run(self) -> None:
+        while self._queue:
+            batch = [self._queue.popleft() for _ in range(min(self._batch_max, len(self._queue)))]
+            try:
+                answers = await self._send([item for item, _ in batch])
+            except BaseException as error:
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error if isinstance(error, Exception) else OutcomeUnknown("stopped"))
+                        future.exception()
+                if not isinstance(error, Exception):
+                    raise
+            else:
+                for (_, future), answer in zip(batch, answers, strict=True):
+                    if not future.done():
+                        future.set_result(answer)

@@ -1,0 +1,288 @@
+"""The ledger of a sale in Redis, as the rest of the shop sees it: one function for each script, and the reads.
+
+Nothing here repeats a script by itself, and nothing sets stock: units move by `reserve`, `release` and `change` alone.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+import redis.asyncio as aioredis
+
+from shop.redis import call_script
+from shop.seckill.keys import DIRECTORY, ledger_keys
+
+CLOCK_JUMP_MS = 1_000
+
+
+class LoadedSale(msgspec.Struct, frozen=True):
+    """What the API must know of a sale before it asks the ledger; an entry of the directory."""
+
+    sale_id: int
+    epoch: int
+    salt: bytes
+    price_minor: int
+    currency: str
+    hold_seconds: int
+    orders_per_user: int
+
+
+class ReserveRequest(NamedTuple):
+    """One purchase on its way to the script."""
+
+    order_id: bytes
+    user_id: str
+    quantity: int
+
+
+class Answer(NamedTuple):
+    """An outcome word of a script and what follows it (shapes in the header of each Lua file)."""
+
+    word: str
+    fields: tuple[str, ...] = ()
+
+    @property
+    def seq(self) -> int:
+        """The ledger's sequence number at which this was decided; 0 where the answer has none."""
+        return int(self.fields[0]) if self.fields else 0
+
+
+class LastOrder(NamedTuple):
+    """The last order that a process saw reserved in an epoch; ('', 0) when it saw none."""
+
+    order_id: bytes
+    seq: int
+
+
+@dataclass(frozen=True)
+class LedgerState:
+    """The `sale` hash at one moment, and Redis time with it."""
+
+    epoch: str
+    state: str
+    starts_ms: int
+    ends_ms: int
+    available: int
+    held_back: int
+    seq: int
+    applied: int
+    now_ms: int
+
+
+class RedisClock:
+    """Redis time as this process knows it: a lower bound that every answer improves."""
+
+    def __init__(self) -> None:
+        self._offset_ms: float | None = None
+
+    def learn(self, clock_ms: int) -> None:
+        """Take note of a Redis time that was just received. A jump of the clock is followed at once."""
+        offset_ms = clock_ms - time.monotonic() * 1000
+        known = self._offset_ms
+        if known is None or offset_ms > known or known - offset_ms > CLOCK_JUMP_MS:
+            self._offset_ms = offset_ms
+
+    @property
+    def now_ms(self) -> int:
+        """Redis time, late by at most the delay of the best answer; local time before the first answer."""
+        return int(time.time() * 1000 if self._offset_ms is None else self._offset_ms + time.monotonic() * 1000)
+
+
+def parse(reply: bytes) -> Answer:
+    """One answer of a script."""
+    word, *fields = reply.decode().split(" ")
+    return Answer(word, tuple(fields))
+
+
+async def reserve(
+    client: aioredis.Redis,
+    sale: LoadedSale,
+    requests: Sequence[ReserveRequest],
+    *,
+    clock: RedisClock,
+    last: LastOrder,
+    timeout: float,
+) -> list[Answer]:
+    """Ask for units for up to 256 purchases at once; one answer for each.
+
+    Raises NotSent, ScriptsNotLoaded or OutcomeUnknown for all of them.
+    """
+    deadline_ms = clock.now_ms + int(timeout * 1000)
+    arguments: list[str | bytes | int] = [sale.epoch, deadline_ms, last.order_id, last.seq]
+    for request in requests:
+        arguments += request
+    reply = await call_script(client, "reserve", ledger_keys(sale.sale_id, sale.epoch), arguments, timeout=timeout)
+    clock.learn(reply[0])
+    if len(reply) == len(requests) + 1 and reply[1] not in BATCH_WORDS:
+        return [parse(each) for each in reply[1:]]
+    return [parse(reply[1])] * len(requests)
+
+
+BATCH_WORDS = frozenset({b"NOT_LOADED", b"STALE_EPOCH", b"BEHIND", b"LATE"})
+
+
+async def release(
+    client: aioredis.Redis, sale_id: int, epoch: int, orders: Sequence[tuple[bytes, int]], *, timeout: float
+) -> list[Answer]:
+    """Give the units of up to 256 closed orders (id, reserving seq) back; one answer for each."""
+    arguments: list[str | bytes | int] = [epoch]
+    for order_id, seq in orders:
+        arguments += (order_id, seq)
+    reply = await call_script(client, "release", ledger_keys(sale_id, epoch), arguments, timeout=timeout)
+    answers = [parse(each) for each in reply]
+    if answers[0].word in {"NOT_LOADED", "STALE_EPOCH", "SETTLED"}:
+        return answers * len(orders)
+    return answers
+
+
+async def change(
+    client: aioredis.Redis,
+    sale_id: int,
+    epoch: int,
+    *,
+    n: int,
+    kind: str,
+    first: int | str = "",
+    second: int | str = "",
+    timeout: float,
+) -> Answer:
+    """Apply change number `n`."""
+    keys = ledger_keys(sale_id, epoch)
+    reply = await call_script(
+        client, "change", (keys.sale, keys.stream), (epoch, n, kind, first, second), timeout=timeout
+    )
+    return parse(reply[0])
+
+
+async def begin_load(
+    client: aioredis.Redis, sale_id: int, epoch: int, *, token: str, fields: Mapping[str, int], timeout: float
+) -> Answer:
+    """Start a ledger over, in state `loading`; whatever an earlier loader left is gone."""
+    arguments: list[str | bytes | int] = ["begin", epoch, token]
+    for pair in fields.items():
+        arguments += pair
+    reply = await call_script(client, "load_sale", ledger_keys(sale_id, epoch), arguments, timeout=timeout)
+    return parse(reply[0])
+
+
+async def open_load(client: aioredis.Redis, sale_id: int, epoch: int, *, token: str, timeout: float) -> Answer:
+    """Let a complete ledger sell."""
+    reply = await call_script(client, "load_sale", ledger_keys(sale_id, epoch), ("open", epoch, token), timeout=timeout)
+    return parse(reply[0])
+
+
+async def _command(client: aioredis.Redis, *parts: str | bytes | int) -> Any:
+    """A command by name, where the client's own method has no usable type."""
+    return await client.execute_command(*parts)  # type: ignore[no-untyped-call]
+
+
+async def read_state(client: aioredis.Redis, sale_id: int, epoch: int) -> LedgerState | None:
+    """The ledger now, or None when it is not there."""
+    async with client.pipeline(transaction=True) as pipe:
+        pipe.hgetall(ledger_keys(sale_id, epoch).sale)
+        pipe.time()
+        fields, (seconds, microseconds) = await pipe.execute()
+    if b"epoch" not in fields or b"state" not in fields:
+        return None
+    return _state(fields, seconds * 1000 + microseconds // 1000)
+
+
+async def read_state_and_stream(
+    client: aioredis.Redis, sale_id: int, epoch: int, *, after: int, count: int
+) -> tuple[LedgerState | None, list[tuple[int, dict[bytes, bytes]]]]:
+    """The ledger and up to `count` events after this one, both of the same moment."""
+    keys = ledger_keys(sale_id, epoch)
+    async with client.pipeline(transaction=True) as pipe:
+        pipe.hgetall(keys.sale)
+        pipe.time()
+        pipe.xrange(keys.stream, f"{after + 1}-0", "+", count=count)
+        fields, (seconds, microseconds), entries = await pipe.execute()
+    state = _state(fields, seconds * 1000 + microseconds // 1000) if b"state" in fields else None
+    return state, [_entry(entry) for entry in entries]
+
+
+def _entry(entry: tuple[bytes, dict[bytes, bytes]]) -> tuple[int, dict[bytes, bytes]]:
+    return int(entry[0].split(b"-")[0]), entry[1]
+
+
+def _state(fields: Mapping[bytes, bytes], clock_ms: int) -> LedgerState:
+    number = {
+        name: int(fields[name.encode()])
+        for name in ("starts_ms", "ends_ms", "available", "held_back", "seq", "applied")
+    }
+    return LedgerState(
+        epoch=fields[b"epoch"].decode(),
+        state=fields[b"state"].decode(),
+        now_ms=clock_ms + int(fields[b"skew_ms"]),
+        **number,
+    )
+
+
+async def fence(client: aioredis.Redis, sale_id: int, epoch: int) -> None:
+    """Make every caller of this epoch stale, if the ledger is there: the sale stays closed until someone looks."""
+    key = ledger_keys(sale_id, epoch).sale
+    if await _command(client, "HGET", key, "epoch") == str(epoch).encode():
+        await _command(client, "HSET", key, "epoch", f"fenced.{epoch}")
+
+
+class LedgerOrder(NamedTuple):
+    """An entry of the `orders` hash."""
+
+    user_id: str
+    quantity: int
+    seq: int
+    reserved_ms: int
+    held: bool
+
+
+async def find_order(client: aioredis.Redis, sale_id: int, epoch: int, order_id: bytes) -> LedgerOrder | None:
+    """An order that may have no row in Postgres yet."""
+    entry: bytes | None = await _command(client, "HGET", ledger_keys(sale_id, epoch).orders, order_id)
+    if entry is None:
+        return None
+    user_id, quantity, seq, reserved_ms, status = entry.decode().split(" ")
+    return LedgerOrder(user_id, int(quantity), int(seq), int(reserved_ms), status == "held")
+
+
+async def read_directory(client: aioredis.Redis, clock: RedisClock) -> list[LoadedSale]:
+    """Which sales are loaded; the process's clock learns from the same round trip."""
+    async with client.pipeline(transaction=False) as pipe:
+        pipe.hvals(DIRECTORY)
+        pipe.time()
+        entries, (seconds, microseconds) = await pipe.execute()
+    clock.learn(seconds * 1000 + microseconds // 1000)
+    return [msgspec.json.decode(entry, type=LoadedSale) for entry in entries]
+
+
+async def list_in_directory(client: aioredis.Redis, sale: LoadedSale) -> None:
+    """Tell the API processes that this sale is loaded."""
+    await _command(client, "HSET", DIRECTORY, sale.sale_id, msgspec.json.encode(sale))
+
+
+async def drop(client: aioredis.Redis, sale_id: int, epoch: int) -> None:
+    """Forget a sale that is settled."""
+    async with client.pipeline(transaction=True) as pipe:
+        pipe.hdel(DIRECTORY, str(sale_id))
+        pipe.delete(*ledger_keys(sale_id, epoch))
+        await pipe.execute()
+
+
+async def stream_from(
+    client: aioredis.Redis, sale_id: int, epoch: int, seq: int, count: int
+) -> list[tuple[int, dict[bytes, bytes]]]:
+    """Up to `count` events from `seq` on, that one included."""
+    entries: list[Any] = await client.xrange(ledger_keys(sale_id, epoch).stream, f"{seq}-0", "+", count=count)
+    return [_entry(entry) for entry in entries]
+
+
+async def wait_for_event(client: aioredis.Redis, sale_id: int, epoch: int, *, after: int, block_seconds: float) -> None:
+    """Return when the stream has an event after this one, or when the time is over."""
+    key = ledger_keys(sale_id, epoch).stream
+    await client.xread({key: f"{after}-0"}, count=1, block=int(block_seconds * 1000))
+
+
+async def trim(client: aioredis.Redis, sale_id: int, epoch: int, watermark: int) -> None:
+    """Drop what is recorded, but keep the entry at the watermark: it ties the stream to what Postgres has."""
+    await client.xtrim(ledger_keys(sale_id, epoch).stream, minid=f"{watermark}-0", approximate=False)

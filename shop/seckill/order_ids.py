@@ -1,0 +1,50 @@
+"""Order ids: a function of who buys what with which key, so that a retry finds its order for ever.
+
+An id is a UUID of version 8 (RFC 9562): 32 bits of the sale's id, then a hash of user and key under the sale's salt.
+"""
+
+import hashlib
+from typing import NamedTuple
+from uuid import UUID
+
+SALE_ID_MAX = 2**31 - 1
+USER_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+
+
+class IdRange(NamedTuple):
+    """The ids of one sale's orders, both ends included."""
+
+    first: UUID
+    last: UUID
+
+
+def keyed_order_id(sale_id: int, salt: bytes, user_id: str, key: str) -> bytes:
+    """The order that this user's `Idempotency-Key` names, as 16 bytes."""
+    return _order_id(sale_id, salt, b"key\0" + user_id.encode() + b"\0" + key.encode())
+
+
+def numbered_order_id(sale_id: int, salt: bytes, user_id: str, number: int) -> bytes:
+    """The `number`-th order of a user who sends no key, as 16 bytes."""
+    return _order_id(sale_id, salt, b"number\0" + user_id.encode() + b"\0" + str(number).encode())
+
+
+def _order_id(sale_id: int, salt: bytes, name: bytes) -> bytes:
+    digest = hashlib.blake2b(name, key=salt, digest_size=12).digest()
+    return b"".join(
+        (
+            sale_id.to_bytes(4, "big"),
+            digest[:2],
+            bytes((0x80 | (digest[2] & 0x0F), digest[3], 0x80 | (digest[4] & 0x3F))),
+            digest[5:],
+        )
+    )
+
+
+def sale_of(order_id: UUID) -> int:
+    """The sale that an order id belongs to."""
+    return order_id.int >> 96
+
+
+def ids_of_sale(sale_id: int) -> IdRange:
+    """Where the orders of a sale lie in the primary key."""
+    return IdRange(UUID(int=sale_id << 96), UUID(int=(sale_id << 96) | (2**96 - 1)))

@@ -1,0 +1,142 @@
+"""The rule of a purchase: which order a request means, and what each answer of the ledger means to the buyer."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from shop.errors import (
+    IdempotencyMismatch,
+    Invalid,
+    NotEnoughUnits,
+    NotReady,
+    OverLimit,
+    Overloaded,
+    SaleEnded,
+    SaleNotStarted,
+    SalePaused,
+    ShopError,
+    SoldOut,
+    UnknownOutcome,
+)
+from shop.redis import NotSent, OutcomeUnknown, ScriptsNotLoaded
+from shop.seckill.group_commit import GroupCommit
+from shop.seckill.ledger import Answer, LoadedSale, ReserveRequest
+from shop.seckill.order_ids import keyed_order_id, numbered_order_id
+from shop.seckill.receipts import Receipt, Signer, Witness
+
+
+class AskPostgres(Exception):
+    """The ledger cannot speak for this sale now; only a row in Postgres may still answer a repeat."""
+
+
+class Reservation(NamedTuple):
+    """An order as the ledger knows it. `replayed` means that it was there before this request."""
+
+    order_id: UUID
+    quantity: int
+    seq: int
+    reserved_ms: int
+    held: bool
+    replayed: bool
+
+
+async def purchase(
+    group: GroupCommit, *, user_id: str, key: str | None, quantity: int, signer: Signer, tries_max: int
+) -> Reservation:
+    """Reserve units, or find the order that the same request has reserved before.
+
+    Without a key the orders of a user are numbered: the first that is open or new is meant, so a double click is one
+    order and a try after a cancel is a new one. Raises the refusals of `shop.errors`, or AskPostgres.
+    """
+    sale = group.sale
+    if key is not None:
+        order_id = keyed_order_id(sale.sale_id, sale.salt, user_id, key)
+        return _reservation(order_id, quantity, await _ask(group, order_id, user_id, quantity), sale, signer)
+    for number in range(1, min(tries_max, sale.orders_per_user) + 1):
+        order_id = numbered_order_id(sale.sale_id, sale.salt, user_id, number)
+        answer = await _ask(group, order_id, user_id, quantity)
+        if not (answer.word in {"REPLAYED", "MISMATCH"} and answer.fields[-1] == "released"):
+            return _reservation(order_id, quantity, answer, sale, signer)
+    raise OverLimit("All the orders that one buyer may make in this sale are made")
+
+
+async def _ask(group: GroupCommit, order_id: bytes, user_id: str, quantity: int) -> Answer:
+    try:
+        answer = await group.reserve(ReserveRequest(order_id, user_id, quantity))
+    except ScriptsNotLoaded as error:
+        raise AskPostgres from error
+    except NotSent as error:
+        raise NotReady from error
+    except OutcomeUnknown as error:
+        raise UnknownOutcome from error
+    if answer.word in {"NOT_LOADED", "STALE_EPOCH", "BEHIND"}:
+        raise AskPostgres(answer.word)
+    return answer
+
+
+def _reservation(order_id: bytes, quantity: int, answer: Answer, sale: LoadedSale, signer: Signer) -> Reservation:
+    uuid = UUID(bytes=order_id)
+    if answer.word == "RESERVED":
+        return Reservation(uuid, quantity, answer.seq, int(answer.fields[2]), held=True, replayed=False)
+    if answer.word == "REPLAYED":
+        seq, had, reserved_ms, status = answer.fields
+        return Reservation(uuid, int(had), int(seq), int(reserved_ms), held=status == "held", replayed=True)
+    raise _refusal(uuid, answer, sale, signer)
+
+
+def _refusal(order_id: UUID, answer: Answer, sale: LoadedSale, signer: Signer) -> ShopError:
+    """The problem that an answer of the ledger means, with a signed witness of it."""
+    error = _REFUSALS[answer.word](order_id, answer)
+    if answer.word not in {"DROPPED", "LATE", "INVALID", "MISMATCH"}:
+        witness = Witness(error.code, sale.sale_id, sale.epoch, answer.seq, int(time.time() * 1000))
+        error.extra["witness"] = signer.sign(witness)
+    return error
+
+
+def _mismatch(order_id: UUID, answer: Answer) -> ShopError:
+    return IdempotencyMismatch(f"This was asked before for {answer.fields[1]} units", order_id=str(order_id))
+
+
+def _not_open(_: UUID, answer: Answer) -> ShopError:
+    starts_ms = int(answer.fields[1])
+    wait = max(starts_ms / 1000 - time.time(), 0.1)
+    return SaleNotStarted(retry_after=wait, starts_at=iso_time(starts_ms))
+
+
+def _sold_out(_: UUID, answer: Answer) -> ShopError:
+    left = int(answer.fields[1])
+    return NotEnoughUnits() if left else SoldOut()
+
+
+_REFUSALS: dict[str, Callable[[UUID, Answer], ShopError]] = {
+    "MISMATCH": _mismatch,
+    "INVALID": lambda *_: Invalid("The quantity must be a whole number from 1"),
+    "NOT_OPEN": _not_open,
+    "PAUSED": lambda *_: SalePaused(),
+    "ENDED": lambda _, answer: SaleEnded(ended_at=iso_time(int(answer.fields[1]))),
+    "BACKLOG": lambda *_: Overloaded("Too many accepted orders wait to be recorded"),
+    "OVER_LIMIT": lambda _, answer: OverLimit(units_held=int(answer.fields[1])),
+    "SOLD_OUT": _sold_out,
+    "DROPPED": lambda *_: Overloaded("The request waited too long and was not sent"),
+    "LATE": lambda *_: Overloaded("The request came too late to the ledger and was not executed"),
+}
+
+
+def iso_time(milliseconds: int) -> str:
+    """A moment of the ledger as ISO-8601 UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def receipt_of(reservation: Reservation, sale: LoadedSale, user_id: str) -> Receipt:
+    """What was promised, ready to be signed."""
+    return Receipt(
+        order_id=str(reservation.order_id),
+        sale_id=sale.sale_id,
+        epoch=sale.epoch,
+        seq=reservation.seq,
+        user_id=user_id,
+        quantity=reservation.quantity,
+        reserved_ms=reservation.reserved_ms,
+    )

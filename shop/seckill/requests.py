@@ -1,0 +1,55 @@
+"""What a purchase may look like: its body, its key, its path. Everything is checked before it comes near a script."""
+
+import re
+from typing import Annotated
+
+import msgspec
+
+from shop.errors import BadRequest, IdempotencyKeyInvalid, Invalid
+from shop.seckill.order_ids import SALE_ID_MAX
+
+QUANTITY_MAX = 10_000
+PATH = re.compile(r"/v1/seckill/sales/([0-9]{1,10})/orders")
+IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,128}")
+
+
+class PurchaseBody(msgspec.Struct, forbid_unknown_fields=True):
+    """How many units the buyer wants."""
+
+    quantity: Annotated[int, msgspec.Meta(ge=1, le=QUANTITY_MAX)] = 1
+
+
+_body_decoder = msgspec.json.Decoder(PurchaseBody)
+
+
+def sale_in_path(path: str) -> int | None:
+    """The sale that a purchase path names; None for any other path."""
+    match = PATH.fullmatch(path)
+    if match is None:
+        return None
+    sale_id = int(match[1])
+    return sale_id if sale_id <= SALE_ID_MAX else None
+
+
+def parse_body(body: bytes) -> PurchaseBody:
+    """The wish. Raises BadRequest when it is not JSON, Invalid when it breaks a rule."""
+    try:
+        return _body_decoder.decode(body)
+    except msgspec.ValidationError as error:
+        reason, _, pointer = str(error).partition(" - at `$")
+        raise Invalid(
+            "The body breaks a rule",
+            errors=[{"pointer": pointer.rstrip("`").replace(".", "/"), "detail": reason, "code": "invalid"}],
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest("The body is not JSON") from error
+
+
+def parse_key(header: str | None) -> str | None:
+    """The `Idempotency-Key`, bare or quoted; None when none was sent. Raises IdempotencyKeyInvalid."""
+    if header is None:
+        return None
+    key = header[1:-1] if len(header) >= 2 and header[0] == header[-1] == '"' else header
+    if not IDEMPOTENCY_KEY.fullmatch(key):
+        raise IdempotencyKeyInvalid
+    return key
