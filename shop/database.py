@@ -1,0 +1,225 @@
+"""The connection to Postgres, and the only place that commits.
+
+One request, one batch or one job is one transaction. It is never held across a network call to anything else.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any
+
+import asyncpg
+from fastapi import Depends, Request
+from sqlalchemy import DateTime, MetaData, func, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from shop.settings import Settings, bundled
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+# What says that Postgres cannot be reached or cannot answer in time, as against a statement that is wrong.
+UNAVAILABLE_ERRORS = (
+    OperationalError,
+    InterfaceError,
+    PoolTimeout,
+    asyncpg.PostgresConnectionError,
+    OSError,
+    TimeoutError,
+)
+
+AFTER_COMMIT = "after_commit"
+
+
+class Base(DeclarativeBase):
+    """The rows of the shop. Names of constraints are fixed, so that a violation names its rule."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: DateTime(timezone=True)}  # noqa: RUF012 - SQLAlchemy's own interface
+
+
+class Recorded:
+    """A row that knows when it was made, by the database's clock."""
+
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Database:
+    """The engine of one process and its sessions."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        application_name: str,
+        pool_max: int | None = None,
+        statement_seconds: float | None = None,
+    ) -> None:
+        self.application_name = application_name
+        self.engine: AsyncEngine = create_async_engine(
+            settings.database_url,
+            pool_size=pool_max or settings.database_pool_max,
+            max_overflow=0,
+            pool_timeout=settings.database_pool_wait_seconds,
+            pool_pre_ping=True,
+            connect_args=connect_arguments(settings, application_name, statement_seconds),
+        )
+        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncSession]:
+        """A session that commits at the end, or rolls back when an exception leaves the block.
+
+        What was given to `after_commit` runs then, in order, before the block is left.
+        """
+        async with self._sessions() as session:
+            yield session
+            await session.commit()
+        for callback in session.info.pop(AFTER_COMMIT, []):
+            await callback()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+
+def connect_arguments(
+    settings: Settings, application_name: str, statement_seconds: float | None = None
+) -> dict[str, Any]:
+    """What asyncpg needs besides the URL: every wait has an end, on both sides."""
+    statement_seconds = statement_seconds or settings.database_statement_timeout_seconds
+    idle_seconds = settings.persist_idle_in_transaction_seconds
+    return {
+        "timeout": statement_seconds,
+        "command_timeout": statement_seconds * 2,
+        "server_settings": {
+            "application_name": application_name,
+            "statement_timeout": f"{statement_seconds * 1000:.0f}",
+            "idle_in_transaction_session_timeout": f"{idle_seconds * 1000:.0f}",
+            "timezone": "UTC",
+        },
+    }
+
+
+def after_commit(session: AsyncSession, callback: Callable[[], Awaitable[None]]) -> None:
+    """Run `callback` once the transaction of this session is committed, and never if it is not.
+
+    The callback handles its own failures: the rows are there by then, and a sweep must be able to do what it missed.
+    """
+    session.info.setdefault(AFTER_COMMIT, []).append(callback)
+
+
+async def _session(request: Request) -> AsyncIterator[AsyncSession]:
+    database: Database = request.app.state.database
+    async with database.transaction() as session:
+        yield session
+
+
+async def copy_rows(session: AsyncSession, table: str, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
+    """Write rows with COPY inside the session's transaction; raises what asyncpg raises."""
+    connection = await session.connection()
+    raw = await connection.get_raw_connection()
+    driver: asyncpg.Connection[asyncpg.Record] = raw.driver_connection  # type: ignore[assignment]
+    await driver.copy_records_to_table(table, columns=columns, records=rows)
+
+
+async def backend_pid(session: AsyncSession) -> int:
+    """The process id of the backend that serves this session."""
+    connection = await session.connection()
+    raw = await connection.get_raw_connection()
+    driver: asyncpg.Connection[asyncpg.Record] = raw.driver_connection  # type: ignore[assignment]
+    return driver.get_server_pid()
+
+
+async def end_blockers(session: AsyncSession, pid: int, *, application_name: str) -> int:
+    """End the backends of this application that `pid` waits for, and no others; returns how many."""
+    query = text(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE pid = ANY(pg_blocking_pids(:pid)) AND application_name = :application_name"
+    )
+    ended = await session.execute(query, {"pid": pid, "application_name": application_name})
+    return int(ended.scalar_one())
+
+
+def _alembic(settings: Settings) -> "Config":
+    # Alembic costs every process half a second of import; only those that migrate or check need it.
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(bundled("migrations")))
+    config.set_main_option("sqlalchemy.url", settings.database_url.replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def migrate(settings: Settings, revision: str = "head") -> None:
+    """Bring the schema to a revision: `head`, `base`, or one between. It runs its own event loop."""
+    from alembic import command
+
+    config = _alembic(settings)
+    if revision == "base" or revision.startswith("-"):
+        command.downgrade(config, revision)
+    else:
+        command.upgrade(config, revision)
+
+
+def check_migrations(settings: Settings) -> None:
+    """Raise alembic's AutogenerateDiffsDetected when the models and the migrations disagree."""
+    from alembic import command
+
+    command.check(_alembic(settings))
+
+
+async def migrated(session: AsyncSession) -> bool:
+    """Whether the schema is at the newest revision that this release knows."""
+    found = await session.execute(text("SELECT to_regclass('alembic_version') IS NOT NULL"))
+    if not found.scalar_one():
+        return False
+    current = await session.execute(text("SELECT version_num FROM alembic_version"))
+    return current.scalar_one_or_none() == _head()
+
+
+@lru_cache
+def _head() -> str:
+    """The newest revision of this release: revisions are named by date, and one file follows another."""
+    return max(file.stem for file in (bundled("migrations") / "versions").glob("2*.py"))
+
+
+def sqlstate(error: DBAPIError) -> str:
+    """The five characters that say what Postgres did not like, or '' when it never answered."""
+    return getattr(error.orig, "sqlstate", None) or ""
+
+
+# SQLSTATE classes of a server that is away, busy, full or about to stop, and of transactions that may be tried again.
+UNAVAILABLE_CLASSES = ("08", "40", "53", "55", "57", "58")
+
+
+def is_unavailable(error: Exception) -> bool:
+    """Whether an error of the driver says that Postgres cannot do it now, rather than that the statement is wrong."""
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or sqlstate(error)[:2] in ("", *UNAVAILABLE_CLASSES)
+    if isinstance(error, asyncpg.PostgresError):
+        return str(error.sqlstate or "")[:2] in ("", *UNAVAILABLE_CLASSES)
+    return isinstance(error, UNAVAILABLE_ERRORS)
+
+
+def constraint_name(error: DBAPIError) -> str:
+    """The constraint that was violated, or ''."""
+    cause = getattr(error.orig, "__cause__", None)
+    return getattr(cause, "constraint_name", None) or ""
+
+
+# scope="function": the commit comes before the answer leaves, so nobody is told of a thing that is not there.
+SessionDep = Annotated[AsyncSession, Depends(_session, scope="function")]
