@@ -1,0 +1,134 @@
+"""Load → mark → open: how a ledger comes into being, and whether one that is there still agrees with Postgres."""
+
+import secrets
+
+import redis.asyncio as aioredis
+import structlog
+
+from shop.database import Database
+from shop.redis import durability_problems
+from shop.sales import repository
+from shop.sales.changes import milliseconds
+from shop.sales.models import Sale
+from shop.seckill import ledger
+from shop.seckill.events import UnreadableEvent, parse_event
+from shop.seckill.ledger import LoadedSale
+from shop.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+class LedgerLost(Exception):
+    """The ledger does not agree with what Postgres has recorded; it must stay closed."""
+
+
+async def load(database: Database, client: aioredis.Redis, sale: Sale, settings: Settings) -> None:
+    """Bring a scheduled sale's ledger up to `open`, from wherever an earlier loader left it.
+
+    Until the mark is in Postgres a new loader starts over with a token of its own; after it, one only goes on to open.
+    Raises LedgerLost when the marked ledger is not there.
+    """
+    async with database.transaction() as session:
+        epoch = await repository.find_epoch(session, sale.id, sale.epoch)
+    if epoch is None:
+        raise LedgerLost("the epoch is not recorded")
+    token = epoch.token
+    if token is None:
+        problems = await durability_problems(client, strict=settings.environment == "production")
+        if problems:
+            log.error("ledger_not_loaded", sale_id=sale.id, reason="; ".join(problems))
+            return
+        token = await _build(database, client, sale, epoch.opening_balance, settings)
+        if token is None:
+            return
+    answer = await ledger.open_load(client, sale.id, sale.epoch, token=token, timeout=settings.redis_timeout_seconds)
+    if answer.word == "WRONG_TOKEN":
+        # Another loader started over after our mark; nothing was sold from either, because neither was opened.
+        async with database.transaction() as session:
+            await repository.unmark_loaded(session, sale.id, sale.epoch, token)
+    elif answer.word in {"NOT_LOADED", "STALE_EPOCH"}:
+        raise LedgerLost(f"the marked ledger is {answer.word.lower()}")
+
+
+async def _build(
+    database: Database, client: aioredis.Redis, sale: Sale, opening_balance: int, settings: Settings
+) -> str | None:
+    token = secrets.token_hex(8)
+    fields = {
+        "starts_ms": milliseconds(sale.starts_at),
+        "ends_ms": milliseconds(sale.ends_at),
+        "units_per_user": sale.units_per_user,
+        "orders_per_user": sale.orders_per_user,
+        "price_minor": sale.price_minor,
+        "available": opening_balance,
+        "held_back": sale.held_back,
+        "applied": 0,
+        "backlog_max": settings.backlog_max,
+        "skew_ms": settings.skew_ms,
+    }
+    await ledger.begin_load(
+        client, sale.id, sale.epoch, token=token, fields=fields, timeout=settings.redis_timeout_seconds
+    )
+    async with database.transaction() as session:
+        marked = await repository.mark_loaded(session, sale.id, sale.epoch, token)
+    return token if marked else None
+
+
+async def require_agreement(client: aioredis.Redis, sale: Sale) -> ledger.LedgerState:
+    """The ledger's state, if it agrees with the sale's row. Raises LedgerLost.
+
+    The row must have been read before: the ledger may be ahead of it, never behind. The entry at the watermark is kept
+    by the trim and must be the one that Postgres recorded.
+    """
+    state = await ledger.read_state(client, sale.id, sale.epoch)
+    if state is None:
+        raise LedgerLost("the ledger's keys are missing")
+    if state.epoch != str(sale.epoch):
+        raise LedgerLost(f"the ledger is at epoch {state.epoch}, Postgres at {sale.epoch}")
+    if state.seq < sale.watermark:
+        raise LedgerLost(f"the ledger is at seq {state.seq}, Postgres has recorded {sale.watermark}")
+    return state
+
+
+async def require_entry_at_watermark(database: Database, client: aioredis.Redis, sale: Sale) -> None:
+    """The stream's entry at the watermark must be the recorded one. Raises LedgerLost."""
+    if sale.watermark == 0:
+        return
+    found = await ledger.stream_from(client, sale.id, sale.epoch, sale.watermark, 1)
+    async with database.transaction() as session:
+        recorded = await repository.ledger_entry(session, sale.id, sale.epoch, sale.watermark)
+        newest = await repository.find(session, sale.id)
+    if newest is not None and newest.watermark != sale.watermark:
+        return  # It moved on while we looked: the persister has compared it itself.
+    if not found or found[0][0] != sale.watermark or recorded is None or _entry(*found[0]) != recorded:
+        raise LedgerLost(f"the entry at the watermark {sale.watermark} is not the recorded one")
+
+
+async def keep_closed(database: Database, client: aioredis.Redis, sale: Sale, reason: str) -> None:
+    """Fence a ledger that Postgres does not agree with, and ring the alarm; it stays closed until it is recovered."""
+    await ledger.fence(client, sale.id, sale.epoch)
+    async with database.transaction() as session:
+        first = await repository.raise_alarm(session, sale.id, reason)
+    if first:
+        log.error("ledger_stopped", sale_id=sale.id, epoch=sale.epoch, reason=reason)
+
+
+def _entry(seq: int, fields: dict[bytes, bytes]) -> repository.Entry | None:
+    try:
+        event = parse_event(seq, fields)
+    except UnreadableEvent:
+        return None
+    return repository.Entry(event.order_id, event.balance)
+
+
+def loaded_sale(sale: Sale) -> LoadedSale:
+    """The directory's entry of a sale."""
+    return LoadedSale(
+        sale_id=sale.id,
+        epoch=sale.epoch,
+        salt=sale.salt,
+        price_minor=sale.price_minor,
+        currency=sale.currency,
+        hold_seconds=sale.hold_seconds,
+        orders_per_user=sale.orders_per_user,
+    )

@@ -1,0 +1,149 @@
+"""Every query about sales, their epochs, changes and ledger rows."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from shop.sales.models import ChangeKind, LedgerRow, Sale, SaleChange, SaleEpoch, SaleStatus
+
+ALIVE = (SaleStatus.SCHEDULED, SaleStatus.ENDED)
+
+
+class Entry(NamedTuple):
+    """A ledger row as far as it must agree with the stream."""
+
+    order_id: UUID | None
+    balance: int
+
+
+async def database_time(session: AsyncSession) -> datetime:
+    """Postgres time at the start of this transaction."""
+    return (await session.execute(select(func.now()))).scalar_one()
+
+
+async def find(session: AsyncSession, sale_id: int) -> Sale | None:
+    """The sale."""
+    return await session.get(Sale, sale_id)
+
+
+async def lock(session: AsyncSession, sale_id: int) -> Sale | None:
+    """The sale, with its row locked until the transaction ends."""
+    return await session.get(Sale, sale_id, with_for_update=True, populate_existing=True)
+
+
+async def page(
+    session: AsyncSession, *, limit: int, starting_after: int | None, statuses: Sequence[SaleStatus] | None = None
+) -> Sequence[Sale]:
+    """Up to `limit` sales, the newest first."""
+    query = select(Sale).order_by(Sale.id.desc()).limit(limit)
+    if starting_after is not None:
+        query = query.where(Sale.id < starting_after)
+    if statuses is not None:
+        query = query.where(Sale.status.in_(statuses))
+    return (await session.execute(query)).scalars().all()
+
+
+async def alive(session: AsyncSession) -> Sequence[Sale]:
+    """The sales that have a ledger, or should have one."""
+    return (await session.execute(select(Sale).where(Sale.status.in_(ALIVE)).order_by(Sale.id))).scalars().all()
+
+
+async def find_epoch(session: AsyncSession, sale_id: int, epoch: int) -> SaleEpoch | None:
+    """One epoch of a sale."""
+    return await session.get(SaleEpoch, (sale_id, epoch))
+
+
+async def mark_loaded(session: AsyncSession, sale_id: int, epoch: int, token: str) -> bool:
+    """Record that this loader's ledger is complete; False when another one's is."""
+    marked = await session.execute(
+        update(SaleEpoch)
+        .where(SaleEpoch.sale_id == sale_id, SaleEpoch.epoch == epoch, SaleEpoch.loaded_at.is_(None))
+        .values(loaded_at=func.now(), token=token)
+        .returning(SaleEpoch.epoch)
+    )
+    return marked.scalar_one_or_none() is not None
+
+
+async def unmark_loaded(session: AsyncSession, sale_id: int, epoch: int, token: str) -> None:
+    """Take back the mark of a loader whose ledger was started over by another one before it opened."""
+    await session.execute(
+        update(SaleEpoch)
+        .where(SaleEpoch.sale_id == sale_id, SaleEpoch.epoch == epoch, SaleEpoch.token == token)
+        .values(loaded_at=None, token=None)
+    )
+
+
+async def open_changes(session: AsyncSession, sale_id: int) -> Sequence[SaleChange]:
+    """The changes that no event has closed yet, in order."""
+    query = select(SaleChange).where(SaleChange.sale_id == sale_id, SaleChange.outcome.is_(None)).order_by(SaleChange.n)
+    return (await session.execute(query)).scalars().all()
+
+
+async def find_change(session: AsyncSession, sale_id: int, n: int) -> SaleChange | None:
+    """One change of a sale."""
+    return await session.get(SaleChange, (sale_id, n), populate_existing=True)
+
+
+async def close_change(session: AsyncSession, sale_id: int, n: int, outcome: str) -> SaleChange | None:
+    """Record what the ledger made of a change; None when it was closed before."""
+    closed = await session.execute(
+        update(SaleChange)
+        .where(SaleChange.sale_id == sale_id, SaleChange.n == n, SaleChange.outcome.is_(None))
+        .values(outcome=outcome, closed_at=func.now())
+        .returning(SaleChange)
+    )
+    return closed.scalar_one_or_none()
+
+
+async def granted_units(session: AsyncSession, sale_id: int) -> int:
+    """Units that Postgres has granted to the sale and the ledger has not confirmed yet."""
+    query = select(func.coalesce(func.sum(SaleChange.units_delta), 0)).where(
+        SaleChange.sale_id == sale_id,
+        SaleChange.kind == ChangeKind.UNITS,
+        SaleChange.units_delta > 0,
+        SaleChange.outcome.is_(None),
+    )
+    return (await session.execute(query)).scalar_one() or 0
+
+
+async def ledger_entry(session: AsyncSession, sale_id: int, epoch: int, seq: int) -> Entry | None:
+    """What Postgres recorded under this sequence number."""
+    query = select(LedgerRow.order_id, LedgerRow.balance).where(
+        LedgerRow.sale_id == sale_id, LedgerRow.epoch == epoch, LedgerRow.seq == seq
+    )
+    row = (await session.execute(query)).one_or_none()
+    return Entry(*row) if row else None
+
+
+async def last_reserved(session: AsyncSession, sale_id: int, epoch: int) -> tuple[UUID, int] | None:
+    """The newest reservation of an epoch that is recorded: (order, seq)."""
+    query = (
+        select(LedgerRow.order_id, LedgerRow.seq)
+        .where(
+            LedgerRow.sale_id == sale_id,
+            LedgerRow.epoch == epoch,
+            LedgerRow.kind == "reserved",
+            LedgerRow.quarantined.is_(None),
+        )
+        .order_by(LedgerRow.seq.desc())
+        .limit(1)
+    )
+    row = (await session.execute(query)).one_or_none()
+    return (row[0], row[1]) if row and row[0] is not None else None
+
+
+async def raise_alarm(session: AsyncSession, sale_id: int, reason: str) -> bool:
+    """Note why a sale was stopped; the first reason stays. True when this is the first."""
+    raised = await session.execute(
+        update(Sale).where(Sale.id == sale_id, Sale.alarm.is_(None)).values(alarm=reason).returning(Sale.id)
+    )
+    return raised.scalar_one_or_none() is not None
+
+
+async def update_sale(session: AsyncSession, sale_id: int, **values: Any) -> None:
+    """Change columns of the sale's row."""
+    await session.execute(update(Sale).where(Sale.id == sale_id).values(**values))

@@ -1,0 +1,217 @@
+"""Sales over HTTP: the public list and detail, and the life of a sale for admins."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from shop.auth import Actor, ActorDep, CurrentAdmin
+from shop.database import SessionDep, after_commit
+from shop.errors import (
+    BadRequest,
+    BodyTooLarge,
+    ChangeRefused,
+    Forbidden,
+    Invalid,
+    NotEnoughStock,
+    NotReady,
+    ProductNotFound,
+    SaleNotFound,
+    SaleStateConflict,
+    Unauthorized,
+    Unavailable,
+    UserBlocked,
+    problems,
+)
+from shop.redis import NotSent, OutcomeUnknown
+from shop.sales import phase, repository, service
+from shop.sales.changes import ChangeOutOfOrder, outcome_of
+from shop.sales.loading import LedgerLost, load
+from shop.sales.models import Sale, SaleChange, SaleStatus
+from shop.sales.schemas import (
+    ChangeRead,
+    SaleAdminPage,
+    SaleAdminRead,
+    SaleCreate,
+    SalePage,
+    SalePatch,
+    SaleRead,
+    UnitsChange,
+    WindowChange,
+)
+from shop.seckill.order_ids import SALE_ID_MAX
+
+SaleId = Annotated[int, Path(ge=1, le=SALE_ID_MAX)]
+Limit = Annotated[int, Query(ge=1, le=100)]
+Cursor = Annotated[int | None, Query(ge=1, le=SALE_ID_MAX)]
+
+PUBLIC = (SaleStatus.SCHEDULED, SaleStatus.ENDED, SaleStatus.SETTLED)
+ADMIN = (Unauthorized, Forbidden, UserBlocked, Invalid, Unavailable)
+WRITE = (*ADMIN, BadRequest, BodyTooLarge, SaleNotFound, SaleStateConflict)
+PENDING: dict[int | str, dict[str, Any]] = {
+    202: {"description": "Recorded; the ledger has not answered yet, and will.", "model": ChangeRead}
+}
+
+router = APIRouter(prefix="/v1")
+
+
+@router.get("/seckill/sales", tags=["sales"], responses=problems(Invalid, Unavailable))
+async def list_sales(
+    request: Request, response: Response, session: SessionDep, limit: Limit = 20, starting_after: Cursor = None
+) -> SalePage:
+    """The sales, the newest first."""
+    sales = await repository.page(session, limit=limit + 1, starting_after=starting_after, statuses=PUBLIC)
+    now = await repository.database_time(session)
+    page = SalePage(data=[phase.read(sale, now) for sale in sales[:limit]], has_more=len(sales) > limit)
+    _link_next(request, response, limit, page.data[-1].id if page.has_more else None)
+    return page
+
+
+@router.get("/seckill/sales/{sale_id}", tags=["sales"], responses=problems(SaleNotFound, Invalid, Unavailable))
+async def read_sale(sale_id: SaleId, session: SessionDep) -> SaleRead:
+    """One sale, with the server's time for a countdown."""
+    sale = await repository.find(session, sale_id)
+    if sale is None or sale.status not in PUBLIC:
+        raise SaleNotFound
+    return phase.read(sale, await repository.database_time(session))
+
+
+@router.get("/admin/sales", tags=["admin"], responses=problems(*ADMIN))
+async def list_sales_as_admin(
+    admin: CurrentAdmin,
+    request: Request,
+    response: Response,
+    session: SessionDep,
+    limit: Limit = 20,
+    starting_after: Cursor = None,
+) -> SaleAdminPage:
+    """All sales, drafts too, the newest first."""
+    sales = await repository.page(session, limit=limit + 1, starting_after=starting_after)
+    now = await repository.database_time(session)
+    page = SaleAdminPage(data=[phase.admin_read(sale, now) for sale in sales[:limit]], has_more=len(sales) > limit)
+    _link_next(request, response, limit, page.data[-1].id if page.has_more else None)
+    return page
+
+
+@router.get("/admin/sales/{sale_id}", tags=["admin"], responses=problems(*ADMIN, SaleNotFound))
+async def read_sale_as_admin(sale_id: SaleId, admin: CurrentAdmin, session: SessionDep) -> SaleAdminRead:
+    """One sale with everything."""
+    sale = await repository.find(session, sale_id)
+    if sale is None:
+        raise SaleNotFound
+    return await _admin_read(session, sale)
+
+
+@router.post("/admin/sales", status_code=201, tags=["admin"], responses=problems(*WRITE, ProductNotFound))
+async def create_sale(wish: SaleCreate, actor: ActorDep, response: Response, session: SessionDep) -> SaleAdminRead:
+    """Make a draft; nothing is on sale yet."""
+    sale = await service.create(session, actor, wish)
+    response.headers["Location"] = f"/v1/admin/sales/{sale.id}"
+    return await _admin_read(session, sale)
+
+
+@router.patch("/admin/sales/{sale_id}", tags=["admin"], responses=problems(*WRITE))
+async def edit_sale(sale_id: SaleId, patch: SalePatch, actor: ActorDep, session: SessionDep) -> SaleAdminRead:
+    """Change a draft."""
+    return await _admin_read(session, await service.edit(session, actor, sale_id, patch))
+
+
+@router.post("/admin/sales/{sale_id}/schedule", tags=["admin"], responses=problems(*WRITE, NotEnoughStock))
+async def schedule_sale(sale_id: SaleId, actor: ActorDep, request: Request, session: SessionDep) -> SaleAdminRead:
+    """Take the units out of the product's stock and load the ledger; the sale opens and ends by itself."""
+    sale = await service.schedule(session, actor, sale_id)
+    after_commit(session, lambda: _load(request, sale))
+    return await _admin_read(session, sale)
+
+
+@router.post(
+    "/admin/sales/{sale_id}/window",
+    tags=["admin"],
+    responses={**PENDING, **problems(*WRITE, ChangeRefused, NotReady)},
+)
+async def change_window(
+    sale_id: SaleId, window: WindowChange, actor: ActorDep, request: Request, response: Response
+) -> ChangeRead:
+    """Move the window; the start only before it."""
+    return await _changed(
+        request,
+        response,
+        lambda session: service.change_window(
+            session, actor, sale_id, starts_at=window.starts_at, ends_at=window.ends_at
+        ),
+    )
+
+
+@router.post(
+    "/admin/sales/{sale_id}/stock",
+    tags=["admin"],
+    responses={**PENDING, **problems(*WRITE, ChangeRefused, NotEnoughStock, NotReady)},
+)
+async def change_units(
+    sale_id: SaleId, units: UnitsChange, actor: ActorDep, request: Request, response: Response
+) -> ChangeRead:
+    """Put units on sale or take some off, never below what is taken."""
+    return await _changed(
+        request, response, lambda session: service.change_units(session, actor, sale_id, delta=units.delta)
+    )
+
+
+def _simple(
+    verb: str, name: str, summary: str, change: Callable[[AsyncSession, Actor, int], Awaitable[SaleChange]]
+) -> None:
+    """Add one of the changes that need nothing but the sale."""
+
+    async def endpoint(sale_id: SaleId, actor: ActorDep, request: Request, response: Response) -> ChangeRead:
+        return await _changed(request, response, lambda session: change(session, actor, sale_id))
+
+    router.add_api_route(
+        f"/admin/sales/{{sale_id}}/{verb}",
+        endpoint,
+        methods=["POST"],
+        name=name,
+        description=summary,
+        tags=["admin"],
+        responses={**PENDING, **problems(*WRITE, ChangeRefused, NotReady)},
+    )
+
+
+_simple("pause", "pause_sale", "Refuse purchases until the sale is resumed.", service.pause)
+_simple("resume", "resume_sale", "Sell again.", service.resume)
+_simple("close", "close_sale", "End the sale now; the unsold units go back to the product.", service.close)
+
+
+async def _changed(
+    request: Request, response: Response, ask: Callable[[AsyncSession], Awaitable[SaleChange]]
+) -> ChangeRead:
+    """Commit a numbered change, then offer it to the ledger; 202 when the ledger does not answer in time."""
+    state = request.app.state
+    async with state.database.transaction() as session:
+        change = await ask(session)
+        sale = await repository.find(session, change.sale_id)
+    try:
+        change = await outcome_of(state.database, state.ledger, change, sale.epoch if sale else 0, state.settings)
+    except ChangeOutOfOrder as error:
+        raise NotReady(str(error)) from error
+    if change.outcome is None:
+        response.status_code = 202
+    return ChangeRead.model_validate(change)
+
+
+async def _load(request: Request, sale: Sale) -> None:
+    """Load at once; whatever hinders it, the controller tries again."""
+    state = request.app.state
+    try:
+        await load(state.database, state.ledger, sale, state.settings)
+    except (NotSent, OutcomeUnknown, LedgerLost):
+        return
+
+
+async def _admin_read(session: AsyncSession, sale: Sale) -> SaleAdminRead:
+    return phase.admin_read(sale, await repository.database_time(session))
+
+
+def _link_next(request: Request, response: Response, limit: int, last_id: int | None) -> None:
+    if last_id is not None:
+        url = request.url.include_query_params(limit=limit, starting_after=last_id)
+        response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'

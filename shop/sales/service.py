@@ -1,0 +1,173 @@
+"""What an admin may do to a sale. Each function works inside the caller's transaction and records who did it.
+
+A draft is edited freely. From the schedule on, every change is a numbered row which the ledger applies once, in order:
+see `shop.sales.changes` for what happens after the commit.
+"""
+
+import os
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from shop.admin_events import record_admin_event
+from shop.auth import Actor
+from shop.errors import Invalid, NotEnoughStock, ProductNotFound, SaleNotFound, SaleStateConflict
+from shop.products import repository as products
+from shop.sales import repository
+from shop.sales.models import ChangeKind, Sale, SaleChange, SaleEpoch, SaleStatus
+from shop.sales.schemas import UNITS_MAX, SaleCreate, SalePatch
+
+SALT_BYTES = 16
+
+
+async def create(session: AsyncSession, actor: Actor, wish: SaleCreate) -> Sale:
+    """Make a draft. No units leave the product yet. Raises ProductNotFound."""
+    product = await products.find(session, wish.product_id)
+    if product is None:
+        raise ProductNotFound
+    sale = Sale(
+        **wish.model_dump(exclude={"price_minor"}),
+        price_minor=product.price_minor if wish.price_minor is None else wish.price_minor,
+        currency=product.currency,
+        salt=os.urandom(SALT_BYTES),
+    )
+    session.add(sale)
+    await session.flush()
+    await session.refresh(sale)
+    record_admin_event(
+        session, actor, action="sale.create", subject="sale", subject_id=sale.id, **wish.model_dump(mode="json")
+    )
+    return sale
+
+
+async def edit(session: AsyncSession, actor: Actor, sale_id: int, patch: SalePatch) -> Sale:
+    """Change a draft. Raises SaleNotFound, SaleStateConflict, or Invalid for a window that ends before it starts."""
+    sale = await _locked(session, sale_id)
+    if sale.status != SaleStatus.DRAFT:
+        raise SaleStateConflict("Only a draft can be edited; use window, stock, pause, resume or close")
+    for name, value in patch.model_dump(exclude_unset=True, exclude_none=True).items():
+        setattr(sale, name, value)
+    _check_window(sale.starts_at, sale.ends_at)
+    record_admin_event(
+        session,
+        actor,
+        action="sale.edit",
+        subject="sale",
+        subject_id=sale_id,
+        **patch.model_dump(mode="json", exclude_unset=True),
+    )
+    await session.flush()
+    await session.refresh(sale)
+    return sale
+
+
+async def schedule(session: AsyncSession, actor: Actor, sale_id: int) -> Sale:
+    """Take the units out of the product's stock and commit to the sale; it opens by itself.
+
+    Raises SaleNotFound, SaleStateConflict when it is no draft or its window is over, NotEnoughStock.
+    """
+    sale = await _locked(session, sale_id)
+    if sale.status != SaleStatus.DRAFT:
+        raise SaleStateConflict(f"The sale is already {sale.status}; it can be scheduled once")
+    if sale.ends_at <= await repository.database_time(session):
+        raise SaleStateConflict("The sale's window is already over; move ends_at first")
+    if not await products.take_stock(session, sale.product_id, sale.units):
+        raise NotEnoughStock(f"The product does not have {sale.units} units in stock")
+    sale.status = SaleStatus.SCHEDULED
+    sale.epoch = 1
+    sale.watermark_balance = sale.units
+    session.add(SaleEpoch(sale_id=sale_id, epoch=sale.epoch, opening_balance=sale.units))
+    record_admin_event(session, actor, action="sale.schedule", subject="sale", subject_id=sale_id, units=sale.units)
+    await session.flush()
+    await session.refresh(sale)
+    return sale
+
+
+async def change_window(
+    session: AsyncSession, actor: Actor, sale_id: int, *, starts_at: datetime | None, ends_at: datetime | None
+) -> SaleChange:
+    """Ask for a new window; what is None stays. Raises Invalid when it ends before it starts."""
+    sale = await _changeable(session, sale_id)
+    starts_at, ends_at = starts_at or sale.starts_at, ends_at or sale.ends_at
+    _check_window(starts_at, ends_at)
+    return await _number(session, actor, sale, ChangeKind.WINDOW, starts_at=starts_at, ends_at=ends_at)
+
+
+async def change_units(session: AsyncSession, actor: Actor, sale_id: int, *, delta: int) -> SaleChange:
+    """Ask for units more or fewer.
+
+    On the way up Postgres grants first: the units leave the product now. On the way down the ledger gives first: the
+    product is credited when the event is drained. Raises Invalid for 0, NotEnoughStock.
+    """
+    sale = await _changeable(session, sale_id)
+    if delta == 0:
+        raise Invalid("A change of units must not be 0")
+    if sale.units + delta > UNITS_MAX:
+        raise Invalid(f"A sale has at most {UNITS_MAX} units")
+    if delta > 0:
+        if not await products.take_stock(session, sale.product_id, delta):
+            raise NotEnoughStock(f"The product does not have {delta} units in stock")
+        sale.units += delta
+    return await _number(session, actor, sale, ChangeKind.UNITS, units_delta=delta)
+
+
+async def pause(session: AsyncSession, actor: Actor, sale_id: int) -> SaleChange:
+    """Ask for a pause: purchases are refused, everything else goes on."""
+    return await _number(session, actor, await _changeable(session, sale_id), ChangeKind.PAUSE)
+
+
+async def resume(session: AsyncSession, actor: Actor, sale_id: int) -> SaleChange:
+    """Ask for the end of a pause. Raises SaleStateConflict while an alarm stands."""
+    sale = await _changeable(session, sale_id)
+    if sale.alarm is not None:
+        raise SaleStateConflict(f"The sale was stopped by an alarm: {sale.alarm}")
+    return await _number(session, actor, sale, ChangeKind.RESUME)
+
+
+async def close(session: AsyncSession, actor: Actor, sale_id: int) -> SaleChange:
+    """Ask for an early end: the window ends now, and the unsold units go back to the product."""
+    return await _number(session, actor, await _changeable(session, sale_id), ChangeKind.CLOSE)
+
+
+async def end_or_settle(session: AsyncSession, actor: Actor, sale_id: int, kind: ChangeKind) -> SaleChange | None:
+    """The controller's own changes; None when another controller was first or the state moved on."""
+    sale = await _locked(session, sale_id)
+    expected = SaleStatus.SCHEDULED if kind is ChangeKind.END else SaleStatus.ENDED
+    pending = [change for change in await repository.open_changes(session, sale_id) if change.kind == kind]
+    if sale.status != expected or pending:
+        return None
+    return await _number(session, actor, sale, kind)
+
+
+async def _number(session: AsyncSession, actor: Actor, sale: Sale, kind: ChangeKind, **values: Any) -> SaleChange:
+    sale.changes += 1
+    change = SaleChange(sale_id=sale.id, n=sale.changes, kind=kind, requested_by=actor.id, **values)
+    session.add(change)
+    details = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
+    record_admin_event(
+        session, actor, action=f"sale.{kind.value}", subject="sale", subject_id=sale.id, n=change.n, **details
+    )
+    await session.flush()
+    return change
+
+
+async def _locked(session: AsyncSession, sale_id: int) -> Sale:
+    sale = await repository.lock(session, sale_id)
+    if sale is None:
+        raise SaleNotFound
+    return sale
+
+
+async def _changeable(session: AsyncSession, sale_id: int) -> Sale:
+    sale = await _locked(session, sale_id)
+    if sale.status == SaleStatus.DRAFT:
+        raise SaleStateConflict("The sale is a draft; edit it instead")
+    if sale.status != SaleStatus.SCHEDULED:
+        raise SaleStateConflict(f"The sale is {sale.status}")
+    return sale
+
+
+def _check_window(starts_at: datetime, ends_at: datetime) -> None:
+    if ends_at - starts_at < timedelta(milliseconds=1):
+        raise Invalid("ends_at must be after starts_at")
