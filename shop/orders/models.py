@@ -1,0 +1,70 @@
+"""The rows of orders and their lines."""
+
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, SmallInteger, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from shop.database import Base
+
+
+class OrderStatus(StrEnum):
+    RESERVED = "reserved"
+    PAID = "paid"
+    REFUNDED = "refunded"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+class Order(Base):
+    """An order. It is live until its units are back (`released_at`), and closed once they are owed (`closed_at`).
+
+    The first 32 bits of `id` are the sale's id, so the rows of a sale lie together. `user_id` has no foreign key:
+    nothing that a client can send may make a batch fail.
+    """
+
+    __tablename__ = "orders"
+    __table_args__ = (
+        CheckConstraint("status IN ('reserved', 'paid', 'refunded', 'cancelled', 'expired')", name="status"),
+        CheckConstraint("quantity >= 1", name="quantity"),
+        CheckConstraint("total_minor >= 0", name="total_not_negative"),
+        CheckConstraint("(status IN ('cancelled', 'expired')) <= (closed_at IS NOT NULL)", name="closed"),
+        CheckConstraint("released_at IS NULL OR closed_at IS NOT NULL", name="released_is_closed"),
+        CheckConstraint("user_id ~ '^[A-Za-z0-9_-]{1,64}$'", name="user_id"),
+        Index("ix_orders_due", "expires_at", postgresql_where="status = 'reserved'"),
+        Index("ix_orders_owed", "closed_at", postgresql_where="closed_at IS NOT NULL AND released_at IS NULL"),
+        Index("ix_orders_user", "user_id", "reserved_at", "id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    sale_id: Mapped[int | None] = mapped_column(ForeignKey("sales.id"))
+    epoch: Mapped[int | None] = mapped_column(Integer)
+    seq: Mapped[int | None] = mapped_column(BigInteger)
+    user_id: Mapped[str] = mapped_column(String(64))
+    status: Mapped[OrderStatus] = mapped_column(String(16))
+    quantity: Mapped[int] = mapped_column(Integer)
+    total_minor: Mapped[int] = mapped_column(BigInteger)
+    currency: Mapped[str] = mapped_column(String(3))
+    reserved_at: Mapped[datetime]
+    recorded_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    closed_at: Mapped[datetime | None]
+    released_at: Mapped[datetime | None]
+
+
+class OrderLine(Base):
+    """One product of an order, at the price it had."""
+
+    __tablename__ = "order_lines"
+    __table_args__ = (
+        CheckConstraint("quantity >= 1", name="quantity"),
+        CheckConstraint("price_minor >= 0", name="price_not_negative"),
+    )
+
+    order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id"), primary_key=True)
+    line: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    product_id: Mapped[int] = mapped_column(ForeignKey("products.id"))
+    quantity: Mapped[int] = mapped_column(Integer)
+    price_minor: Mapped[int] = mapped_column(BigInteger)

@@ -1,0 +1,111 @@
+"""Every query about orders."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import func, or_, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from shop.orders.models import Order, OrderLine, OrderStatus
+from shop.seckill.order_ids import ids_of_sale
+
+
+class Owed(NamedTuple):
+    """A closed order whose units are not back yet."""
+
+    order_id: UUID
+    sale_id: int
+    seq: int
+
+
+async def find(session: AsyncSession, order_id: UUID, user_id: str) -> Order | None:
+    """This user's order; another user's is not found."""
+    query = select(Order).where(Order.id == order_id, Order.user_id == user_id)
+    return (await session.execute(query)).scalar_one_or_none()
+
+
+async def lines(session: AsyncSession, order_id: UUID) -> Sequence[OrderLine]:
+    """The lines of an order."""
+    query = select(OrderLine).where(OrderLine.order_id == order_id).order_by(OrderLine.line)
+    return (await session.execute(query)).scalars().all()
+
+
+async def page(session: AsyncSession, user_id: str, *, limit: int, starting_after: UUID | None) -> Sequence[Order]:
+    """Up to `limit` orders of a user, the newest first."""
+    query = select(Order).where(Order.user_id == user_id).order_by(Order.reserved_at.desc(), Order.id.desc())
+    if starting_after is not None:
+        cursor = select(Order.reserved_at, Order.id).where(Order.id == starting_after, Order.user_id == user_id)
+        query = query.where(tuple_(Order.reserved_at, Order.id) < cursor.scalar_subquery())
+    return (await session.execute(query.limit(limit))).scalars().all()
+
+
+async def close_reserved(session: AsyncSession, order_id: UUID, user_id: str, *, status: OrderStatus) -> Order | None:
+    """Close an order that is still reserved; None when something else came first."""
+    closed = await session.execute(
+        update(Order)
+        .where(Order.id == order_id, Order.user_id == user_id, Order.status == OrderStatus.RESERVED)
+        .values(status=status, closed_at=func.now())
+        .returning(Order)
+    )
+    return closed.scalar_one_or_none()
+
+
+async def expire_due(session: AsyncSession, limit: int) -> Sequence[Owed]:
+    """Close up to `limit` orders whose hold has run out, by Postgres time; another worker's are skipped."""
+    due = (
+        select(Order.id)
+        .where(Order.status == OrderStatus.RESERVED, Order.expires_at <= func.now())
+        .order_by(Order.expires_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    expired = await session.execute(
+        update(Order)
+        .where(Order.id.in_(due), Order.status == OrderStatus.RESERVED)
+        .values(status=OrderStatus.EXPIRED, closed_at=func.now())
+        .returning(Order.id, Order.sale_id, Order.seq)
+    )
+    return [Owed(order_id, sale_id or 0, seq or 0) for order_id, sale_id, seq in expired]
+
+
+async def owed(session: AsyncSession, *, limit: int, closed_before: datetime | None = None) -> Sequence[Owed]:
+    """Closed orders whose units are not back, the oldest first."""
+    query = (
+        select(Order.id, Order.sale_id, Order.seq)
+        .where(Order.closed_at.is_not(None), Order.released_at.is_(None), Order.sale_id.is_not(None))
+        .order_by(Order.closed_at, Order.id)
+        .limit(limit)
+    )
+    if closed_before is not None:
+        query = query.where(Order.closed_at < closed_before)
+    return [Owed(order_id, sale_id or 0, seq or 0) for order_id, sale_id, seq in await session.execute(query)]
+
+
+async def mark_released(session: AsyncSession, order_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """Record that the units of closed orders are back; returns the units of those that were waiting for it."""
+    released = await session.execute(
+        update(Order)
+        .where(Order.id.in_(order_ids), Order.closed_at.is_not(None), Order.released_at.is_(None))
+        .values(released_at=func.now())
+        .returning(Order.id, Order.quantity)
+    )
+    return {order_id: quantity for order_id, quantity in released}  # noqa: C416 - rows are not pairs to dict()
+
+
+async def has_unfinished(session: AsyncSession, sale_id: int) -> bool:
+    """Whether a sale has an order that is reserved, or closed with its units not back."""
+    ids = ids_of_sale(sale_id)
+    query = (
+        select(Order.id)
+        .where(
+            Order.id.between(ids.first, ids.last),
+            or_(
+                Order.status == OrderStatus.RESERVED,
+                Order.closed_at.is_not(None) & Order.released_at.is_(None),
+            ),
+        )
+        .limit(1)
+    )
+    return (await session.execute(query)).first() is not None

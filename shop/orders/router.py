@@ -1,0 +1,153 @@
+"""Orders over HTTP. A purchase is sold by the lane in front (`shop.seckill.lane`); its contract stands here."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+
+from shop.auth import CurrentUser
+from shop.database import SessionDep
+from shop.errors import (
+    BadRequest,
+    BodyTooLarge,
+    IdempotencyKeyInvalid,
+    IdempotencyMismatch,
+    Invalid,
+    NotEnoughUnits,
+    NotReady,
+    NotRecordedYet,
+    OrderClosed,
+    OrderNotFound,
+    OverLimit,
+    Overloaded,
+    RateLimited,
+    SaleEnded,
+    SaleNotFound,
+    SaleNotStarted,
+    SalePaused,
+    SoldOut,
+    Unauthorized,
+    Unavailable,
+    UnknownOutcome,
+    UnsupportedMediaType,
+    UserBlocked,
+    problems,
+)
+from shop.orders import repeats, repository, service
+from shop.orders.schemas import OrderPage, OrderRead, OrderSummary, PurchaseRead, PurchaseRequest
+from shop.seckill.order_ids import SALE_ID_MAX
+from shop.seckill.requests import parse_key
+
+SaleId = Annotated[int, Path(ge=0, le=SALE_ID_MAX)]
+KeyHeader = Annotated[str | None, Header(alias="Idempotency-Key", max_length=130, description="1–128 visible ASCII.")]
+
+PURCHASE_PROBLEMS = problems(
+    BadRequest,
+    IdempotencyKeyInvalid,
+    Unauthorized,
+    UserBlocked,
+    SaleNotStarted,
+    SaleNotFound,
+    SoldOut,
+    NotEnoughUnits,
+    OverLimit,
+    SaleEnded,
+    BodyTooLarge,
+    UnsupportedMediaType,
+    Invalid,
+    IdempotencyMismatch,
+    RateLimited,
+    SalePaused,
+    NotReady,
+    Overloaded,
+    UnknownOutcome,
+)
+LOCATION = {"Location": {"description": "The order.", "schema": {"type": "string"}}}
+REPLAYED = {"Idempotency-Replayed": {"description": "`true`", "schema": {"type": "string"}}}
+
+router = APIRouter(prefix="/v1")
+
+
+@router.post(
+    "/seckill/sales/{sale_id}/orders",
+    tags=["purchase"],
+    status_code=202,
+    responses={
+        200: {
+            "model": PurchaseRead,
+            "description": "The same request was accepted before: the first order, no second effect.",
+            "headers": {**LOCATION, **REPLAYED},
+        },
+        202: {"description": "Reserved, durable, and signed: it becomes exactly one order.", "headers": LOCATION},
+        **PURCHASE_PROBLEMS,
+    },
+)
+async def purchase(
+    sale_id: SaleId,
+    wish: PurchaseRequest,
+    buyer: CurrentUser,
+    request: Request,
+    response: Response,
+    session: SessionDep,
+    idempotency_key: KeyHeader = None,
+) -> PurchaseRead:
+    """Reserve units of a sale. Without a key, a repeat while the order is open is the same order.
+
+    This route answers what the lane cannot: a repeat from its row, or why nothing can be bought now.
+    """
+    order = await repeats.repeat(
+        session,
+        sale_id=sale_id,
+        user_id=buyer.user_id,
+        key=parse_key(idempotency_key),
+        quantity=wish.quantity,
+        settings=request.app.state.settings,
+    )
+    response.status_code = 200
+    response.headers["Location"] = f"/v1/orders/{order.id}"
+    response.headers["Idempotency-Replayed"] = "true"
+    return order
+
+
+@router.get("/orders", tags=["orders"], responses=problems(Unauthorized, UserBlocked, Invalid, Unavailable))
+async def list_orders(
+    buyer: CurrentUser,
+    request: Request,
+    response: Response,
+    session: SessionDep,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    starting_after: UUID | None = None,
+) -> OrderPage:
+    """The buyer's orders, the newest first. An order accepted a moment ago may still be missing: ask for it by id."""
+    found = await repository.page(session, buyer.user_id, limit=limit + 1, starting_after=starting_after)
+    page = OrderPage(data=[OrderSummary.model_validate(order) for order in found[:limit]], has_more=len(found) > limit)
+    if page.has_more:
+        url = request.url.include_query_params(limit=limit, starting_after=page.data[-1].id)
+        response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
+    return page
+
+
+@router.get(
+    "/orders/{order_id}",
+    tags=["orders"],
+    responses=problems(Unauthorized, UserBlocked, OrderNotFound, Invalid, NotReady, Unavailable),
+)
+async def read_order(order_id: UUID, buyer: CurrentUser, request: Request, session: SessionDep) -> OrderRead:
+    """One order. While its row is on the way it is answered from the ledger, as `reserved`."""
+    state = request.app.state
+    return await service.read(session, state.ledger, order_id=order_id, buyer_id=buyer.user_id, settings=state.settings)
+
+
+@router.post(
+    "/orders/{order_id}/cancel",
+    tags=["orders"],
+    responses=problems(
+        Unauthorized, UserBlocked, OrderNotFound, OrderClosed, Invalid, NotReady, NotRecordedYet, Unavailable
+    ),
+)
+async def cancel_order(order_id: UUID, buyer: CurrentUser, request: Request) -> OrderRead:
+    """Give the held units back. Cancelling twice is the same as once."""
+    state = request.app.state
+    return await service.cancel(
+        state.database, state.ledger, order_id=order_id, buyer_id=buyer.user_id, settings=state.settings
+    )

@@ -1,0 +1,88 @@
+"""Orders as JSON."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shop.orders.models import OrderStatus
+from shop.seckill.requests import QUANTITY_MAX
+
+
+class PurchaseRequest(BaseModel):
+    """How many units the buyer wants."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    quantity: Annotated[int, Field(strict=True, ge=1, le=QUANTITY_MAX)] = 1
+
+
+class PurchaseRead(BaseModel):
+    """What was promised. `status` is `reserved` until the units are back, then `released`; `Location` tells more."""
+
+    object: Literal["order"] = "order"
+    id: UUID
+    status: Literal["reserved", "released"]
+    sale_id: int
+    quantity: int
+    total_minor: int
+    currency: str
+    reserved_at: datetime
+    expires_not_before: datetime
+    poll_after_ms: int
+    receipt: str
+
+
+class OrderLineRead(BaseModel):
+    """One product of an order."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    product_id: int
+    quantity: int
+    price_minor: int
+
+
+class OrderRead(BaseModel):
+    """An order. `recorded` is false while it is only in the ledger: it is accepted, and its row is on the way."""
+
+    object: Literal["order"] = "order"
+    id: UUID
+    sale_id: int | None
+    status: OrderStatus
+    quantity: int
+    total_minor: int
+    currency: str
+    lines: list[OrderLineRead]
+    reserved_at: datetime
+    expires_at: datetime
+    closed_at: datetime | None
+    released_at: datetime | None
+    recorded: bool
+    poll_after_ms: int | None
+
+
+class OrderSummary(BaseModel):
+    """An order in a list."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    object: Literal["order"] = "order"
+    id: UUID
+    sale_id: int | None
+    status: OrderStatus
+    quantity: int
+    total_minor: int
+    currency: str
+    reserved_at: datetime
+    expires_at: datetime
+
+
+class OrderPage(BaseModel):
+    """One page of orders. `may_lag` says that an order accepted a moment ago may still be missing here."""
+
+    object: Literal["list"] = "list"
+    data: list[OrderSummary]
+    has_more: bool
+    may_lag: Literal[True] = True

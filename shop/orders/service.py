@@ -1,0 +1,133 @@
+"""What a buyer may do with an order, whether its row exists already or only its entry in the ledger."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from uuid import UUID
+
+import redis.asyncio as aioredis
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from shop.database import Database, after_commit
+from shop.errors import NotReady, NotRecordedYet, OrderClosed, OrderNotFound
+from shop.orders import repository
+from shop.orders.models import Order, OrderStatus
+from shop.orders.release import release
+from shop.orders.repository import Owed
+from shop.orders.schemas import OrderLineRead, OrderRead
+from shop.redis import CONNECTION_ERRORS
+from shop.sales import repository as sales
+from shop.sales.models import Sale
+from shop.seckill import ledger
+from shop.seckill.ledger import LedgerOrder
+from shop.seckill.order_ids import SALE_ID_MAX, sale_of
+from shop.settings import Settings
+
+POLL_SECONDS = 0.05
+
+
+async def read(
+    session: AsyncSession, client: aioredis.Redis, *, order_id: UUID, buyer_id: str, settings: Settings
+) -> OrderRead:
+    """The buyer's order, from its row, or from the ledger while the row is on its way.
+
+    Raises OrderNotFound, also for another buyer's, and NotReady when the ledger cannot be asked.
+    """
+    order = await repository.find(session, order_id, buyer_id)
+    if order is not None:
+        return _recorded(
+            order, [OrderLineRead.model_validate(line) for line in await repository.lines(session, order_id)]
+        )
+    sale, entry = await _in_ledger(session, client, order_id, buyer_id)
+    return _unrecorded(order_id, sale, entry, settings)
+
+
+async def cancel(
+    database: Database, client: aioredis.Redis, *, order_id: UUID, buyer_id: str, settings: Settings
+) -> OrderRead:
+    """Move a reserved order to cancelled and give its units back right after the commit; twice is the same as once.
+
+    Raises OrderNotFound, OrderClosed if payment or expiry came first, or NotRecordedYet while the row is on its way.
+    """
+    deadline = asyncio.get_running_loop().time() + settings.not_recorded_wait_seconds
+    while True:
+        async with database.transaction() as session:
+            order = await _close(session, order_id, buyer_id)
+            if order is not None:
+                lines = [OrderLineRead.model_validate(line) for line in await repository.lines(session, order_id)]
+                if order.released_at is None and order.sale_id is not None and order.seq is not None:
+                    owed = [Owed(order.id, order.sale_id, order.seq)]
+                    after_commit(session, partial(_give_back, database, client, owed, settings))
+                return _recorded(order, lines)
+            await _in_ledger(session, client, order_id, buyer_id)
+        if asyncio.get_running_loop().time() >= deadline:
+            raise NotRecordedYet
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def _close(session: AsyncSession, order_id: UUID, buyer_id: str) -> Order | None:
+    """The cancelled order, or None while it has no row. Raises OrderClosed."""
+    if order := await repository.close_reserved(session, order_id, buyer_id, status=OrderStatus.CANCELLED):
+        return order
+    order = await repository.find(session, order_id, buyer_id)
+    if order is not None and order.status != OrderStatus.CANCELLED:
+        raise OrderClosed(f"The order is {order.status}", order_status=order.status)
+    return order
+
+
+async def _give_back(database: Database, client: aioredis.Redis, owed: list[Owed], settings: Settings) -> None:
+    await release(database, client, owed, settings)
+
+
+async def _in_ledger(
+    session: AsyncSession, client: aioredis.Redis, order_id: UUID, buyer_id: str
+) -> tuple[Sale, LedgerOrder]:
+    sale_id = sale_of(order_id)
+    sale = await sales.find(session, sale_id) if 0 < sale_id <= SALE_ID_MAX else None
+    if sale is None or sale.epoch == 0:
+        raise OrderNotFound
+    try:
+        entry = await ledger.find_order(client, sale_id, sale.epoch, order_id.bytes)
+    except CONNECTION_ERRORS as error:
+        raise NotReady("The ledger cannot be asked at the moment") from error
+    if entry is None or entry.user_id != buyer_id:
+        raise OrderNotFound
+    return sale, entry
+
+
+def _recorded(order: Order, lines: list[OrderLineRead]) -> OrderRead:
+    return OrderRead(
+        id=order.id,
+        sale_id=order.sale_id,
+        status=order.status,
+        quantity=order.quantity,
+        total_minor=order.total_minor,
+        currency=order.currency,
+        lines=lines,
+        reserved_at=order.reserved_at,
+        expires_at=order.expires_at,
+        closed_at=order.closed_at,
+        released_at=order.released_at,
+        recorded=True,
+        poll_after_ms=None,
+    )
+
+
+def _unrecorded(order_id: UUID, sale: Sale, entry: LedgerOrder, settings: Settings) -> OrderRead:
+    reserved_at = datetime.fromtimestamp(entry.reserved_ms / 1000, UTC)
+    line = OrderLineRead(product_id=sale.product_id, quantity=entry.quantity, price_minor=sale.price_minor)
+    return OrderRead(
+        id=order_id,
+        sale_id=sale.id,
+        status=OrderStatus.RESERVED,
+        quantity=entry.quantity,
+        total_minor=entry.quantity * sale.price_minor,
+        currency=sale.currency,
+        lines=[line],
+        reserved_at=reserved_at,
+        expires_at=reserved_at + timedelta(seconds=sale.hold_seconds),
+        closed_at=None,
+        released_at=None,
+        recorded=False,
+        poll_after_ms=settings.poll_after_ms,
+    )
