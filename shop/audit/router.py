@@ -1,0 +1,37 @@
+"""The audit over HTTP."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
+
+from shop.audit.schemas import AuditReport
+from shop.audit.service import audit_sale as audit
+from shop.auth import CurrentAdmin
+from shop.errors import (
+    Forbidden,
+    Invalid,
+    NotReady,
+    SaleNotFound,
+    SaleStateConflict,
+    Unauthorized,
+    Unavailable,
+    UserBlocked,
+    problems,
+)
+from shop.seckill.order_ids import SALE_ID_MAX
+
+router = APIRouter(prefix="/v1")
+
+
+@router.get(
+    "/admin/sales/{sale_id}/audit",
+    tags=["admin"],
+    responses=problems(
+        Unauthorized, Forbidden, UserBlocked, SaleNotFound, SaleStateConflict, Invalid, NotReady, Unavailable
+    ),
+)
+async def audit_sale(
+    sale_id: Annotated[int, Path(ge=1, le=SALE_ID_MAX)], admin: CurrentAdmin, request: Request
+) -> AuditReport:
+    """Prove I1–I5 of a sale from Postgres and Redis at one watermark."""
+    return await audit(request.app.state.database, request.app.state.ledger, sale_id)
