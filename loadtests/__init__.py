@@ -1,0 +1,1 @@
+"""Load tests: simulated shoppers, and the proof that their run left everything right."""
