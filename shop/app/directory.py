@@ -1,0 +1,55 @@
+"""Which sales this process sells: learned from the directory in Redis, and checked against Postgres first."""
+
+import asyncio
+
+import redis.asyncio as aioredis
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from shop.database import UNAVAILABLE_ERRORS, Database
+from shop.redis import CONNECTION_ERRORS
+from shop.sales import repository as sales
+from shop.sales.models import SaleStatus
+from shop.seckill.group_commit import GroupCommit
+from shop.seckill.lane import PurchaseLane
+from shop.seckill.ledger import LastOrder, LoadedSale, RedisClock, read_directory
+from shop.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+async def follow_directory(lane: PurchaseLane, database: Database, client: aioredis.Redis, settings: Settings) -> None:
+    """Hand each newly loaded (sale, epoch) to the lane, for ever.
+
+    The last order that Postgres has recorded goes with it: a ledger that does not know that order was rolled back.
+    """
+    clock = RedisClock()
+    healthy = True
+    while True:
+        try:
+            for loaded in await read_directory(client, clock):
+                if loaded.epoch > lane.epoch_of(loaded.sale_id):
+                    await _take(lane, database, client, loaded, clock, settings)
+            healthy = True
+        except (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError) as error:
+            if healthy:
+                log.warning("directory_waits", reason=repr(error)[:200])
+            healthy = False
+        await asyncio.sleep(settings.directory_poll_seconds)
+
+
+async def _take(
+    lane: PurchaseLane,
+    database: Database,
+    client: aioredis.Redis,
+    loaded: LoadedSale,
+    clock: RedisClock,
+    settings: Settings,
+) -> None:
+    async with database.transaction() as session:
+        sale = await sales.find(session, loaded.sale_id)
+        last = await sales.last_reserved(session, loaded.sale_id, loaded.epoch)
+    if sale is None or sale.epoch != loaded.epoch or sale.status == SaleStatus.DRAFT:
+        return
+    known = LastOrder(last[0].bytes, last[1]) if last else LastOrder(b"", 0)
+    lane.take(GroupCommit(client, loaded, last=known, clock=clock, settings=settings))

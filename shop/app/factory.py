@@ -1,0 +1,151 @@
+"""Put the API together: FastAPI with its routers, the purchase lane in front, the request context around both."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+import shop.audit.router
+import shop.orders.router
+import shop.products.router
+import shop.sales.router
+import shop.users.router
+from shop.app import operator, problems
+from shop.app.context import RequestContext
+from shop.app.directory import follow_directory
+from shop.auth import BlockedUsers, TokenVerifier
+from shop.cache import Cache
+from shop.database import Database
+from shop.logs import configure_logs
+from shop.processes import die_with_parent
+from shop.rate_limit import rate_limiter
+from shop.redis import all_scripts, connect
+from shop.seckill.lane import PurchaseLane
+from shop.settings import Settings, get_settings
+from shop.users.passwords import Passwords
+from shop.users.service import follow_blocked
+from shop.users.throttle import sign_in_limiters
+
+EXPOSED_HEADERS = [
+    "Idempotency-Replayed",
+    "Link",
+    "Location",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Retry-After",
+    "X-Request-Id",
+]
+ALLOWED_HEADERS = ["Authorization", "Content-Type", "Idempotency-Key", "Prefer", "X-Request-Id"]
+
+DESCRIPTION = """
+Sells a fixed number of units to a crowd, and never one too many.
+
+A purchase is accepted with **202** and a signed receipt: it is durable, and becomes exactly one order. Every refusal is
+a problem document (RFC 9457) with a stable `code`. **503** means *definitely not executed*; **504** or a lost
+connection means *unknown*: retry with the same `Idempotency-Key` and you get the truth.
+"""
+
+
+class ShopApp:
+    """The whole API as one ASGI application; `fastapi` is the part behind the lane, for its state and its OpenAPI."""
+
+    def __init__(self, fastapi: FastAPI, app: ASGIApp) -> None:
+        self.fastapi = fastapi
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+def create_app_from_environment() -> ShopApp:
+    """For the server: the settings come from the environment."""
+    die_with_parent()
+    settings = get_settings()
+    configure_logs(settings)
+    return create_app(settings)
+
+
+def create_app(settings: Settings) -> ShopApp:
+    """The API. Nothing is connected before the first request or the lifespan. Raises ScriptMissing."""
+    all_scripts()
+    database = Database(settings, application_name="shop-api")
+    ledger = connect(settings.redis_url, settings)
+    side = ledger if settings.side_redis_url == settings.redis_url else connect(settings.side_redis_url, settings)
+    verifier, blocked, passwords = TokenVerifier(settings), BlockedUsers(), Passwords(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as group:
+            followers = [
+                group.create_task(follow_directory(lane, database, ledger, settings)),
+                group.create_task(follow_blocked(database, blocked, settings)),
+            ]
+            yield
+            for follower in followers:
+                follower.cancel()
+        passwords.close()
+        await database.close()
+        for client in {ledger, side}:
+            await client.aclose(close_connection_pool=True)
+
+    fastapi = _fastapi(settings, lifespan)
+    fastapi.state.settings = settings
+    fastapi.state.database = database
+    fastapi.state.ledger = ledger
+    fastapi.state.cache = Cache(side, settings)
+    fastapi.state.verifier = verifier
+    fastapi.state.blocked = blocked
+    fastapi.state.passwords = passwords
+    fastapi.state.limiters = sign_in_limiters(side, settings)
+    limiter = rate_limiter(
+        side, settings, name="buy", rate_per_second=settings.purchase_rate_per_second, burst=settings.purchase_burst
+    )
+    lane = PurchaseLane(fastapi, settings=settings, limiter=limiter, verifier=verifier, blocked=blocked)
+    return ShopApp(fastapi, _around(lane, settings))
+
+
+def _fastapi(settings: Settings, lifespan: object) -> FastAPI:
+    app = FastAPIOffline(
+        title="Shop",
+        version=version("shop"),
+        description=DESCRIPTION,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        servers=[{"url": "/", "description": "this server"}],
+        lifespan=lifespan,
+        generate_unique_id_function=_operation_id,
+        separate_input_output_schemas=False,
+    )
+    problems.install(app)
+    for router in (
+        shop.users.router.router,
+        shop.products.router.router,
+        shop.sales.router.router,
+        shop.orders.router.router,
+        shop.audit.router.router,
+        operator.router,
+    ):
+        app.include_router(router)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def _around(lane: ASGIApp, settings: Settings) -> ASGIApp:
+    app: ASGIApp = RequestContext(lane, settings)
+    if settings.cors_origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "PATCH"],
+            allow_headers=ALLOWED_HEADERS,
+            expose_headers=EXPOSED_HEADERS,
+        )
+    return app

@@ -1,0 +1,34 @@
+"""For operators: is the process alive, is it ready, and what version is it."""
+
+from importlib.metadata import version
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from shop.readiness import readiness
+
+router = APIRouter(tags=["operator"])
+
+
+@router.get("/livez")
+async def livez() -> dict[str, str]:
+    """Whether this process answers; it asks nobody else."""
+    return {"status": "ok"}
+
+
+@router.get("/version")
+async def read_version() -> dict[str, str]:
+    """Which release this is."""
+    return {"version": version("shop")}
+
+
+@router.get("/readyz", responses={503: {"description": "Not ready; `checks` says why."}})
+async def readyz(request: Request) -> JSONResponse:
+    """Whether this process can sell: Postgres, migrations, Redis, scripts and durability."""
+    state = request.app.state
+    checks = await readiness(state.database, state.ledger)
+    ready = all(reason is None for reason in checks.values())
+    return JSONResponse(
+        {"status": "ready" if ready else "not ready", "checks": {name: why or "ok" for name, why in checks.items()}},
+        status_code=200 if ready else 503,
+    )

@@ -1,0 +1,94 @@
+"""The one place where an exception becomes a problem document (RFC 9457)."""
+
+from typing import Any
+
+import asyncpg
+import msgspec
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DBAPIError
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from shop.database import UNAVAILABLE_ERRORS, is_unavailable
+from shop.errors import (
+    MEDIA_TYPE,
+    BadRequest,
+    Invalid,
+    ShopError,
+    Unavailable,
+    problem,
+    problem_of_status,
+)
+from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown
+
+log = structlog.get_logger(__name__)
+
+
+def answer(error: ShopError, scope: Scope) -> Response:
+    """The response that a refusal becomes."""
+    document = problem(error, instance=scope["path"], request_id=scope.get("request_id", ""))
+    return Response(
+        msgspec.json.encode(document), status_code=error.status, media_type=MEDIA_TYPE, headers=error.headers
+    )
+
+
+async def send_problem(error: ShopError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with a refusal outside of FastAPI."""
+    await answer(error, scope)(scope, receive, send)
+
+
+def install(app: FastAPI) -> None:
+    """Make every exception a problem; a server that is away is 503, and only what nobody foresaw is 500."""
+    app.add_exception_handler(ShopError, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(DBAPIError, _database)
+    app.add_exception_handler(asyncpg.PostgresError, _database)
+    for kind in {*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, NotSent, OutcomeUnknown}:
+        app.add_exception_handler(kind, _unavailable)
+    app.add_exception_handler(Exception, _unforeseen)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ShopError)  # noqa: S101 - what the handler is registered for
+    return answer(error, request.scope)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    found = error.errors()
+    if any(each["type"] == "json_invalid" for each in found):
+        return answer(BadRequest("The body is not JSON"), request.scope)
+    return answer(Invalid("The request breaks a rule", errors=[_violation(each) for each in found]), request.scope)
+
+
+def _violation(error: dict[str, Any]) -> dict[str, str]:
+    pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in error["loc"])
+    return {"pointer": pointer, "detail": str(error["msg"]), "code": str(error["type"])}
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    if error.status_code == BadRequest.status:
+        return answer(BadRequest(str(error.detail)), request.scope)
+    response = answer(problem_of_status(error.status_code, str(error.detail)), request.scope)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _database(request: Request, error: Exception) -> Response:
+    if is_unavailable(error):
+        return await _unavailable(request, error)
+    return await _unforeseen(request, error)
+
+
+async def _unavailable(request: Request, error: Exception) -> Response:
+    log.warning("server_away", path=request.url.path, reason=repr(error)[:200])
+    return answer(Unavailable(), request.scope)
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    log.error("unforeseen", path=request.url.path, exc_info=error)
+    return answer(ShopError(), request.scope)

@@ -1,0 +1,78 @@
+"""Every metric of the shop, and the page that shows them, right with several processes.
+
+Names carry one prefix and base units; labels are words and route templates, never ids.
+"""
+
+import os
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.multiprocess import MultiProcessCollector
+
+MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+REQUESTS = Counter("shop_http_requests_total", "Requests answered.", ["method", "route", "status"])
+REQUEST_SECONDS = Histogram(
+    "shop_http_request_duration_seconds", "Time to answer.", ["method", "route"], buckets=SECONDS
+)
+PURCHASES = Counter("shop_purchases_total", "Purchases by what became of them.", ["outcome"])
+BATCH_REQUESTS = Histogram(
+    "shop_reserve_batch_requests", "Purchases that shared one round trip.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+)
+LIMITER_ERRORS = Counter("shop_rate_limiter_errors_total", "Requests admitted because the limiter could not be asked.")
+CACHE = Counter("shop_cache_lookups_total", "Look-ups in the cache.", ["result"])
+POOL_IN_USE = Gauge("shop_pool_connections_in_use", "Connections lent.", ["pool"], multiprocess_mode="livesum")
+PERSISTED = Counter("shop_persisted_orders_total", "Orders written to Postgres.")
+PERSIST_SECONDS = Histogram("shop_persist_batch_duration_seconds", "Time of one persisted batch.", buckets=SECONDS)
+PERSIST_FAILURES = Counter("shop_persist_failures_total", "Batches that did not commit.", ["reason"])
+RELEASED = Counter("shop_released_orders_total", "Closed orders whose units went back.")
+EXPIRED = Counter("shop_expired_orders_total", "Orders whose hold ran out.")
+STREAM_LAG = Gauge("shop_stream_lag_entries", "Events not yet in Postgres.", ["sale"], multiprocess_mode="mostrecent")
+UNITS_AVAILABLE = Gauge("shop_units_available", "Units left on sale.", ["sale"], multiprocess_mode="mostrecent")
+ALARMS = Gauge(
+    "shop_ledger_alarms", "Sales stopped because ledger and Postgres disagree.", multiprocess_mode="mostrecent"
+)
+
+
+def prepare_multiprocess(directory: Path) -> None:
+    """Empty the directory that the processes share and name it to them; call this before any of them starts."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for file in directory.glob("*.db"):
+        file.unlink()
+    os.environ[MULTIPROCESS_VARIABLE] = str(directory)
+
+
+class _LivingProcesses(MultiProcessCollector):  # type: ignore[misc, unused-ignore]
+    """The sum over the processes, without the gauges of those that have died."""
+
+    def __init__(self, registry: CollectorRegistry, directory: Path) -> None:
+        super().__init__(registry, str(directory))  # type: ignore[no-untyped-call]
+        self._directory = directory
+
+    def collect(self):  # type: ignore[no-untyped-def]
+        for file in self._directory.glob("gauge_live*_*.db"):
+            if not _alive(int(file.stem.rsplit("_", 1)[1])):
+                file.unlink(missing_ok=True)
+        return super().collect()  # type: ignore[no-untyped-call]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def serve_metrics(host: str, port: int) -> None:
+    """Show the metrics on their own port, from a thread. Raises OSError when the port is taken."""
+    directory = os.environ.get(MULTIPROCESS_VARIABLE)
+    if directory is None:
+        start_http_server(port, host)
+        return
+    registry = CollectorRegistry()
+    _LivingProcesses(registry, Path(directory))
+    start_http_server(port, host, registry=registry)

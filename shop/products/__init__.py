@@ -1,0 +1,1 @@
+"""The catalogue, read through the cache."""

@@ -1,0 +1,125 @@
+"""The catalogue over HTTP: everyone reads it through the cache, admins change it."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from shop.auth import ActorDep, CurrentAdmin
+from shop.cache import CacheDep
+from shop.database import SessionDep
+from shop.errors import (
+    BadRequest,
+    BodyTooLarge,
+    Forbidden,
+    Invalid,
+    NotEnoughStock,
+    ProductNotFound,
+    Unauthorized,
+    Unavailable,
+    UserBlocked,
+    problems,
+)
+from shop.products import repository, service
+from shop.products.schemas import (
+    ID_MAX,
+    AdminProductPage,
+    AdminProductRead,
+    ProductCreate,
+    ProductPage,
+    ProductPatch,
+    ProductRead,
+    StockChange,
+)
+
+PAGE_MAX = 100
+
+ProductId = Annotated[int, Path(ge=1, le=ID_MAX)]
+Limit = Annotated[int, Query(ge=1, le=PAGE_MAX, description="How many to return.")]
+StartingAfter = Annotated[int | None, Query(ge=1, le=ID_MAX, description="The last id of the page before.")]
+
+router = APIRouter(prefix="/v1")
+
+REFUSED_TO_OTHERS = (Unauthorized, Forbidden, UserBlocked, Invalid, Unavailable)
+REFUSED_BODIES = (BadRequest, BodyTooLarge)
+
+
+@router.get("/products", tags=["products"], response_model=ProductPage, responses=problems(Invalid, Unavailable))
+async def list_products(
+    request: Request, cache: CacheDep, limit: Limit = 20, starting_after: StartingAfter = None
+) -> Response:
+    """The catalogue, newest first."""
+    page = await service.read_public_page(request.app.state.database, cache, limit=limit, starting_after=starting_after)
+    return _json(page.body, _next_link("/v1/products", limit, page.next_cursor))
+
+
+@router.get(
+    "/products/{product_id}",
+    tags=["products"],
+    response_model=ProductRead,
+    responses=problems(ProductNotFound, Invalid, Unavailable),
+)
+async def read_product(product_id: ProductId, request: Request, cache: CacheDep) -> Response:
+    """One product of the catalogue."""
+    return _json(await service.read_public(request.app.state.database, cache, product_id))
+
+
+@router.get("/admin/products", tags=["admin"], responses=problems(*REFUSED_TO_OTHERS))
+async def list_all_products(
+    admin: CurrentAdmin,
+    response: Response,
+    session: SessionDep,
+    limit: Limit = 20,
+    starting_after: StartingAfter = None,
+) -> AdminProductPage:
+    """Every product, published or not, newest first."""
+    products, has_more = await repository.page(
+        session, limit=limit, starting_after=starting_after, published_only=False
+    )
+    response.headers.update(_next_link("/v1/admin/products", limit, products[-1].id if has_more else None))
+    return AdminProductPage(data=[AdminProductRead.model_validate(each) for each in products], has_more=has_more)
+
+
+@router.post(
+    "/admin/products", status_code=201, tags=["admin"], responses=problems(*REFUSED_TO_OTHERS, *REFUSED_BODIES)
+)
+async def create_product(
+    new: ProductCreate, actor: ActorDep, response: Response, session: SessionDep, cache: CacheDep
+) -> AdminProductRead:
+    """Add a product to the catalogue."""
+    product = await service.create(session, cache, actor, new)
+    response.headers["Location"] = f"/v1/products/{product.id}"
+    return AdminProductRead.model_validate(product)
+
+
+@router.patch(
+    "/admin/products/{product_id}",
+    tags=["admin"],
+    responses=problems(*REFUSED_TO_OTHERS, *REFUSED_BODIES, ProductNotFound),
+)
+async def change_product(
+    product_id: ProductId, patch: ProductPatch, actor: ActorDep, session: SessionDep, cache: CacheDep
+) -> AdminProductRead:
+    """Change the fields that are sent. The stock is not among them."""
+    return AdminProductRead.model_validate(await service.change(session, cache, actor, product_id, patch))
+
+
+@router.post(
+    "/admin/products/{product_id}/stock",
+    tags=["admin"],
+    responses=problems(*REFUSED_TO_OTHERS, *REFUSED_BODIES, ProductNotFound, NotEnoughStock),
+)
+async def move_stock(
+    product_id: ProductId, change: StockChange, actor: ActorDep, session: SessionDep, cache: CacheDep
+) -> AdminProductRead:
+    """Add units to the stock, or take some out with a negative `delta`; never below zero."""
+    return AdminProductRead.model_validate(await service.move_stock(session, cache, actor, product_id, change.delta))
+
+
+def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, media_type="application/json", headers=headers)
+
+
+def _next_link(path: str, limit: int, cursor: int | None) -> dict[str, str]:
+    if cursor is None:
+        return {}
+    return {"Link": f'<{path}?limit={limit}&starting_after={cursor}>; rel="next"'}

@@ -1,0 +1,150 @@
+"""The JSON of the catalogue. The public never sees how many units are left."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from shop.products.models import Product
+
+ID_MAX = 2**63 - 1
+# Far below the four bytes of the column, so that what sales give back always fits in beside it.
+STOCK_MAX = 1_000_000_000
+# A price times any quantity that one order can have stays a whole number in every language on the way.
+PRICE_MINOR_MAX = 1_000_000_000_000
+DESCRIPTION_LENGTH_MAX = 4_000
+LOW_STOCK_UNITS = 10
+
+
+def _not_zero(delta: int) -> int:
+    if delta == 0:
+        raise ValueError("a change by zero is no change")
+    return delta
+
+
+# No control characters in a name; Postgres refuses NUL in any text.
+Name = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$"),
+    Field(examples=["Phone"]),
+]
+Description = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, max_length=DESCRIPTION_LENGTH_MAX, pattern=r"^[^\x00]*$"),
+    Field(examples=["Sixty-four gigabytes, blue."]),
+]
+PriceMinor = Annotated[int, Field(strict=True, ge=0, le=PRICE_MINOR_MAX, examples=[19_900])]
+Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$", examples=["EUR"])]
+Published = Annotated[bool, Field(strict=True)]
+StockDelta = Annotated[
+    int,
+    Field(strict=True, ge=-STOCK_MAX, le=STOCK_MAX, examples=[100], json_schema_extra={"not": {"const": 0}}),
+    AfterValidator(_not_zero),
+]
+
+
+class Availability(StrEnum):
+    IN_STOCK = "in_stock"
+    LOW = "low"
+    OUT_OF_STOCK = "out_of_stock"
+
+
+class ProductCreate(BaseModel):
+    """A new product."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+    description: Description = ""
+    price_minor: PriceMinor
+    currency: Currency
+    stock: Annotated[int, Field(strict=True, ge=0, le=STOCK_MAX)] = 0
+    published: Published = True
+
+
+class ProductPatch(BaseModel):
+    """What to change; what is not named stays. Stock moves by a difference, at `/stock`, and never from here."""
+
+    # The default factories are never read: only fields that the client sent are changed, and none may be null.
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name = Field(default_factory=str)
+    description: Description = Field(default_factory=str)
+    price_minor: PriceMinor = Field(default_factory=int)
+    currency: Currency = Field(default_factory=str)
+    published: Published = Field(default_factory=bool)
+
+    def changes(self) -> dict[str, Any]:
+        """The fields that were sent."""
+        return self.model_dump(exclude_unset=True)
+
+
+class StockChange(BaseModel):
+    """Units that arrive, or leave with a minus sign."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    delta: StockDelta
+
+
+class ProductRead(BaseModel):
+    """A product, as everyone sees it."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    name: str
+    description: str
+    price_minor: int
+    currency: str
+    availability: Availability
+
+
+class ProductPage(BaseModel):
+    """One page of the catalogue, newest first."""
+
+    data: list[ProductRead]
+    has_more: bool
+
+
+class AdminProductRead(BaseModel):
+    """A product, as admins see it; `stock` is what no sale holds."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    name: str
+    description: str
+    price_minor: int
+    currency: str
+    stock: int
+    published: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+class AdminProductPage(BaseModel):
+    """One page of all products, newest first."""
+
+    data: list[AdminProductRead]
+    has_more: bool
+
+
+def public_view(product: Product) -> ProductRead:
+    """What the public may know of a product."""
+    return ProductRead(
+        id=product.id,
+        name=product.name,
+        description=product.description,
+        price_minor=product.price_minor,
+        currency=product.currency,
+        availability=availability(product.stock),
+    )
+
+
+def availability(stock: int) -> Availability:
+    """The coarse band of a stock."""
+    if stock == 0:
+        return Availability.OUT_OF_STOCK
+    return Availability.LOW if stock <= LOW_STOCK_UNITS else Availability.IN_STOCK

@@ -1,0 +1,32 @@
+"""The rows of accounts."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import CheckConstraint, Index, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from shop.database import Base, Recorded
+
+
+class Role(StrEnum):
+    SHOPPER = "shopper"
+    ADMIN = "admin"
+
+
+class User(Recorded, Base):
+    """An account. Orders name it without a foreign key: nothing a client sends may make a batch of orders fail."""
+
+    __tablename__ = "users"
+    __table_args__ = (
+        CheckConstraint("role IN ('shopper', 'admin')", name="role"),
+        CheckConstraint("email = lower(email)", name="email_lower"),
+        CheckConstraint("id ~ '^[A-Za-z0-9_-]{1,64}$'", name="id"),
+        Index("ix_users_blocked_at", "blocked_at", postgresql_where="blocked_at IS NOT NULL"),
+    )
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    email: Mapped[str] = mapped_column(String(254), unique=True)
+    password_hash: Mapped[str] = mapped_column(String(200))
+    role: Mapped[Role] = mapped_column(String(16), default=Role.SHOPPER)
+    blocked_at: Mapped[datetime | None]
