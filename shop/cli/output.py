@@ -1,0 +1,74 @@
+"""How commands speak: a few lines for people, one JSON value with `--json`; errors go to standard error."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import redis.asyncio as aioredis
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from shop.database import Database
+from shop.logs import configure_logs
+from shop.redis import connect
+from shop.settings import Settings, get_settings
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Clients:
+    """What a command may use."""
+
+    settings: Settings
+    database: Database
+    ledger: aioredis.Redis
+
+
+def run(work: Callable[[Clients], Awaitable[Result]]) -> Result:
+    """Run one command with the servers of the settings, and close them whatever happens."""
+    settings = get_settings()
+    configure_logs(settings)
+
+    async def within() -> Result:
+        database = Database(settings, application_name="shop-cli", pool_max=2)
+        ledger = connect(settings.redis_url, settings)
+        try:
+            return await work(Clients(settings, database, ledger))
+        finally:
+            await database.close()
+            await ledger.aclose(close_connection_pool=True)
+
+    return asyncio.run(within())
+
+
+def emit(value: BaseModel | Mapping[str, Any] | Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Print a result."""
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    if as_json:
+        print(json.dumps(plain))  # noqa: T201 - this is the command's output
+        return
+    console = Console(highlight=False)
+    if isinstance(plain, Mapping):
+        table = Table.grid(padding=(0, 2))
+        for name, shown in plain.items():
+            table.add_row(f"[dim]{name}[/dim]", "" if shown is None else str(shown))
+        console.print(table)
+    else:
+        for row in plain:
+            console.print("  ".join(str(shown) for shown in row.values()))
+
+
+def fail(reason: str, *, code: str = "failed", status: int = 1) -> NoReturn:
+    """End the command with an error: one line, or a JSON object when the command was asked for JSON."""
+    if "--json" in sys.argv:
+        print(json.dumps({"error": {"code": code, "detail": reason}}))  # noqa: T201
+    else:
+        Console(stderr=True, highlight=False, markup=False).print(f"error: {reason}", style="red")
+    sys.exit(status)

@@ -1,0 +1,155 @@
+"""`shop sale …`"""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from shop.audit.service import audit_sale
+from shop.auth import COMMAND_LINE
+from shop.cli.output import Clients, Json, emit, run
+from shop.errors import NotReady
+from shop.orders import poison
+from shop.redis import NotSent, OutcomeUnknown
+from shop.sales import phase, repository, service
+from shop.sales.changes import ChangeOutOfOrder, outcome_of
+from shop.sales.loading import LedgerLost, load
+from shop.sales.models import SaleChange
+from shop.sales.schemas import ChangeRead, SaleAdminRead, SaleCreate
+
+SaleArgument = Annotated[int, typer.Argument(min=1, help="The sale's id.")]
+Moment = Annotated[datetime | None, typer.Option(help="A time, UTC unless it names a zone.")]
+
+app = typer.Typer(help="Sales, from draft to audit.", no_args_is_help=True)
+
+
+@app.command(epilog="Example: shop sale create --product 1 --units 1000 --starts-in 60 --lasts 600")
+def create(
+    product: Annotated[int, typer.Option(min=1, help="The product's id.")],
+    units: Annotated[int, typer.Option(min=1, help="Units on sale.")],
+    name: Annotated[str, typer.Option(help="What the sale is called.")] = "Flash sale",
+    price: Annotated[int | None, typer.Option(min=0, help="Price in minor units; the product's if not given.")] = None,
+    units_per_user: Annotated[int, typer.Option(min=1)] = 1,
+    orders_per_user: Annotated[int, typer.Option(min=1)] = 10,
+    hold_seconds: Annotated[int, typer.Option(min=1, help="How long a reservation waits for payment.")] = 900,
+    starts_in: Annotated[float, typer.Option(min=0, help="Seconds from now until it opens.")] = 60,
+    lasts: Annotated[float, typer.Option(min=0.001, help="Seconds that it is open.")] = 3600,
+    json: Json = False,
+) -> None:
+    """Make a draft."""
+    starts_at = datetime.now(UTC) + timedelta(seconds=starts_in)
+    wish = SaleCreate(
+        product_id=product,
+        name=name,
+        units=units,
+        price_minor=price,
+        units_per_user=units_per_user,
+        orders_per_user=orders_per_user,
+        hold_seconds=hold_seconds,
+        starts_at=starts_at,
+        ends_at=starts_at + timedelta(seconds=lasts),
+    )
+
+    async def work(clients: Clients) -> SaleAdminRead:
+        async with clients.database.transaction() as session:
+            sale = await service.create(session, COMMAND_LINE, wish)
+            return phase.admin_read(sale, await repository.database_time(session))
+
+    emit(run(work), as_json=json)
+
+
+@app.command()
+def schedule(sale: SaleArgument, json: Json = False) -> None:
+    """Take the units out of the product's stock; the sale opens and ends by itself."""
+
+    async def work(clients: Clients) -> SaleAdminRead:
+        async with clients.database.transaction() as session:
+            scheduled = await service.schedule(session, COMMAND_LINE, sale)
+            read = phase.admin_read(scheduled, await repository.database_time(session))
+        try:
+            await load(clients.database, clients.ledger, scheduled, clients.settings)
+        except (NotSent, OutcomeUnknown, LedgerLost) as error:
+            typer.echo(f"the ledger is not loaded yet, the worker will do it: {error}", err=True)
+        return read
+
+    emit(run(work), as_json=json)
+
+
+@app.command(epilog="Example: shop sale window 1 --ends-at 2030-01-01T12:00:00")
+def window(sale: SaleArgument, starts_at: Moment = None, ends_at: Moment = None, json: Json = False) -> None:
+    """Move the window; the start only before it."""
+    starts, ends = _in_utc(starts_at), _in_utc(ends_at)
+    _change(lambda s: service.change_window(s, COMMAND_LINE, sale, starts_at=starts, ends_at=ends), json)
+
+
+@app.command()
+def pause(sale: SaleArgument, json: Json = False) -> None:
+    """Refuse purchases until the sale is resumed."""
+    _change(lambda session: service.pause(session, COMMAND_LINE, sale), json)
+
+
+@app.command()
+def resume(sale: SaleArgument, json: Json = False) -> None:
+    """Sell again."""
+    _change(lambda session: service.resume(session, COMMAND_LINE, sale), json)
+
+
+@app.command()
+def close(sale: SaleArgument, json: Json = False) -> None:
+    """End the sale now; the unsold units go back to the product."""
+    _change(lambda session: service.close(session, COMMAND_LINE, sale), json)
+
+
+@app.command(epilog="Example: shop sale stock 1 -- -5")
+def stock(
+    sale: SaleArgument,
+    delta: Annotated[int, typer.Argument(help="Units more (positive) or fewer (negative, after `--`).")],
+    json: Json = False,
+) -> None:
+    """Put units on sale or take some off, never below what is taken."""
+    _change(lambda session: service.change_units(session, COMMAND_LINE, sale, delta=delta), json)
+
+
+@app.command()
+def audit(sale: SaleArgument, json: Json = False) -> None:
+    """Prove I1–I5 of a sale from Postgres and Redis; exit status 1 when one does not hold."""
+    report = run(lambda clients: audit_sale(clients.database, clients.ledger, sale))
+    emit(report, as_json=json)
+    if not report.balanced:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: shop sale quarantine 1 4711")
+def quarantine(
+    sale: SaleArgument,
+    seq: Annotated[int, typer.Argument(min=1, help="The entry that the alarm names.")],
+    json: Json = False,
+) -> None:
+    """Set a poisoned entry aside, so that what follows it is recorded; the sale stays closed."""
+
+    async def work(clients: Clients) -> dict[str, int | str]:
+        row = await poison.quarantine(clients.database, clients.ledger, COMMAND_LINE, sale, seq)
+        return {"sale_id": sale, "seq": row.seq, "kind": row.kind, "delta": row.delta, "balance": row.balance}
+
+    emit(run(work), as_json=json)
+
+
+def _change(ask: Callable[[AsyncSession], Awaitable[SaleChange]], json: bool) -> None:
+    async def work(clients: Clients) -> ChangeRead:
+        async with clients.database.transaction() as session:
+            change = await ask(session)
+            sale = await repository.find(session, change.sale_id)
+        epoch = sale.epoch if sale else 0
+        try:
+            change = await outcome_of(clients.database, clients.ledger, change, epoch, clients.settings)
+        except ChangeOutOfOrder as error:
+            raise NotReady(str(error)) from error
+        return ChangeRead.model_validate(change)
+
+    emit(run(work), as_json=json)
+
+
+def _in_utc(moment: datetime | None) -> datetime | None:
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment

@@ -1,0 +1,223 @@
+"""`shop demo`, `up`, `reset`, `api`, `worker`, `migrate`, `openapi`: the processes and their ground.
+
+Each command imports what it runs, so that none waits for the others.
+"""
+
+import asyncio
+import json as jsonlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from shop import metrics
+from shop.cli.output import Json, emit, fail
+from shop.database import Database, migrate
+from shop.logs import configure_logs
+from shop.readiness import readiness
+from shop.redis import all_scripts, connect
+from shop.settings import DEVELOPMENT_SECRET, Settings, get_settings
+
+DATA = Path(".shop")
+UNITS_MAX = 10_000_000
+SHOPPERS_MAX = 200_000
+BACKLOG = 4096
+KEEP_ALIVE_SECONDS = 75
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands of this module."""
+    app.command(epilog="Example: shop demo --units 1000 --shoppers 10000 --exit")(demo)
+    app.command(epilog="Example: shop up --processes 2")(up)
+    app.command()(reset)
+    app.command(epilog="Example: shop api --processes 4")(api)
+    app.command()(worker)
+    app.command(name="migrate", epilog="Example: shop migrate --to base")(migrate_command)
+    app.command(epilog="Example: shop openapi > openapi.json")(openapi)
+
+
+def demo(
+    units: Annotated[int, typer.Option(min=1, max=UNITS_MAX, help="Units on sale.")] = 1_000,
+    shoppers: Annotated[int, typer.Option(min=1, max=SHOPPERS_MAX, help="Shoppers who want one each.")] = 10_000,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="API processes.")] = 2,
+    connections: Annotated[int, typer.Option(min=1, max=10_000, help="Connections that the crowd shares.")] = 256,
+    seed: Annotated[int, typer.Option(help="Decides who clicks twice and who hangs up.")] = 1,
+    stay: Annotated[
+        bool | None, typer.Option("--stay/--exit", help="Stay up afterwards; by default only with a terminal.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run a whole flash sale on this machine and prove that nothing was oversold, lost or doubled."""
+    from shop.demo import DemoPlan, run_demo
+
+    plan = DemoPlan(units=units, shoppers=shoppers, processes=processes, connections=connections, seed=seed)
+    stays = sys.stdout.isatty() and not json if stay is None else stay
+    if not run_demo(plan, _development_settings(), stay=stays, as_json=json):
+        raise typer.Exit(1)
+
+
+def up(
+    processes: Annotated[int, typer.Option(min=1, max=64, help="API processes.")] = 1,
+    json: Json = False,
+) -> None:
+    """Run a shop to develop against until Ctrl-C; its data stays in .shop/ and is found again."""
+    from shop.local import local_shop
+
+    settings = _development_settings()
+    with local_shop(settings, DATA.absolute(), api_processes=processes) as shop:
+        shown = {
+            "api": shop.base_url,
+            "docs": f"{shop.base_url}/docs",
+            "metrics": shop.metrics_url,
+            "database": shop.settings.database_url,
+            "redis": shop.settings.redis_url,
+            "environment": str(_write_environment(shop.directory, shop.settings)),
+        }
+        emit(shown, as_json=json)
+        sys.stdout.flush()
+        wait_for_signal()
+
+
+def reset(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Delete the data of `shop up`."""
+    if not DATA.exists():
+        emit({"deleted": False, "directory": str(DATA)}, as_json=json)
+        return
+    if not yes and not typer.confirm(f"Delete everything in {DATA.absolute()}?"):
+        raise typer.Exit(1)
+    shutil.rmtree(DATA)
+    emit({"deleted": True, "directory": str(DATA)}, as_json=json)
+
+
+def api(
+    processes: Annotated[int | None, typer.Option(min=1, max=64, help="Default: SHOP_API_PROCESSES.")] = None,
+    json: Json = False,
+) -> None:
+    """Serve the API, and its metrics on their own port."""
+    settings = get_settings()
+    configure_logs(settings)
+    all_scripts()
+    asyncio.run(_preflight(settings, ("postgres", "migrations", "redis")))
+    count = processes or settings.api_processes
+    if count > 1 and metrics.MULTIPROCESS_VARIABLE not in os.environ:
+        metrics.prepare_multiprocess(Path(tempfile.mkdtemp(prefix="shop-metrics-")))
+    _serve_metrics(settings.metrics_host, settings.metrics_port)
+    if json:
+        emit({"api": f"http://{settings.api_host}:{settings.api_port}", "processes": count}, as_json=True)
+    import uvicorn
+
+    uvicorn.run(
+        "shop.app:create_app_from_environment",
+        factory=True,
+        host=settings.api_host,
+        port=settings.api_port,
+        workers=count,
+        access_log=False,
+        log_config=None,
+        backlog=BACKLOG,
+        server_header=False,
+        proxy_headers=True,
+        forwarded_allow_ips=settings.trusted_proxies,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=settings.graceful_stop_seconds,
+    )
+
+
+def worker(json: Json = False) -> None:
+    """Record orders, follow the sales, expire holds."""
+    from shop.worker import run_worker
+
+    settings = get_settings()
+    configure_logs(settings)
+    asyncio.run(_preflight(settings, ("postgres", "migrations", "redis")))
+    _serve_metrics(settings.metrics_host, settings.worker_metrics_port)
+    if json:
+        emit({"worker": "running"}, as_json=True)
+    asyncio.run(run_worker(settings))
+
+
+def migrate_command(
+    to: Annotated[str, typer.Option(help="A revision, `head` or `base`.")] = "head",
+    json: Json = False,
+) -> None:
+    """Bring the database's schema to a revision."""
+    settings = get_settings()
+    asyncio.run(_preflight(settings, ("postgres",)))
+    migrate(settings, to)
+    emit({"migrated": to}, as_json=json)
+
+
+def openapi(json: Json = False) -> None:
+    """Print the OpenAPI document; it is JSON with and without `--json`."""
+    from shop.app import create_app
+
+    document = create_app(Settings(environment="development")).fastapi.openapi()
+    print(jsonlib.dumps(document, indent=None if json else 2))  # noqa: T201 - this is the command's output
+
+
+def wait_for_signal() -> None:
+    """Return at Ctrl-C or SIGTERM."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()
+
+
+async def _preflight(settings: Settings, names: tuple[str, ...]) -> None:
+    """Fail before anything starts when a server that is needed cannot be used."""
+    database = Database(settings, application_name="shop-preflight", pool_max=1)
+    ledger = connect(settings.redis_url, settings)
+    try:
+        checks = await readiness(database, ledger)
+    finally:
+        await database.close()
+        await ledger.aclose(close_connection_pool=True)
+    for name in names:
+        if checks[name] is not None:
+            fail(f"{name}: {checks[name]}", code="not_ready")
+
+
+def _serve_metrics(host: str, port: int) -> None:
+    if port == 0:
+        return
+    try:
+        metrics.serve_metrics(host, port)
+    except OSError as error:
+        fail(f"the metrics cannot listen on {host}:{port}: {error.strerror}", code="not_started")
+
+
+def _development_settings() -> Settings:
+    """The settings for a shop on this machine: a development secret will do, it is replaced by one of its own."""
+    os.environ.setdefault("SHOP_ENVIRONMENT", "development")
+    os.environ.setdefault("SHOP_LOG_FORMAT", "console")
+    os.environ.setdefault("SHOP_LOG_LEVEL", "warning")
+    settings = get_settings()
+    configure_logs(settings)
+    if settings.secret_key.get_secret_value() == DEVELOPMENT_SECRET:
+        Console(stderr=True).print("[dim]a development shop: not for the internet[/dim]")
+    return settings
+
+
+def _write_environment(directory: Path, settings: Settings) -> Path:
+    """A file to `source`, so that other commands find the shop that is up."""
+    file = directory / "environment"
+    lines = {
+        "SHOP_ENVIRONMENT": settings.environment,
+        "SHOP_DATABASE_URL": settings.database_url,
+        "SHOP_REDIS_URL": settings.redis_url,
+        "SHOP_SECRET_KEY": settings.secret_key.get_secret_value(),
+        "SHOP_API_PORT": str(settings.api_port),
+    }
+    file.touch(mode=0o600)
+    file.write_text("".join(f"export {name}='{value}'\n" for name, value in lines.items()))
+    return file

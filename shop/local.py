@@ -1,0 +1,175 @@
+"""A whole shop on this machine: the embedded servers, an API and a worker, each a process of its own.
+
+Everything is a child that does not outlive this process, and nothing listens on TCP but the API and the metrics.
+"""
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shop.database import migrate
+from shop.embedded import embedded_servers
+from shop.metrics import MULTIPROCESS_VARIABLE, prepare_multiprocess, serve_metrics
+from shop.processes import run_beside
+from shop.settings import Settings
+
+READY_SECONDS = 30.0
+STOP_SECONDS = 20.0
+POLL_SECONDS = 0.05
+SECRET_BYTES = 32
+
+
+class NotStarted(Exception):
+    """A process of the local shop did not come up; the message ends with the tail of its log."""
+
+
+@dataclass
+class LocalShop:
+    """The running shop: its settings, its address, and the processes that may be stopped one by one."""
+
+    settings: Settings
+    directory: Path
+    processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+
+    @property
+    def base_url(self) -> str:
+        return f"http://{self.settings.api_host}:{self.settings.api_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://{self.settings.metrics_host}:{self.settings.metrics_port}/metrics"
+
+    def start(self, name: str, *command: str, extra: Mapping[str, str] | None = None) -> None:
+        """Run `shop COMMAND…` as a child whose output goes to `<name>.log`."""
+        with self.log(name).open("ab") as log:
+            self.processes[name] = run_beside(
+                [sys.executable, "-m", "shop", *command],
+                environment={**os.environ, **environment_of(self.settings), **(extra or {})},
+                output=log,
+            )
+
+    def stop(self, name: str) -> None:
+        """Ask a child to end and wait for it; it is killed when it takes too long."""
+        process = self.processes.pop(name, None)
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def log(self, name: str) -> Path:
+        return self.directory / f"{name}.log"
+
+    def wait_until_ready(self) -> None:
+        """Return when the API says that it can sell. Raises NotStarted when a child has ended, or after a while."""
+        deadline = time.monotonic() + READY_SECONDS
+        reason = "no answer"
+        while time.monotonic() < deadline:
+            for name, process in self.processes.items():
+                if process.poll() is not None:
+                    raise NotStarted(f"{name} ended with status {process.returncode}\n{self._tail(name)}")
+            ready, reason = _ready(self.base_url)
+            if ready:
+                return
+            time.sleep(POLL_SECONDS)
+        raise NotStarted(f"the API is not ready after {READY_SECONDS:g} s: {reason}\n{self._tail('api')}")
+
+    def _tail(self, name: str) -> str:
+        lines = self.log(name).read_text(errors="replace").splitlines() if self.log(name).exists() else []
+        return "\n".join(lines[-15:])
+
+
+@contextmanager
+def local_shop(
+    settings: Settings, directory: Path | None, *, api_processes: int = 1, durable: bool = True
+) -> Iterator[LocalShop]:
+    """Start everything, wait until it sells, and stop it in order: API, worker, Valkey, Postgres.
+
+    The data lives in `directory`, or in a temporary one that goes with the shop. Servers that the settings name are
+    used as they are; those they do not name are embedded. Raises ServerUnavailable or NotStarted.
+    """
+    with embedded_servers(directory, durable=durable) as servers:
+        home = servers.valkey.directory.parent
+        own = settings.model_copy(
+            update={
+                "environment": "development",
+                "database_url": servers.database_url,
+                "redis_url": servers.redis_url,
+                "cache_redis_url": None,
+                "secret_key": type(settings.secret_key)(_secret(home)),
+                "api_port": free_port(settings.api_host, settings.api_port),
+                "metrics_port": free_port(settings.metrics_host, settings.metrics_port),
+                "worker_metrics_port": 0,
+                "api_processes": api_processes,
+            }
+        )
+        migrate(own)
+        prepare_multiprocess(home / "metrics")
+        serve_metrics(own.metrics_host, own.metrics_port)
+        shop = LocalShop(own, home)
+        try:
+            shop.start("worker", "worker")
+            shop.start("api", "api")
+            shop.wait_until_ready()
+            yield shop
+        finally:
+            shop.stop("api")
+            shop.stop("worker")
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The variables that give a child these settings; its metrics go to the parent's page."""
+    variables = {
+        f"SHOP_{name.upper()}": json.dumps(value) if isinstance(value, list) else str(value)
+        for name, value in settings.model_dump(exclude={"secret_key"}, exclude_none=True).items()
+    }
+    variables["SHOP_SECRET_KEY"] = settings.secret_key.get_secret_value()
+    if MULTIPROCESS_VARIABLE in os.environ:
+        variables["SHOP_METRICS_PORT"] = "0"
+    return variables
+
+
+def free_port(host: str, wanted: int) -> int:
+    """The wanted port if it is free, else one that is."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            chosen: int = probe.getsockname()[1]
+            return chosen
+    raise NotStarted(f"no port is free on {host}")
+
+
+def _ready(base_url: str) -> tuple[bool, str]:
+    try:
+        with urllib.request.urlopen(f"{base_url}/readyz", timeout=2) as answer:  # noqa: S310 - our own child
+            return answer.status == 200, ""
+    except urllib.error.HTTPError as error:
+        return False, error.read().decode(errors="replace")
+    except OSError as error:
+        return False, str(error)
+
+
+def _secret(home: Path) -> str:
+    """The secret of this directory's shop, so that tokens stay valid over a restart."""
+    file = home / "secret"
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text(secrets.token_urlsafe(SECRET_BYTES))
+    return file.read_text()
