@@ -1,0 +1,45 @@
+# The shop's commands. They need make and a python3 of 3.11 or newer, nothing else: no Docker, no database.
+#
+#   make demo ARGS="--exit --json"        arguments go through ARGS
+#   make test PYTHON=python3.13           another Python than the one that uv finds
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test lint
+
+PYTHON ?= python3
+ARGS ?=
+
+# Only a Python that was asked for is forced on uv; else it keeps the environment's, or takes the newest that fits.
+ifneq ($(origin PYTHON),file)
+export UV_PYTHON := $(PYTHON)
+endif
+
+# uv from PATH if it runs (a shim may not), or one of our own in .uv/.
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
+UV_INSTALLED := $(filter .uv/bin/uv,$(UV))
+RUN := $(UV) run --frozen
+
+help:
+	@echo "make demo   a whole flash sale on this machine, with a verdict at the end   (ARGS=\"--exit --json\")"
+	@echo "make up     the shop on this machine, with its data kept in .shop/"
+	@echo "make test   every test                                                      (ARGS=\"-k story\")"
+	@echo "make lint   style, types and who may import whom"
+
+demo: $(UV_INSTALLED)
+	@$(RUN) shop demo $(ARGS)
+
+up: $(UV_INSTALLED)
+	@$(RUN) shop up $(ARGS)
+
+test: $(UV_INSTALLED)
+	@$(RUN) pytest $(ARGS)
+
+lint: $(UV_INSTALLED)
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(RUN) mypy
+	@$(RUN) lint-imports
+
+.uv/bin/uv:
+	@$(PYTHON) -m venv --clear .uv >&2 || { echo "Python's venv is missing; on Debian: apt install python3-venv" >&2; exit 1; }
+	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv >&2
