@@ -4,7 +4,7 @@
 #   make test PYTHON=python3.13           another Python than the one that uv finds
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint
+.PHONY: help demo up test lint readme
 
 PYTHON ?= python3
 ARGS ?=
@@ -24,6 +24,7 @@ help:
 	@echo "make up     the shop on this machine, with its data kept in .shop/"
 	@echo "make test   every test                                                      (ARGS=\"-k story\")"
 	@echo "make lint   style, types and who may import whom"
+	@echo "make readme the README's figures and the configuration page, written anew"
 
 demo: $(UV_INSTALLED)
 	@$(RUN) shop demo $(ARGS)
@@ -39,6 +40,10 @@ lint: $(UV_INSTALLED)
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
 	@$(RUN) lint-imports
+
+readme: $(UV_INSTALLED)
+	@$(RUN) python docs/write_readme.py
+	@$(RUN) shop settings --markdown > docs/configuration.md
 
 .uv/bin/uv:
 	@$(PYTHON) -m venv --clear .uv >&2 || { echo "Python's venv is missing; on Debian: apt install python3-venv" >&2; exit 1; }

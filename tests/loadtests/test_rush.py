@@ -19,19 +19,10 @@ from uuid import uuid4
 
 import pytest
 
+from loadtests.crowd import Progress, RushPlan, rush, shoppers_of
 from loadtests.http import Address, Connection, ConnectionLostError, HttpError, Pool
-from loadtests.rush import (
-    CrowdRecord,
-    Progress,
-    RushPlan,
-    percentile,
-    read_record,
-    read_tokens,
-    rush,
-    shoppers_of,
-    summarize,
-    write_record,
-)
+from loadtests.record import CrowdRecord, percentile, read_record, summarize, write_record
+from loadtests.rush import read_tokens
 
 
 @dataclass(frozen=True)

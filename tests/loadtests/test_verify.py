@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from sqlalchemy.exc import NoResultFound
 
-from loadtests.rush import Attempt, CrowdRecord
+from loadtests.record import Attempt, CrowdRecord
 from loadtests.summary import json_line, print_summary
 from loadtests.verify import Verdict, thresholds, verify
 from shop.database import Database
