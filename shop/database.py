@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.pool import QueuePool
 
 from shop.settings import Settings, bundled
 
@@ -89,6 +90,12 @@ class Database:
             await session.commit()
         for callback in session.info.pop(AFTER_COMMIT, []):
             await callback()
+
+    @property
+    def connections_in_use(self) -> int:
+        """How many connections are lent."""
+        pool = self.engine.pool
+        return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
     async def close(self) -> None:
         """Close every connection."""

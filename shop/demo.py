@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from loadtests.rush import read_record
+from loadtests.record import read_record
 from loadtests.summary import json_line, print_summary
 from loadtests.verify import Verdict, verify
 from shop.audit.service import audit_sale

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, ClassVar
 
-PROBLEM_TYPE_BASE = "https://errors.shop.example/"
+PROBLEM_TYPE_BASE = "/errors/"  # a page of the API itself, so that a type can be opened
 MEDIA_TYPE = "application/problem+json"
 RETRY_JITTER_SHARE = 0.5
 RETRY_JITTER_SECONDS_MAX = 3.0
@@ -236,6 +236,17 @@ def problem(error: ShopError, *, instance: str, request_id: str) -> dict[str, An
     }
 
 
+def refusals() -> dict[str, type[ShopError]]:
+    """Every refusal by its code."""
+    found: dict[str, type[ShopError]] = {}
+    waiting = [ShopError]
+    while waiting:
+        kind = waiting.pop()
+        waiting += kind.__subclasses__()
+        found.setdefault(kind.code, kind)
+    return found
+
+
 def problem_of_status(status: int, detail: str | None = None) -> ShopError:
     """A refusal for a bare HTTP status, such as the 405 of the router."""
     phrase = HTTPStatus(status).phrase
@@ -251,7 +262,7 @@ PROBLEM_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["type", "title", "status", "code", "request_id"],
     "properties": {
-        "type": {"type": "string", "format": "uri"},
+        "type": {"type": "string", "format": "uri-reference"},
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "code": {"type": "string"},

@@ -27,6 +27,7 @@ READY_SECONDS = 30.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.05
 SECRET_BYTES = 32
+SERVER_URLS = {"database_url", "redis_url"}
 
 
 class NotStarted(Exception):
@@ -98,17 +99,14 @@ def local_shop(
 ) -> Iterator[LocalShop]:
     """Start everything, wait until it sells, and stop it in order: API, worker, Valkey, Postgres.
 
-    The data lives in `directory`, or in a temporary one that goes with the shop. Servers that the settings name are
-    used as they are; those they do not name are embedded. Raises ServerUnavailable or NotStarted.
+    The data lives in `directory`, or in a temporary one that goes with the shop. With a directory, servers that the
+    settings name are used instead of embedded ones. Raises ServerUnavailable or NotStarted.
     """
-    with embedded_servers(directory, durable=durable) as servers:
-        home = servers.valkey.directory.parent
+    with _servers(settings, directory, durable=durable) as (home, urls):
         own = settings.model_copy(
             update={
+                **urls,
                 "environment": "development",
-                "database_url": servers.database_url,
-                "redis_url": servers.redis_url,
-                "cache_redis_url": None,
                 "secret_key": type(settings.secret_key)(_secret(home)),
                 "api_port": free_port(settings.api_host, settings.api_port),
                 "metrics_port": free_port(settings.metrics_host, settings.metrics_port),
@@ -128,6 +126,23 @@ def local_shop(
         finally:
             shop.stop("api")
             shop.stop("worker")
+
+
+@contextmanager
+def _servers(
+    settings: Settings, directory: Path | None, *, durable: bool
+) -> Iterator[tuple[Path, dict[str, str | None]]]:
+    """Where the shop's files are, and the servers' URLs: those that the settings name, or embedded ones."""
+    named = SERVER_URLS & settings.model_fields_set
+    if directory is not None and named == SERVER_URLS:
+        directory.mkdir(parents=True, exist_ok=True)
+        yield directory, {}
+        return
+    if directory is not None and named:
+        raise NotStarted("Set both SHOP_DATABASE_URL and SHOP_REDIS_URL to use servers of your own, or neither.")
+    with embedded_servers(directory, durable=durable) as servers:
+        urls = {"database_url": servers.database_url, "redis_url": servers.redis_url, "cache_redis_url": None}
+        yield servers.valkey.directory.parent, urls
 
 
 def environment_of(settings: Settings) -> dict[str, str]:

@@ -71,6 +71,11 @@ def connect(url: str, settings: Settings) -> aioredis.Redis:
     return aioredis.Redis.from_pool(pool)
 
 
+def connections_in_use(client: aioredis.Redis) -> int:
+    """How many connections of the client's pool are lent."""
+    return len(client.connection_pool._in_use_connections)  # noqa: SLF001 - the pool has no public count
+
+
 async def durability_problems(client: aioredis.Redis, *, strict: bool) -> list[str]:
     """Why this Redis must not hold a ledger; `strict` asks for an append-only file as well. Empty means that it may."""
     info = {**await client.info("memory"), **await client.info("persistence")}

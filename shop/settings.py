@@ -14,94 +14,158 @@ SECRET_BYTES_MIN = 32
 class Settings(BaseSettings):
     """The configuration of one process. Wrong values stop the start with a message that names the variable."""
 
-    model_config = SettingsConfigDict(env_prefix="SHOP_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SHOP_", env_file=".env", extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
 
     environment: Literal["development", "test", "production"] = "production"
-    secret_key: SecretStr = Field(SecretStr(DEVELOPMENT_SECRET), description="Signs tokens, receipts and witnesses.")
+    """`production` refuses weak secrets and a ledger without an append-only file."""
+    secret_key: SecretStr = SecretStr(DEVELOPMENT_SECRET)
+    """Signs tokens, receipts and witnesses."""
     log_format: Literal["console", "json"] = "json"
+    """`json` for machines, `console` for people."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe event that is logged."""
 
     # Where the data is.
     database_url: str = "postgresql+asyncpg://shop@localhost/shop"
-    redis_url: str = Field("redis://localhost:6379/0", description="The ledger: append-only file on, never evicts.")
-    cache_redis_url: str | None = Field(None, description="Cache, limiter and queues; the ledger's Redis if unset.")
+    """Postgres."""
+    redis_url: str = "redis://localhost:6379/0"
+    """The ledger: append-only file on, never evicts."""
+    cache_redis_url: str | None = None
+    """Cache, limiter and queues; the ledger's Redis if unset."""
     database_pool_max: PositiveInt = 10
+    """Connections to Postgres of one process."""
     database_pool_wait_seconds: PositiveFloat = 2.0
+    """How long a request waits for a free connection before it is refused with 503."""
     database_statement_timeout_seconds: PositiveFloat = 5.0
+    """Postgres ends a statement that takes longer."""
     redis_pool_max: PositiveInt = 64
+    """Connections to Redis of one process."""
     redis_pool_wait_seconds: PositiveFloat = 0.5
+    """How long a caller waits for a free connection before it is refused with 503."""
     redis_timeout_seconds: PositiveFloat = 1.0
+    """How long one command may take; after it the outcome of a purchase is unknown (504)."""
 
     # The API.
     api_host: str = "127.0.0.1"
+    """Where the API listens."""
     api_port: int = Field(8000, ge=0, le=65535)
+    """Where the API listens."""
     api_processes: int = Field(1, ge=1, le=64)
+    """API processes; one per core is a good start."""
     metrics_host: str = "127.0.0.1"
-    metrics_port: int = Field(9100, ge=0, le=65535, description="The metrics have a port of their own; 0 turns it off.")
+    """Where the metrics are shown; never a public address."""
+    metrics_port: int = Field(9100, ge=0, le=65535)
+    """The metrics have a port of their own; 0 turns it off."""
     worker_metrics_port: int = Field(9101, ge=0, le=65535)
+    """The worker's own metrics; 0 turns them off."""
     cors_origins: list[str] = []
-    trusted_proxies: str = Field("127.0.0.1", description="Whose X-Forwarded-For is believed, comma-separated.")
+    """Origins of browsers that may use the API, as a JSON list."""
+    trusted_proxies: str = "127.0.0.1"
+    """Whose X-Forwarded-For is believed, comma-separated."""
     body_bytes_max: PositiveInt = 64 * 1024
+    """The largest body of any request."""
     purchase_body_bytes_max: PositiveInt = 4 * 1024
+    """The largest body of a purchase."""
     graceful_stop_seconds: PositiveInt = 10
+    """How long a process that is asked to stop may finish what it has in hand."""
 
     # Accounts.
     token_issuer: str = "shop"  # noqa: S105 - a name, not a secret
+    """The `iss` claim of tokens."""
     token_audience: str = "shop"  # noqa: S105
+    """The `aud` claim of tokens."""
     token_lifetime_seconds: PositiveInt = 12 * 3600
+    """How long a token is valid."""
     token_cache_max: PositiveInt = 100_000
+    """Verified tokens that one process remembers."""
     hashing_threads: PositiveInt = 2
+    """Passwords that one process hashes at the same time."""
     hashing_queue_max: PositiveInt = 32
+    """Passwords that may wait for it; more are refused with 503."""
     sign_in_per_minute_per_address: PositiveInt = 60
+    """Registrations and sign-ins from one address."""
     sign_in_per_minute_per_account: PositiveInt = 10
+    """Registrations and sign-ins for one account."""
     blocked_poll_seconds: PositiveFloat = 0.4
+    """How soon every process learns that an account is blocked."""
 
     # The catalogue's cache.
     cache_ttl_seconds: PositiveFloat = 30.0
+    """How long a product is cached."""
     cache_absent_ttl_seconds: PositiveFloat = 5.0
-    cache_jitter: float = Field(0.1, ge=0, lt=1, description="Each time to live is varied by ± this share.")
+    """How long it is cached that there is no such product."""
+    cache_jitter: float = Field(0.1, ge=0, lt=1)
+    """Each time to live is varied by ± this share."""
     cache_load_wait_seconds: PositiveFloat = 2.0
+    """How long a reader waits for another process that loads the same key."""
 
     # The purchase path.
     purchase_rate_per_second: PositiveFloat = 5.0
+    """Purchases of one user that are admitted in the long run."""
     purchase_burst: PositiveInt = 10
+    """Purchases of one user that are admitted at once."""
     purchase_deadline_seconds: PositiveFloat = 2.0
+    """A purchase that could not be sent in time is refused with 503."""
     limiter_users_max: PositiveInt = 100_000
-    limiter_batch_max: int = Field(256, ge=1, le=256, description="Callers that share one question to the limiter.")
+    """Users that the limiter of one process remembers; the shared one knows all."""
+    limiter_batch_max: int = Field(256, ge=1, le=256)
+    """Callers that share one question to the limiter."""
     limiter_timeout_seconds: PositiveFloat = 0.25
-    side_redis_rest_seconds: float = Field(
-        0.5, ge=0, description="How long cache and limiter go on without a Redis that did not answer."
-    )
+    """How long the limiter waits for Redis before it lets the request pass."""
+    side_redis_rest_seconds: float = Field(0.5, ge=0)
+    """How long cache and limiter go on without a Redis that did not answer."""
     batch_max: int = Field(128, ge=1, le=256)
+    """Purchases that share one script call."""
     batches_in_flight_max: PositiveInt = 2
+    """Script calls of one process and sale that may be under way."""
     queue_max: PositiveInt = 10_000
+    """Purchases that may wait for a script call; more are refused with 503."""
     poll_after_ms: PositiveInt = 500
-    tries_without_key_max: PositiveInt = Field(16, description="Orders of one buyer tried in turn when no key is sent.")
+    """When a client should ask for its order again."""
+    tries_without_key_max: PositiveInt = 16
+    """Orders of one buyer tried in turn when no key is sent."""
     directory_poll_seconds: PositiveFloat = 0.25
+    """How soon an API process learns of a sale that was loaded."""
 
     # Sales.
-    backlog_max: PositiveInt = Field(
-        1_000_000, description="Undrained events of one sale before purchases are refused."
-    )
+    backlog_max: PositiveInt = 1_000_000
+    """Undrained events of one sale before purchases are refused."""
     controller_interval_seconds: PositiveFloat = 0.25
+    """How often the controller compares what is with what should be."""
     change_wait_seconds: PositiveFloat = 1.0
+    """How long an admin's request waits for the ledger before it is answered with 202."""
 
     # The worker.
     persist_batch_max: int = Field(1_000, ge=1, le=10_000)
-    persist_block_seconds: float = Field(0.5, gt=0, description="Kept below the Redis timeout.")
+    """Events that are recorded in one transaction."""
+    persist_block_seconds: float = Field(0.5, gt=0)
+    """Kept below the Redis timeout."""
     persist_lock_wait_seconds: PositiveFloat = 5.0
+    """After this wait for a sale's row, a stuck persister that holds it is ended."""
     persist_timeout_seconds: PositiveFloat = 15.0
+    """How long one batch may take before it is tried again."""
     persist_idle_in_transaction_seconds: PositiveFloat = 5.0
+    """Postgres ends a session that holds its transaction idle for longer."""
     retry_delay_min_seconds: PositiveFloat = 0.05
+    """The first pause of the worker after a failure; it doubles."""
     retry_delay_max_seconds: PositiveFloat = 2.0
+    """The longest pause of the worker after a failure."""
     expiry_batch_max: PositiveInt = 1_000
+    """Orders that expire in one transaction."""
     release_batch_max: int = Field(256, ge=1, le=256)
+    """Orders whose units go back in one script call."""
     release_sweep_batches_max: PositiveInt = 40
+    """Script calls of one sweep."""
     not_recorded_wait_seconds: PositiveFloat = 1.0
+    """How long a cancel waits for the order's row before it is refused with 503."""
 
-    # Tests only: a fault point by name (see `shop.orders.persister`), and a clock skew that a new ledger starts with.
+    # For tests.
     fault: str | None = None
+    """Tests only: the point where a process breaks itself (`shop.faults`)."""
     skew_ms: int = 0
+    """Tests only: the clock skew that a new ledger starts with."""
 
     @field_validator("database_url")
     @classmethod
@@ -115,7 +179,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _safe(self) -> Self:
         secret = self.secret_key.get_secret_value()
-        if self.environment == "production" and (secret == DEVELOPMENT_SECRET or len(secret) < SECRET_BYTES_MIN):
+        if self.environment != "development" and (secret == DEVELOPMENT_SECRET or len(secret) < SECRET_BYTES_MIN):
             raise ValueError(
                 f"SHOP_SECRET_KEY must be set to at least {SECRET_BYTES_MIN} random characters"
                 " (SHOP_ENVIRONMENT=development lifts this on your own machine)"

@@ -6,36 +6,43 @@ import redis.asyncio as aioredis
 import structlog
 from sqlalchemy.exc import DBAPIError
 
+from shop import metrics
 from shop.database import UNAVAILABLE_ERRORS, Database
-from shop.redis import CONNECTION_ERRORS
+from shop.redis import CONNECTION_ERRORS, connections_in_use
 from shop.sales import repository as sales
+from shop.sales.loading import keep_closed
 from shop.sales.models import SaleStatus
 from shop.seckill.group_commit import GroupCommit
 from shop.seckill.lane import PurchaseLane
 from shop.seckill.ledger import LastOrder, LoadedSale, RedisClock, read_directory
 from shop.settings import Settings
+from shop.stopping import rest
 
 log = structlog.get_logger(__name__)
 
 
-async def follow_directory(lane: PurchaseLane, database: Database, client: aioredis.Redis, settings: Settings) -> None:
-    """Hand each newly loaded (sale, epoch) to the lane, for ever.
+async def follow_directory(
+    lane: PurchaseLane, database: Database, client: aioredis.Redis, settings: Settings, stopping: asyncio.Event
+) -> None:
+    """Hand each newly loaded (sale, epoch) to the lane, until `stopping` is set.
 
     The last order that Postgres has recorded goes with it: a ledger that does not know that order was rolled back.
     """
     clock = RedisClock()
     healthy = True
-    while True:
+    while not stopping.is_set():
         try:
             for loaded in await read_directory(client, clock):
                 if loaded.epoch > lane.epoch_of(loaded.sale_id):
                     await _take(lane, database, client, loaded, clock, settings)
+            await _report_rolled_back(lane, database, client)
+            _report_pools(database, client)
             healthy = True
         except (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError) as error:
             if healthy:
                 log.warning("directory_waits", reason=repr(error)[:200])
             healthy = False
-        await asyncio.sleep(settings.directory_poll_seconds)
+        await rest(stopping, settings.directory_poll_seconds)
 
 
 async def _take(
@@ -53,3 +60,19 @@ async def _take(
         return
     known = LastOrder(last[0].bytes, last[1]) if last else LastOrder(b"", 0)
     lane.take(GroupCommit(client, loaded, last=known, clock=clock, settings=settings))
+
+
+async def _report_rolled_back(lane: PurchaseLane, database: Database, client: aioredis.Redis) -> None:
+    """Close the sales whose ledger forgot an order that this process has promised, for every process."""
+    while lane.rolled_back:
+        sale_id = next(iter(lane.rolled_back))
+        async with database.transaction() as session:
+            sale = await sales.find(session, sale_id)
+        if sale is not None:
+            await keep_closed(database, client, sale, "the ledger has lost an order that was accepted")
+        lane.rolled_back.discard(sale_id)
+
+
+def _report_pools(database: Database, client: aioredis.Redis) -> None:
+    metrics.POOL_IN_USE.labels("postgres").set(database.connections_in_use)
+    metrics.POOL_IN_USE.labels("redis").set(connections_in_use(client))

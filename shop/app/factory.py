@@ -82,13 +82,12 @@ def create_app(settings: Settings) -> ShopApp:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as group:
-            followers = [
-                group.create_task(follow_directory(lane, database, ledger, settings)),
-                group.create_task(follow_blocked(database, blocked, settings)),
-            ]
+            # They are asked to stop, not cancelled: redis-py on Python 3.11 can swallow a cancellation.
+            stopping = asyncio.Event()
+            group.create_task(follow_directory(lane, database, ledger, settings, stopping))
+            group.create_task(follow_blocked(database, blocked, settings, stopping))
             yield
-            for follower in followers:
-                follower.cancel()
+            stopping.set()
         passwords.close()
         await database.close()
         for client in {ledger, side}:

@@ -4,10 +4,21 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
+from shop.errors import RETRYABLE_STATUSES, NotFound, problems, refusals
 from shop.readiness import readiness
 
 router = APIRouter(tags=["operator"])
+
+
+class ErrorRead(BaseModel):
+    """One way in which the shop refuses."""
+
+    code: str
+    status: int
+    title: str
+    retryable: bool
 
 
 @router.get("/livez")
@@ -20,6 +31,15 @@ async def livez() -> dict[str, str]:
 async def read_version() -> dict[str, str]:
     """Which release this is."""
     return {"version": version("shop")}
+
+
+@router.get("/errors/{code}", responses=problems(NotFound))
+async def explain_error(code: str) -> ErrorRead:
+    """What the `type` of a problem document points to."""
+    kind = refusals().get(code)
+    if kind is None:
+        raise NotFound(f"There is no error {code!r}")
+    return ErrorRead(code=kind.code, status=kind.status, title=kind.title, retryable=kind.status in RETRYABLE_STATUSES)
 
 
 @router.get("/readyz", responses={503: {"description": "Not ready; `checks` says why."}})

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
 from rich.console import Console
 
 from shop import metrics
@@ -30,6 +32,14 @@ UNITS_MAX = 10_000_000
 SHOPPERS_MAX = 200_000
 BACKLOG = 4096
 KEEP_ALIVE_SECONDS = 75
+CONFIGURATION_HEAD = """# Configuration
+
+Every setting is a variable `SHOP_…` or a line of `.env`; its unit is the end of its name. This page is written by
+`shop settings --markdown`.
+
+| variable | default | meaning |
+|---|---|---|
+"""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -40,6 +50,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: shop api --processes 4")(api)
     app.command()(worker)
     app.command(name="migrate", epilog="Example: shop migrate --to base")(migrate_command)
+    app.command(name="settings", epilog="Example: shop settings --markdown > docs/configuration.md")(list_settings)
     app.command(epilog="Example: shop openapi > openapi.json")(openapi)
 
 
@@ -163,6 +174,28 @@ def openapi(json: Json = False) -> None:
 
     document = create_app(Settings(environment="development")).fastapi.openapi()
     print(jsonlib.dumps(document, indent=None if json else 2))  # noqa: T201 - this is the command's output
+
+
+def list_settings(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/configuration.md.")] = False,
+    json: Json = False,
+) -> None:
+    """List every setting with its default and its meaning; the values in force are not shown."""
+    rows = [
+        {"variable": f"SHOP_{name.upper()}", "default": _default(field), "meaning": field.description or ""}
+        for name, field in Settings.model_fields.items()
+    ]
+    if markdown:
+        lines = [f"| `{row['variable']}` | {row['default']} | {row['meaning']} |" for row in rows]
+        print(CONFIGURATION_HEAD + "\n".join(lines))  # noqa: T201 - this is the command's output
+    else:
+        emit(rows, as_json=json)
+
+
+def _default(field: FieldInfo) -> str:
+    if isinstance(field.default, SecretStr):
+        return "none in production"
+    return "" if field.default is None else str(field.default)
 
 
 def wait_for_signal() -> None:

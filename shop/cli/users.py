@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from shop.admin_events import record_admin_event
 from shop.auth import COMMAND_LINE, issue_token
 from shop.cli.output import Clients, Json, emit, run
 from shop.users import repository, service
@@ -38,6 +39,9 @@ def create(
         async with clients.database.transaction() as session:
             user = await service.register(
                 session, passwords, email=new.email, password=chosen, role=Role.ADMIN if admin else Role.SHOPPER
+            )
+            record_admin_event(
+                session, COMMAND_LINE, action="user.create", subject="user", subject_id=user.id, role=user.role
             )
         passwords.close()
         return {"id": user.id, "email": user.email, "role": user.role}

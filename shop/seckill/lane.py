@@ -23,7 +23,7 @@ from shop.errors import (
 from shop.rate_limit import RateLimiter, limit
 from shop.seckill.group_commit import GroupCommit
 from shop.seckill.ledger import LoadedSale
-from shop.seckill.purchase import AskPostgres, Reservation, iso_time, purchase, receipt_of
+from shop.seckill.purchase import AskPostgres, Reservation, RolledBack, iso_time, purchase, receipt_of
 from shop.seckill.receipts import Signer
 from shop.seckill.requests import parse_body, parse_key, sale_in_path
 from shop.settings import Settings
@@ -48,6 +48,8 @@ class PurchaseLane:
         self._blocked = blocked
         self._signer = Signer(settings.secret)
         self._groups: dict[int, GroupCommit] = {}
+        # Sales whose ledger has lost an order that was reserved here; whoever follows the directory reports them.
+        self.rolled_back: set[int] = set()
 
     def epoch_of(self, sale_id: int) -> int:
         """The epoch that this process sells in; 0 when it does not know the sale."""
@@ -70,7 +72,9 @@ class PurchaseLane:
         try:
             body = await _read_body(receive, self._settings.purchase_body_bytes_max)
             await self._sell(group, scope, body, send)
-        except AskPostgres:
+        except AskPostgres as reason:
+            if isinstance(reason, RolledBack):
+                self.rolled_back.add(group.sale.sale_id)
             await self._app(scope, _replay(body, receive), send)
         except ClientGone:
             return

@@ -31,6 +31,10 @@ class AskPostgres(Exception):
     """The ledger cannot speak for this sale now; only a row in Postgres may still answer a repeat."""
 
 
+class RolledBack(AskPostgres):
+    """The ledger has lost an order that this process saw reserved: the sale must stay closed."""
+
+
 class Reservation(NamedTuple):
     """An order as the ledger knows it. `replayed` means that it was there before this request."""
 
@@ -71,8 +75,10 @@ async def _ask(group: GroupCommit, order_id: bytes, user_id: str, quantity: int)
         raise NotReady from error
     except OutcomeUnknown as error:
         raise UnknownOutcome from error
-    if answer.word in {"NOT_LOADED", "STALE_EPOCH", "BEHIND"}:
-        raise AskPostgres(answer.word)
+    if answer.word == "BEHIND":
+        raise RolledBack
+    if answer.word in {"NOT_LOADED", "STALE_EPOCH"}:
+        raise AskPostgres
     return answer
 
 

@@ -13,6 +13,7 @@ from shop.auth import Actor, BlockedUsers
 from shop.database import Database
 from shop.errors import EmailTaken, UserBlocked, UserNotFound, WrongCredentials
 from shop.settings import Settings
+from shop.stopping import rest
 from shop.users import repository
 from shop.users.models import Role, User
 from shop.users.passwords import UNUSABLE, Passwords
@@ -113,11 +114,16 @@ async def blocked_fingerprint(session: AsyncSession) -> Fingerprint:
     return await repository.blocked_fingerprint(session)
 
 
-async def follow_blocked(database: Database, blocked: BlockedUsers, settings: Settings) -> None:
-    """Keep `blocked` equal to what Postgres says, for ever; while it cannot be read the last known set counts."""
+async def follow_blocked(
+    database: Database, blocked: BlockedUsers, settings: Settings, stopping: asyncio.Event
+) -> None:
+    """Keep `blocked` equal to what Postgres says, until `stopping` is set.
+
+    While Postgres cannot be read, the last known set counts.
+    """
     seen: Fingerprint | None = None
     failing = False
-    while True:
+    while not stopping.is_set():
         try:
             seen = await _read_blocked(database, blocked, seen)
             failing = False
@@ -125,7 +131,7 @@ async def follow_blocked(database: Database, blocked: BlockedUsers, settings: Se
             if not failing:
                 _log.warning("blocked_users_not_read", error=repr(error))
             failing = True
-        await asyncio.sleep(settings.blocked_poll_seconds)
+        await rest(stopping, settings.blocked_poll_seconds)
 
 
 async def _read_blocked(database: Database, blocked: BlockedUsers, seen: Fingerprint | None) -> Fingerprint:
