@@ -1,0 +1,119 @@
+"""The ground of the tests: real Valkey and PostgreSQL, started once, and a whole shop in this process.
+
+Tests that ask for `database` and `redis` alone get clean ones of their own. Tests that ask for `shop` get the running
+shop, whose `database` and `redis` are then those of the shop; nothing is cleaned there, so each test makes its own
+product, sale and users.
+"""
+
+import itertools
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import redis.asyncio as aioredis
+import structlog
+from sqlalchemy import text
+
+from shop.database import Base, Database, migrate
+from shop.embedded import EmbeddedServers, embedded_servers
+from shop.redis import connect, load_scripts
+from shop.settings import Settings
+from tests.harness import Shop, create_database, running_shop
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[EmbeddedServers]:
+    """One Valkey and one PostgreSQL for the whole run."""
+    with embedded_servers(durable=False) as running:
+        yield running
+
+
+def _settings(servers: EmbeddedServers, *, database: str, redis_number: int, template: str = "template1") -> Settings:
+    return Settings(
+        _env_file=None,
+        environment="test",
+        secret_key="a-secret-of-the-tests-that-is-long-enough",
+        database_url=create_database(servers.database_url, database, template=template),
+        redis_url=f"{servers.redis_url}?db={redis_number}",
+        log_level="error",
+        purchase_rate_per_second=1_000,
+        purchase_burst=1_000,
+        sign_in_per_minute_per_address=10_000,
+    )
+
+
+@pytest.fixture(scope="session")
+def clean_settings(servers: EmbeddedServers) -> Settings:
+    """The settings of the clean servers, with the schema in place."""
+    settings = _settings(servers, database="clean", redis_number=1)
+    migrate(settings)
+    return settings
+
+
+@pytest.fixture(scope="session")
+def live_settings(servers: EmbeddedServers) -> Settings:
+    """The settings of the running shop, with the schema in place."""
+    settings = _settings(servers, database="live", redis_number=0)
+    migrate(settings)
+    return settings
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest) -> Settings:
+    """The settings of the running shop for a test that asks for it, else those of the clean servers."""
+    name = "live_settings" if "shop" in request.fixturenames else "clean_settings"
+    found: Settings = request.getfixturevalue(name)
+    return found
+
+
+@pytest.fixture
+async def database(settings: Settings, request: pytest.FixtureRequest) -> AsyncIterator[Database]:
+    """A connection to Postgres; empty tables, unless it is the running shop's."""
+    own = Database(settings, application_name="shop-tests")
+    if "shop" not in request.fixturenames:
+        tables = ", ".join(Base.metadata.tables)
+        async with own.transaction() as session:
+            await session.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
+    yield own
+    await own.close()
+
+
+@pytest.fixture
+async def redis(settings: Settings, request: pytest.FixtureRequest) -> AsyncIterator[aioredis.Redis]:
+    """A client with the scripts loaded; an empty database, unless it is the running shop's."""
+    client = connect(settings.redis_url, settings)
+    if "shop" not in request.fixturenames:
+        await client.flushdb()
+        await load_scripts(client)
+    yield client
+    await client.aclose(close_connection_pool=True)
+
+
+@pytest.fixture(scope="session")
+async def live_shop(live_settings: Settings) -> AsyncIterator[Shop]:
+    """The running shop: the API on a real socket, and a worker, in this process."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+    async with running_shop(live_settings) as running:
+        yield running
+
+
+@pytest.fixture
+def shop(live_shop: Shop) -> Shop:
+    """The running shop."""
+    return live_shop
+
+
+@pytest.fixture(scope="session")
+def template_database(servers: EmbeddedServers) -> str:
+    """A migrated database that others are copied from, which takes a tenth of the time of migrating."""
+    settings = _settings(servers, database="template_of_shops", redis_number=0)
+    migrate(settings)
+    return "template_of_shops"
+
+
+@pytest.fixture
+def fresh_settings(servers: EmbeddedServers, template_database: str) -> Settings:
+    """The settings of a database of the test's own, with the schema in place; see `tests.processes.own_shop`."""
+    name = f"fresh_{next(_numbers)}"
+    return _settings(servers, database=name, redis_number=0, template=template_database)

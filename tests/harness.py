@@ -1,0 +1,261 @@
+"""What tests do with a shop: run one in this process, make its goods and people, and wait for what must come true."""
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import httpx
+import redis.asyncio as aioredis
+import uvicorn
+
+from shop.app import create_app
+from shop.audit.schemas import AuditReport
+from shop.audit.service import audit_sale
+from shop.auth import Actor, issue_token
+from shop.database import Database
+from shop.products import repository as products
+from shop.products.models import Product
+from shop.redis import connect
+from shop.sales import repository as sales
+from shop.sales import service
+from shop.sales.models import Sale
+from shop.sales.schemas import SaleCreate
+from shop.seckill import ledger
+from shop.settings import Settings
+from shop.worker import running_worker
+
+DEADLINE_SECONDS = 15.0
+POLL_SECONDS = 0.01
+TESTER = Actor(id="tester", address="127.0.0.1")
+
+_numbers = itertools.count(1)
+
+
+async def wait_until(
+    condition: Callable[[], Awaitable[Any]], *, within: float = DEADLINE_SECONDS, reason: str = "the condition"
+) -> Any:
+    """The first true value of a condition. Fails the test when it does not come within the deadline."""
+    deadline = asyncio.get_running_loop().time() + within
+    while True:
+        value = await condition()
+        if value:
+            return value
+        if asyncio.get_running_loop().time() > deadline:
+            raise AssertionError(f"{reason} did not come true within {within:g} s; last value {value!r}")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def create_database(url: str, name: str, *, template: str = "template1") -> str:
+    """Make a database on the server of `url`, a copy of `template`, and return its URL."""
+
+    async def create() -> None:
+        parts = urlsplit(url.replace("+asyncpg", ""))
+        connection = await asyncpg.connect(urlunsplit(parts))
+        await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        await connection.close()
+
+    # Fixtures that are not async may still be set up while the tests' loop runs.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, create()).result()
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+def new_user_id() -> str:
+    """A user id that no other test has; it needs no row, as in the shop itself."""
+    return f"buyer{next(_numbers):07d}"
+
+
+@dataclass
+class Shop:
+    """A running shop and the hands to use it with."""
+
+    settings: Settings
+    database: Database
+    redis: aioredis.Redis
+    base_url: str
+    clients: list[httpx.AsyncClient] = field(default_factory=list)
+
+    async def client(self) -> httpx.AsyncClient:
+        """An HTTP client of this shop's API, closed with the shop."""
+        if not self.clients:
+            limits = httpx.Limits(max_connections=200, max_keepalive_connections=200)
+            self.clients.append(httpx.AsyncClient(base_url=self.base_url, timeout=30, limits=limits))
+        return self.clients[0]
+
+    def token(self, user_id: str, role: str = "shopper") -> str:
+        """A token for a user, who need not have a row."""
+        return issue_token(self.settings, user_id=user_id, role=role)
+
+    def headers(self, user_id: str | None = None, *, role: str = "shopper", key: str | None = None) -> dict[str, str]:
+        """The headers of a request by this user, with an Idempotency-Key if one is given."""
+        headers = {"Authorization": f"Bearer {self.token(user_id or new_user_id(), role)}"}
+        return headers if key is None else {**headers, "Idempotency-Key": key}
+
+    def admin_headers(self) -> dict[str, str]:
+        """The headers of a request by an admin."""
+        return self.headers("admin", role="admin")
+
+    async def sign_up(self, role: str = "shopper") -> dict[str, str]:
+        """Register a user over HTTP and return the headers with a token of this role."""
+        client = await self.client()
+        email = f"user{next(_numbers)}@example.com"
+        answer = await client.post("/v1/users", json={"email": email, "password": "correct horse battery"})
+        assert answer.status_code == 201, answer.text
+        return {"Authorization": f"Bearer {self.token(answer.json()['id'], role)}"}
+
+    async def make_product(self, *, stock: int = 1_000, price_minor: int = 990) -> Product:
+        """A product with units in stock."""
+        async with self.database.transaction() as session:
+            return await products.add(
+                session, name=f"Product {next(_numbers)}", price_minor=price_minor, currency="EUR", stock=stock
+            )
+
+    async def draft_sale(
+        self,
+        *,
+        units: int = 10,
+        stock: int | None = None,
+        starts_in: float = -1.0,
+        lasts: float = 3_600.0,
+        **rules: Any,
+    ) -> Sale:
+        """A draft over a product of its own; it starts so many seconds from now."""
+        product = await self.make_product(stock=units if stock is None else stock)
+        starts_at = datetime.now(UTC) + timedelta(seconds=starts_in)
+        wish = SaleCreate(
+            product_id=product.id,
+            name=f"Sale of product {product.id}",
+            units=units,
+            starts_at=starts_at,
+            ends_at=starts_at + timedelta(seconds=lasts),
+            **rules,
+        )
+        async with self.database.transaction() as session:
+            return await service.create(session, TESTER, wish)
+
+    async def open_sale(self, **wishes: Any) -> Sale:
+        """A scheduled sale that the API has learned of and the ledger sells (see `draft_sale` for the wishes)."""
+        sale = await self.draft_sale(**wishes)
+        async with self.database.transaction() as session:
+            sale = await service.schedule(session, TESTER, sale.id)
+        await self.until_loaded(sale)
+        return sale
+
+    async def until_loaded(self, sale: Sale) -> None:
+        """Return when the API has learned of the sale: then it no longer says that it is not ready."""
+
+        async def known() -> bool:
+            client = await self.client()
+            answer = await client.post(self.purchase_path(sale), headers=self.headers(), json={"quantity": 9_999})
+            code = answer.json().get("code")
+            return code not in {"not_ready", "not_found"} and "witness" in answer.json()
+
+        await wait_until(known, reason=f"sale {sale.id} is loaded")
+
+    @staticmethod
+    def purchase_path(sale: Sale) -> str:
+        return f"/v1/seckill/sales/{sale.id}/orders"
+
+    async def buy(
+        self, sale: Sale, user_id: str | None = None, *, quantity: int = 1, key: str | None = None
+    ) -> httpx.Response:
+        """One purchase by this user, or by somebody new."""
+        client = await self.client()
+        return await client.post(
+            self.purchase_path(sale), headers=self.headers(user_id, key=key), json={"quantity": quantity}
+        )
+
+    async def rush(self, sale: Sale, *, buyers: int) -> Counter[str]:
+        """So many buyers at once; how often each answer was given (`reserved`, or a code)."""
+        answers = await asyncio.gather(*(self.buy(sale) for _ in range(buyers)))
+        return Counter(outcome(answer) for answer in answers)
+
+    async def change(self, sale: Sale, verb: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
+        """One of the admin's changes: window, stock, pause, resume, close."""
+        client = await self.client()
+        return await client.post(f"/v1/admin/sales/{sale.id}/{verb}", headers=self.admin_headers(), json=body)
+
+    async def row(self, sale: Sale) -> Sale:
+        """The sale's row now."""
+        async with self.database.transaction() as session:
+            found = await sales.find(session, sale.id)
+        assert found is not None
+        return found
+
+    async def drained(self, sale: Sale) -> Sale:
+        """The sale's row, once everything that the ledger has is recorded."""
+
+        async def when_drained() -> Sale | None:
+            row = await self.row(sale)
+            state = await ledger.read_state(self.redis, sale.id, row.epoch)
+            return row if state is not None and state.seq == row.watermark else None
+
+        row: Sale = await wait_until(when_drained, reason=f"sale {sale.id} is drained")
+        return row
+
+    async def audit(self, sale: Sale) -> AuditReport:
+        """The audit of a sale, as it is now."""
+        return await audit_sale(self.database, self.redis, sale.id)
+
+    async def close(self) -> None:
+        for client in self.clients:
+            await client.aclose()
+        await self.database.close()
+        await self.redis.aclose(close_connection_pool=True)
+
+
+def outcome(answer: httpx.Response) -> str:
+    """What an answer to a purchase means: `reserved`, `replayed`, or the problem's code."""
+    if answer.status_code == 202:
+        return "reserved"
+    if answer.status_code == 200:
+        return "replayed"
+    code: str = answer.json()["code"]
+    return code
+
+
+@asynccontextmanager
+async def running_shop(settings: Settings, *, worker: bool = True) -> AsyncIterator[Shop]:
+    """A shop in this process: the API on a real socket of the loopback, and a worker unless it is not wanted."""
+    async with _running_api(settings) as base_url:
+        shop = Shop(
+            settings, Database(settings, application_name="shop-tests"), connect(settings.redis_url, settings), base_url
+        )
+        try:
+            if worker:
+                async with running_worker(settings):
+                    yield shop
+            else:
+                yield shop
+        finally:
+            await shop.close()
+
+
+@asynccontextmanager
+async def _running_api(settings: Settings) -> AsyncIterator[str]:
+    config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_config=None, access_log=False)
+    server = uvicorn.Server(config)
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined, method-assign, unused-ignore]
+    serving = asyncio.create_task(server._serve())
+    await wait_until(_started(server), reason="the API is up")
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        await serving
+
+
+def _started(server: uvicorn.Server) -> Callable[[], Awaitable[bool]]:
+    async def started() -> bool:
+        return server.started
+
+    return started
