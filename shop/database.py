@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 import asyncpg
+import structlog
 from fastapi import Depends, Request
 from sqlalchemy import DateTime, MetaData, func, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -34,6 +35,13 @@ UNAVAILABLE_ERRORS = (
 )
 
 AFTER_COMMIT = "after_commit"
+
+
+log = structlog.get_logger(__name__)
+
+
+class CommitUnknown(ConnectionError):
+    """The answer to a COMMIT did not come: it took place, or it did not."""
 
 
 class Base(DeclarativeBase):
@@ -87,9 +95,14 @@ class Database:
         """
         async with self._sessions() as session:
             yield session
-            await session.commit()
+            try:
+                await session.commit()
+            except (*UNAVAILABLE_ERRORS, DBAPIError) as error:
+                if is_unavailable(error):
+                    raise CommitUnknown("the connection was lost while committing") from error
+                raise
         for callback in session.info.pop(AFTER_COMMIT, []):
-            await callback()
+            await _run_after_commit(callback)
 
     @property
     def connections_in_use(self) -> int:
@@ -120,10 +133,17 @@ def connect_arguments(
     }
 
 
+async def _run_after_commit(callback: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await callback()
+    except Exception as error:
+        log.error("after_commit_failed", exc_info=error)
+
+
 def after_commit(session: AsyncSession, callback: Callable[[], Awaitable[None]]) -> None:
     """Run `callback` once the transaction of this session is committed, and never if it is not.
 
-    The callback handles its own failures: the rows are there by then, and a sweep must be able to do what it missed.
+    What it fails to do is logged and left to a sweep: by then the rows are there, and the caller must be told so.
     """
     session.info.setdefault(AFTER_COMMIT, []).append(callback)
 

@@ -59,11 +59,11 @@ def all_scripts() -> list[Script]:
     return [script(name) for name in SCRIPT_NAMES]
 
 
-def connect(url: str, settings: Settings) -> aioredis.Redis:
+def connect(url: str, settings: Settings, *, connections_max: int | None = None) -> aioredis.Redis:
     """A client whose pool waits for a free connection. Every socket has a timeout, and nothing is retried."""
     pool = aioredis.BlockingConnectionPool.from_url(
         url,
-        max_connections=settings.redis_pool_max,
+        max_connections=connections_max or settings.redis_pool_max,
         timeout=settings.redis_pool_wait_seconds,
         socket_timeout=settings.redis_timeout_seconds,
         socket_connect_timeout=settings.redis_timeout_seconds,

@@ -124,8 +124,6 @@ class Settings(BaseSettings):
     """Purchases that may wait for a script call; more are refused with 503."""
     poll_after_ms: PositiveInt = 500
     """When a client should ask for its order again."""
-    tries_without_key_max: PositiveInt = 16
-    """Orders of one buyer tried in turn when no key is sent."""
     directory_poll_seconds: PositiveFloat = 0.25
     """How soon an API process learns of a sale that was loaded."""
 
@@ -138,6 +136,8 @@ class Settings(BaseSettings):
     """How long an admin's request waits for the ledger before it is answered with 202."""
 
     # The worker.
+    persist_sales_max: PositiveInt = 1_000
+    """Sales that one worker drains at the same time; each waits on a connection of its own."""
     persist_batch_max: int = Field(1_000, ge=1, le=10_000)
     """Events that are recorded in one transaction."""
     persist_block_seconds: float = Field(0.5, gt=0)

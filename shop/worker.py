@@ -48,6 +48,7 @@ class Context:
     database: Database
     persist_database: Database
     ledger: aioredis.Redis
+    streams: aioredis.Redis
     side: aioredis.Redis
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -56,6 +57,7 @@ class Context:
     def connect(cls, settings: Settings) -> "Context":
         """The clients of one worker. Nothing is connected yet."""
         ledger = connect(settings.redis_url, settings)
+        streams = connect(settings.redis_url, settings, connections_max=settings.persist_sales_max + 1)
         same = settings.side_redis_url == settings.redis_url
         return cls(
             settings=settings,
@@ -67,6 +69,7 @@ class Context:
                 statement_seconds=settings.persist_timeout_seconds,
             ),
             ledger=ledger,
+            streams=streams,
             side=ledger if same else connect(settings.side_redis_url, settings),
         )
 
@@ -79,7 +82,7 @@ class Context:
         await asyncio.gather(*self.tasks, return_exceptions=True)
         await self.database.close()
         await self.persist_database.close()
-        for client in {self.ledger, self.side}:
+        for client in {self.ledger, self.streams, self.side}:
             await client.aclose(close_connection_pool=True)
 
 
@@ -118,16 +121,19 @@ async def _keep_arq_running(context: Context) -> None:
         if running.done() and not running.cancelled() and running.exception():
             log.warning("arq_left", reason=repr(running.exception()))
         stopping.cancel()
-        await _close_arq(worker, running)
+        await _close_arq(worker, running, settings.graceful_stop_seconds / 2)
         if asyncio.get_running_loop().time() - started > settings.retry_delay_max_seconds:
             delay = settings.retry_delay_min_seconds
         await rest(context.stopping, delay)
         delay = min(delay * 2, settings.retry_delay_max_seconds)
 
 
-async def _close_arq(worker: Worker, running: "asyncio.Future[None]") -> None:
+async def _close_arq(worker: Worker, running: "asyncio.Future[None]", seconds: float) -> None:
+    """Let the jobs in hand finish, then close arq's connections."""
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+    if worker.tasks:
+        await asyncio.wait(worker.tasks.values(), timeout=seconds)
     try:
         await worker.close()
     except (*CONNECTION_ERRORS, asyncio.CancelledError) as error:
@@ -190,7 +196,7 @@ async def _follow_sales(context: Context) -> None:
 
 
 def _persister(context: Context, sale_id: int) -> Persister:
-    return Persister(context.persist_database, context.ledger, sale_id, context.settings, context.stopping)
+    return Persister(context.persist_database, context.streams, sale_id, context.settings, context.stopping)
 
 
 def _supervise(context: Context, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:

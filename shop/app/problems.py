@@ -11,13 +11,14 @@ from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from shop.database import UNAVAILABLE_ERRORS, is_unavailable
+from shop.database import UNAVAILABLE_ERRORS, CommitUnknown, is_unavailable
 from shop.errors import (
     MEDIA_TYPE,
     BadRequest,
     Invalid,
     ShopError,
     Unavailable,
+    UnknownOutcome,
     problem,
     problem_of_status,
 )
@@ -46,6 +47,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(DBAPIError, _database)
     app.add_exception_handler(asyncpg.PostgresError, _database)
+    app.add_exception_handler(CommitUnknown, _unknown)
     for kind in {*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, NotSent, OutcomeUnknown}:
         app.add_exception_handler(kind, _unavailable)
     app.add_exception_handler(Exception, _unforeseen)
@@ -82,6 +84,11 @@ async def _database(request: Request, error: Exception) -> Response:
     if is_unavailable(error):
         return await _unavailable(request, error)
     return await _unforeseen(request, error)
+
+
+async def _unknown(request: Request, error: Exception) -> Response:
+    log.warning("commit_unknown", path=request.url.path, reason=repr(error)[:200])
+    return answer(UnknownOutcome(), request.scope)
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:

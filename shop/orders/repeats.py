@@ -28,7 +28,7 @@ async def repeat(
     sale = await sales.find(session, sale_id)
     if sale is None or sale.status == SaleStatus.DRAFT:
         raise SaleNotFound
-    order = await _find(session, sale, user_id, key, settings)
+    order = await _find(session, sale, user_id, key)
     if order is None:
         raise await _why_not(session, sale)
     if order.quantity != quantity:
@@ -36,10 +36,10 @@ async def repeat(
     return _read(order, sale, settings)
 
 
-async def _find(session: AsyncSession, sale: Sale, user_id: str, key: str | None, settings: Settings) -> Order | None:
+async def _find(session: AsyncSession, sale: Sale, user_id: str, key: str | None) -> Order | None:
     if key is not None:
         return await repository.find(session, UUID(bytes=keyed_order_id(sale.id, sale.salt, user_id, key)), user_id)
-    for number in range(1, min(settings.tries_without_key_max, sale.orders_per_user) + 1):
+    for number in range(1, sale.orders_per_user + 1):
         order_id = UUID(bytes=numbered_order_id(sale.id, sale.salt, user_id, number))
         order = await repository.find(session, order_id, user_id)
         if order is None or order.closed_at is None:

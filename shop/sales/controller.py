@@ -133,9 +133,12 @@ class Controller:
 
     async def _end_or_settle(self, sale: Sale, state: LedgerState) -> None:
         """Number the changes that the clock and the orders ask for; forget a ledger that is settled and drained."""
-        drained = state.seq == sale.watermark
+        is_over = state.state in {"open", "paused"} and state.now_ms >= state.ends_ms
+        is_drained = sale.status == SaleStatus.ENDED and state.seq == sale.watermark
+        if not is_over and not is_drained:
+            return
         async with self._database.transaction() as session:
-            if state.state in {"open", "paused"} and state.now_ms >= state.ends_ms:
+            if is_over:
                 await service.end_or_settle(session, CONTROLLER, sale.id, ChangeKind.END)
-            elif sale.status == SaleStatus.ENDED and drained and not await self._unfinished(session, sale.id):
+            elif not await self._unfinished(session, sale.id):
                 await service.end_or_settle(session, CONTROLLER, sale.id, ChangeKind.SETTLE)

@@ -3,11 +3,13 @@
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
+import structlog
 from fastapi import APIRouter, Path, Query, Request, Response
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.auth import Actor, ActorDep, CurrentAdmin
-from shop.database import SessionDep, after_commit
+from shop.database import UNAVAILABLE_ERRORS, SessionDep, after_commit
 from shop.errors import (
     BadRequest,
     BodyTooLarge,
@@ -15,19 +17,18 @@ from shop.errors import (
     Forbidden,
     Invalid,
     NotEnoughStock,
-    NotReady,
     ProductNotFound,
     SaleNotFound,
     SaleStateConflict,
     Unauthorized,
     Unavailable,
+    UnknownOutcome,
     UserBlocked,
     problems,
 )
-from shop.redis import NotSent, OutcomeUnknown
 from shop.sales import phase, repository, service
 from shop.sales.changes import ChangeOutOfOrder, outcome_of
-from shop.sales.loading import LedgerLost, load
+from shop.sales.loading import load
 from shop.sales.models import Sale, SaleChange, SaleStatus
 from shop.sales.schemas import (
     ChangeRead,
@@ -54,6 +55,8 @@ PENDING: dict[int | str, dict[str, Any]] = {
 }
 
 router = APIRouter(prefix="/v1")
+
+log = structlog.get_logger(__name__)
 
 
 @router.get("/seckill/sales", tags=["sales"], responses=problems(Invalid, Unavailable))
@@ -128,7 +131,7 @@ async def schedule_sale(sale_id: SaleId, actor: ActorDep, request: Request, sess
 @router.post(
     "/admin/sales/{sale_id}/window",
     tags=["admin"],
-    responses={**PENDING, **problems(*WRITE, ChangeRefused, NotReady)},
+    responses={**PENDING, **problems(*WRITE, ChangeRefused, UnknownOutcome)},
 )
 async def change_window(
     sale_id: SaleId, window: WindowChange, actor: ActorDep, request: Request, response: Response
@@ -146,7 +149,7 @@ async def change_window(
 @router.post(
     "/admin/sales/{sale_id}/stock",
     tags=["admin"],
-    responses={**PENDING, **problems(*WRITE, ChangeRefused, NotEnoughStock, NotReady)},
+    responses={**PENDING, **problems(*WRITE, ChangeRefused, NotEnoughStock, UnknownOutcome)},
 )
 async def change_units(
     sale_id: SaleId, units: UnitsChange, actor: ActorDep, request: Request, response: Response
@@ -172,7 +175,7 @@ def _simple(
         name=name,
         description=summary,
         tags=["admin"],
-        responses={**PENDING, **problems(*WRITE, ChangeRefused, NotReady)},
+        responses={**PENDING, **problems(*WRITE, ChangeRefused, UnknownOutcome)},
     )
 
 
@@ -191,20 +194,17 @@ async def _changed(
         sale = await repository.find(session, change.sale_id)
     try:
         change = await outcome_of(state.database, state.ledger, change, sale.epoch if sale else 0, state.settings)
-    except ChangeOutOfOrder as error:
-        raise NotReady(str(error)) from error
+    except (ChangeOutOfOrder, *UNAVAILABLE_ERRORS, DBAPIError) as error:
+        log.warning("change_waits", sale_id=change.sale_id, n=change.n, reason=repr(error)[:200])
     if change.outcome is None:
         response.status_code = 202
     return ChangeRead.model_validate(change)
 
 
 async def _load(request: Request, sale: Sale) -> None:
-    """Load at once; whatever hinders it, the controller tries again."""
+    """Load at once; what hinders it is logged, and the controller tries again."""
     state = request.app.state
-    try:
-        await load(state.database, state.ledger, sale, state.settings)
-    except (NotSent, OutcomeUnknown, LedgerLost):
-        return
+    await load(state.database, state.ledger, sale, state.settings)
 
 
 async def _admin_read(session: AsyncSession, sale: Sale) -> SaleAdminRead:

@@ -14,7 +14,7 @@ PRICE_MAX = 10**12
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 Units = Annotated[int, Field(strict=True, ge=1, le=UNITS_MAX)]
 UnitsPerUser = Annotated[int, Field(strict=True, ge=1, le=10_000)]
-OrdersPerUser = Annotated[int, Field(strict=True, ge=1, le=1_000)]
+OrdersPerUser = Annotated[int, Field(strict=True, ge=1, le=100)]
 HoldSeconds = Annotated[int, Field(strict=True, ge=1, le=HOLD_SECONDS_MAX)]
 PriceMinor = Annotated[int, Field(strict=True, ge=0, le=PRICE_MAX)]
 

@@ -97,7 +97,7 @@ class PurchaseLane:
             key=key,
             quantity=quantity,
             signer=self._signer,
-            tries_max=self._settings.tries_without_key_max,
+            deadline_seconds=self._settings.purchase_deadline_seconds,
         )
         await self._accept(send, reservation, group.sale, identity.user_id)
 

@@ -47,7 +47,7 @@ class Reservation(NamedTuple):
 
 
 async def purchase(
-    group: GroupCommit, *, user_id: str, key: str | None, quantity: int, signer: Signer, tries_max: int
+    group: GroupCommit, *, user_id: str, key: str | None, quantity: int, signer: Signer, deadline_seconds: float
 ) -> Reservation:
     """Reserve units, or find the order that the same request has reserved before.
 
@@ -58,7 +58,10 @@ async def purchase(
     if key is not None:
         order_id = keyed_order_id(sale.sale_id, sale.salt, user_id, key)
         return _reservation(order_id, quantity, await _ask(group, order_id, user_id, quantity), sale, signer)
-    for number in range(1, min(tries_max, sale.orders_per_user) + 1):
+    deadline = time.monotonic() + deadline_seconds
+    for number in range(1, sale.orders_per_user + 1):
+        if time.monotonic() > deadline:
+            raise Overloaded("The request took too long and was not executed")
         order_id = numbered_order_id(sale.sale_id, sale.salt, user_id, number)
         answer = await _ask(group, order_id, user_id, quantity)
         if not (answer.word in {"REPLAYED", "MISMATCH"} and answer.fields[-1] == "released"):
