@@ -29,7 +29,7 @@ from shop.redis import CONNECTION_ERRORS, all_scripts, connect
 from shop.sales import repository as sales
 from shop.sales.controller import Controller
 from shop.settings import Settings
-from shop.stopping import rest
+from shop.stopping import end_tasks, rest
 
 QUEUE = "shop:jobs"
 EVERY_SECOND = set(range(60))
@@ -76,10 +76,7 @@ class Context:
     async def close(self) -> None:
         """Let the batches in hand finish, then close every connection."""
         self.stopping.set()
-        _, late = await asyncio.wait(self.tasks, timeout=self.settings.graceful_stop_seconds) if self.tasks else (0, ())
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await end_tasks(self.tasks, within=self.settings.graceful_stop_seconds)
         await self.database.close()
         await self.persist_database.close()
         for client in {self.ledger, self.streams, self.side}:
@@ -130,10 +127,8 @@ async def _keep_arq_running(context: Context) -> None:
 
 async def _close_arq(worker: Worker, running: "asyncio.Future[None]", seconds: float) -> None:
     """Let the jobs in hand finish, then close arq's connections."""
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    if worker.tasks:
-        await asyncio.wait(worker.tasks.values(), timeout=seconds)
+    await end_tasks([running])
+    await end_tasks(worker.tasks.values(), within=seconds)
     try:
         await worker.close()
     except (*CONNECTION_ERRORS, asyncio.CancelledError) as error:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from shop.errors import RETRYABLE_STATUSES, NotFound, problems, refusals
+from shop.errors import RETRYABLE_STATUSES, Invalid, NotFound, problems, refusals
 from shop.readiness import readiness
 
 router = APIRouter(tags=["operator"])
@@ -33,7 +33,7 @@ async def read_version() -> dict[str, str]:
     return {"version": version("shop")}
 
 
-@router.get("/errors/{code}", responses=problems(NotFound))
+@router.get("/errors/{code}", responses=problems(NotFound, Invalid))
 async def explain_error(code: str) -> ErrorRead:
     """What the `type` of a problem document points to."""
     kind = refusals().get(code)

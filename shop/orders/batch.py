@@ -13,7 +13,7 @@ from shop.orders.models import OrderStatus
 from shop.products import repository as products
 from shop.sales.changes import record_drained
 from shop.sales.models import Sale
-from shop.seckill.events import CHANGE_KINDS, LedgerEvent
+from shop.seckill.events import CHANGE_KINDS, STOCK_KINDS, LedgerEvent
 from shop.settings import Settings
 
 ORDER_COLUMNS = (
@@ -66,7 +66,14 @@ def _check_chain(sale: Sale, events: Iterable[LedgerEvent]) -> None:
             raise BrokenBatch(seq + 1, f"is missing, {event.seq} follows {seq}")
         if event.balance != balance + event.delta:
             raise BrokenBatch(event.seq, f"has balance {event.balance}, but {balance} and {event.delta} came before")
+        if event.kind in STOCK_KINDS and event.delta not in _deltas(event):
+            raise BrokenBatch(event.seq, f"moves {event.delta} for {event.quantity} units {event.kind}")
         seq, balance = event.seq, event.balance
+
+
+def _deltas(event: LedgerEvent) -> tuple[int, ...]:
+    """What an order's event may move: all its units, or none for a release after the end."""
+    return (-event.quantity,) if event.kind == "reserved" else (event.quantity, 0)
 
 
 def _orders(sale: Sale, reserved: Iterable[LedgerEvent], now: datetime) -> Iterator[tuple[Any, ...]]:

@@ -23,7 +23,7 @@ from shop.orders.batch import BrokenBatch, write_batch
 from shop.orders.poison import stop_for_poison
 from shop.redis import CONNECTION_ERRORS
 from shop.sales import repository as sales
-from shop.sales.loading import LedgerLost, keep_closed
+from shop.sales.loading import LedgerLost, is_recorded, keep_closed
 from shop.sales.models import Sale, SaleStatus
 from shop.seckill import ledger
 from shop.seckill.events import LedgerEvent, UnreadableEvent, parse_event
@@ -128,12 +128,13 @@ class Persister:
 
     async def _read_events(self, position: Position) -> list[LedgerEvent]:
         """What follows the watermark, after the entry at the watermark was found to be the recorded one."""
+        recorded_before = min(position.watermark, 1)
         found = await ledger.stream_from(
-            self._client, self._sale_id, position.epoch, position.watermark, self._batch_max + 1
+            self._client, self._sale_id, position.epoch, position.watermark, recorded_before + self._batch_max
         )
-        if position.watermark > 0:
+        if recorded_before:
             kept, found = found[:1], found[1:]
-            if not kept or not _is_recorded(kept[0], position):
+            if not kept or kept[0][0] != position.watermark or not is_recorded(*kept[0], position.entry):
                 await self._require_moved(position)
                 return []
         events: list[LedgerEvent] = []
@@ -229,14 +230,6 @@ class Persister:
             sale = await sales.find(session, self._sale_id)
         if sale is not None:
             await keep_closed(self._database, self._client, sale, reason)
-
-
-def _is_recorded(kept: tuple[int, dict[bytes, bytes]], position: Position) -> bool:
-    try:
-        event = parse_event(*kept)
-    except UnreadableEvent:
-        return False
-    return event.seq == position.watermark and position.entry == sales.Entry(event.order_id, event.balance)
 
 
 def _is_about_data(error: Exception) -> bool:

@@ -1,7 +1,6 @@
 """Entries that cannot be recorded: stop the sale and ring the alarm, and let an operator set one aside."""
 
 from datetime import UTC, datetime
-from typing import Any
 
 import redis.asyncio as aioredis
 import structlog
@@ -15,7 +14,7 @@ from shop.sales import service
 from shop.sales.changes import apply_open_changes
 from shop.sales.models import LedgerRow
 from shop.seckill import ledger
-from shop.seckill.events import UnreadableEvent, parse_event
+from shop.seckill.events import UnreadableEvent, evidence, parse_event
 from shop.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -78,7 +77,6 @@ def _quarantined_row(sale_id: int, epoch: int, balance: int, found: list[tuple[i
             after = following.balance - following.delta
         except UnreadableEvent:
             log.warning("following_entry_unreadable", sale_id=sale_id, seq=seq + 1)
-    evidence: dict[str, Any] = {_text(name): _text(value) for name, value in fields.items()}
     return LedgerRow(
         sale_id=sale_id,
         epoch=epoch,
@@ -89,9 +87,5 @@ def _quarantined_row(sale_id: int, epoch: int, balance: int, found: list[tuple[i
         delta=after - balance,
         balance=after,
         at=datetime.now(UTC),
-        quarantined=evidence,
+        quarantined=evidence(fields),
     )
-
-
-def _text(value: bytes) -> str:
-    return value.decode("ascii", errors="backslashreplace").replace("\0", "\\x00")

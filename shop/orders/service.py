@@ -66,11 +66,13 @@ async def cancel(
 
 
 async def _close(session: AsyncSession, order_id: UUID, buyer_id: str) -> Order | None:
-    """The cancelled order, or None while it has no row. Raises OrderClosed."""
+    """The cancelled order, or None while it has no row, or got it between our two looks. Raises OrderClosed."""
     if order := await repository.close_reserved(session, order_id, buyer_id, status=OrderStatus.CANCELLED):
         return order
     order = await repository.find(session, order_id, buyer_id)
-    if order is not None and order.status != OrderStatus.CANCELLED:
+    if order is None or order.status == OrderStatus.RESERVED:
+        return None
+    if order.status != OrderStatus.CANCELLED:
         raise OrderClosed(f"The order is {order.status}", order_status=order.status)
     return order
 

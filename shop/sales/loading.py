@@ -11,7 +11,7 @@ from shop.sales import repository
 from shop.sales.changes import milliseconds
 from shop.sales.models import Sale
 from shop.seckill import ledger
-from shop.seckill.events import UnreadableEvent, parse_event
+from shop.seckill.events import UnreadableEvent, evidence, parse_event
 from shop.seckill.ledger import LoadedSale
 from shop.settings import Settings
 
@@ -100,7 +100,7 @@ async def require_entry_at_watermark(database: Database, client: aioredis.Redis,
         newest = await repository.find(session, sale.id)
     if newest is not None and newest.watermark != sale.watermark:
         return  # It moved on while we looked: the persister has compared it itself.
-    if not found or found[0][0] != sale.watermark or recorded is None or _entry(*found[0]) != recorded:
+    if not found or found[0][0] != sale.watermark or not is_recorded(*found[0], recorded):
         raise LedgerLost(f"the entry at the watermark {sale.watermark} is not the recorded one")
 
 
@@ -113,12 +113,15 @@ async def keep_closed(database: Database, client: aioredis.Redis, sale: Sale, re
         log.error("ledger_stopped", sale_id=sale.id, epoch=sale.epoch, reason=reason)
 
 
-def _entry(seq: int, fields: dict[bytes, bytes]) -> repository.Entry | None:
+def is_recorded(seq: int, fields: dict[bytes, bytes], recorded: repository.Entry | None) -> bool:
+    """Whether an entry of the stream is the one that Postgres has recorded, or has set aside, under its number."""
+    if recorded is not None and recorded.quarantined is not None:
+        return recorded.quarantined == evidence(fields)
     try:
         event = parse_event(seq, fields)
     except UnreadableEvent:
-        return None
-    return repository.Entry(event.order_id, event.balance)
+        return False
+    return recorded == repository.Entry(event.order_id, event.balance)
 
 
 def loaded_sale(sale: Sale) -> LoadedSale:

@@ -14,10 +14,11 @@ ALIVE = (SaleStatus.SCHEDULED, SaleStatus.ENDED)
 
 
 class Entry(NamedTuple):
-    """A ledger row as far as it must agree with the stream."""
+    """A ledger row as far as it must agree with the stream; `quarantined` is the raw entry that was set aside."""
 
     order_id: UUID | None
     balance: int
+    quarantined: dict[str, Any] | None = None
 
 
 async def database_time(session: AsyncSession) -> datetime:
@@ -112,7 +113,7 @@ async def granted_units(session: AsyncSession, sale_id: int) -> int:
 
 async def ledger_entry(session: AsyncSession, sale_id: int, epoch: int, seq: int) -> Entry | None:
     """What Postgres recorded under this sequence number."""
-    query = select(LedgerRow.order_id, LedgerRow.balance).where(
+    query = select(LedgerRow.order_id, LedgerRow.balance, LedgerRow.quarantined).where(
         LedgerRow.sale_id == sale_id, LedgerRow.epoch == epoch, LedgerRow.seq == seq
     )
     row = (await session.execute(query)).one_or_none()

@@ -56,6 +56,15 @@ def parse_event(seq: int, fields: dict[bytes, bytes]) -> LedgerEvent:
     raise UnreadableEvent(f"entry {seq} is of the unknown kind {kind!r}")
 
 
+def evidence(fields: dict[bytes, bytes]) -> dict[str, str]:
+    """The fields of any entry as text that Postgres can keep, whatever they are."""
+    return {_text(name): _text(value) for name, value in fields.items()}
+
+
+def _text(value: bytes) -> str:
+    return value.decode("ascii", errors="backslashreplace").replace("\0", "\\x00")
+
+
 def _number(text: bytes, least: int) -> int:
     value = int(text)
     if not least <= value <= INT32_MAX:

@@ -29,6 +29,7 @@ from shop.seckill.requests import parse_body, parse_key, sale_in_path
 from shop.settings import Settings
 
 ROUTE = "/v1/seckill/sales/{sale_id}/orders"
+JSON = b"application/json"
 
 
 class ClientGone(Exception):
@@ -63,27 +64,27 @@ class PurchaseLane:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sale_id = sale_in_path(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-        group = self._groups.get(sale_id) if sale_id is not None else None
-        if group is None:
+        if sale_id is None:
             await self._app(scope, receive, send)
             return
         scope["shop.route"] = ROUTE
         body = b""
         try:
             body = await _read_body(receive, self._settings.purchase_body_bytes_max)
-            await self._sell(group, scope, body, send)
+            await self._sell(sale_id, scope, body, send)
         except AskPostgres as reason:
             if isinstance(reason, RolledBack):
-                self.rolled_back.add(group.sale.sale_id)
+                self.rolled_back.add(sale_id)
             await self._app(scope, _replay(body, receive), send)
         except ClientGone:
             return
         except ShopError as error:
             await _refuse(send, error, scope)
 
-    async def _sell(self, group: GroupCommit, scope: Scope, body: bytes, send: Send) -> None:
+    async def _sell(self, sale_id: int, scope: Scope, body: bytes, send: Send) -> None:
+        """Check the request, whichever sale it means, so that what is wrong with it has one answer; then sell."""
         authorization, key_header = _headers(scope)
-        if not authorization.startswith(b"Bearer "):
+        if authorization[:7].lower() != b"bearer ":
             raise Unauthorized
         identity = self._verifier.verify(authorization[7:])
         if identity.user_id in self._blocked:
@@ -91,6 +92,9 @@ class PurchaseLane:
         quantity = parse_body(body).quantity
         key = parse_key(key_header)
         await limit(self._limiter, identity.user_id)
+        group = self._groups.get(sale_id)
+        if group is None:
+            raise AskPostgres
         reservation = await purchase(
             group,
             user_id=identity.user_id,
@@ -130,7 +134,7 @@ def _headers(scope: Scope) -> tuple[bytes, str | None]:
             authorization = value
         elif name == b"idempotency-key":
             key = value.decode("latin-1")
-        elif name == b"content-type" and not value.lower().startswith(b"application/json"):
+        elif name == b"content-type" and value.partition(b";")[0].strip().lower() != JSON:
             raise UnsupportedMediaType
     return authorization, key
 
