@@ -159,7 +159,8 @@ class Coalescer(Generic[Item, Answer]):
         self._in_flight_max = in_flight_max
         self._queue_max = queue_max
         self._queue: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
-        self._batches: set[asyncio.Task[None]] = set()
+        self._senders = 0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def full(self) -> bool:
@@ -172,16 +173,21 @@ class Coalescer(Generic[Item, Answer]):
             raise NotSent("the queue is full")
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._queue.append((item, future))
-        if len(self._batches) < self._in_flight_max:
-            self._start()
+        if self._senders < self._in_flight_max:
+            self._senders += 1
+            task = asyncio.get_running_loop().create_task(self._run())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         return await future
 
-    def _start(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._run())
-        self._batches.add(task)
-        task.add_done_callback(self._batches.discard)
-
     async def _run(self) -> None:
+        try:
+            await self._send_all()
+        finally:
+            # At once after the queue was found empty: an item that comes later must find a free place for a sender.
+            self._senders -= 1
+
+    async def _send_all(self) -> None:
         while self._queue:
             batch = [self._queue.popleft() for _ in range(min(self._batch_max, len(self._queue)))]
             try:
