@@ -19,7 +19,10 @@ local now_us = clock[1] * 1000000 + clock[2]
 
 local arrivals, waits, admitted = redis.call('MGET', unpack(KEYS)), {}, {}
 for i, key in ipairs(KEYS) do
-  local arrival_us = math.max(admitted[key] or tonumber(arrivals[i] or 0) or 0, now_us)
+  -- Nobody is further ahead than his burst. What says otherwise, or is no number, is junk and must not ban for ever.
+  local kept_us = admitted[key] or tonumber(arrivals[i] or 0)
+  if not (kept_us and kept_us <= now_us + emission_us * burst) then kept_us = 0 end
+  local arrival_us = math.max(kept_us, now_us)
   -- No request can have written a later time than this: it is from another clock, or junk, and must ban nobody.
   if arrival_us - now_us > tolerance_us + emission_us then arrival_us = now_us end
   local early_us = arrival_us - now_us - tolerance_us

@@ -108,14 +108,18 @@ def local_shop(
                 **urls,
                 "environment": "development",
                 "secret_key": type(settings.secret_key)(_secret(home)),
-                "api_port": free_port(settings.api_host, settings.api_port),
-                "metrics_port": free_port(settings.metrics_host, settings.metrics_port),
                 "worker_metrics_port": 0,
                 "api_processes": api_processes,
             }
         )
         migrate(own)
         prepare_multiprocess(home / "metrics")
+        # As late as possible: another shop may be looking for ports as well.
+        ports = {
+            "api_port": free_port(own.api_host, own.api_port),
+            "metrics_port": free_port(own.metrics_host, own.metrics_port),
+        }
+        own = own.model_copy(update=ports)
         serve_metrics(own.metrics_host, own.metrics_port)
         shop = LocalShop(own, home)
         try:

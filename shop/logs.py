@@ -1,4 +1,4 @@
-"""Structured logs. What a client sent is never written raw: values are rendered as JSON or with `repr`."""
+"""Structured logs. What a client sent is never written raw: values are rendered as JSON, or escaped for the console."""
 
 import logging
 import sys
@@ -17,12 +17,13 @@ def configure_logs(settings: Settings) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
     ]
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if console else structlog.processors.JSONRenderer()
     )
-    if not console:
-        shared.append(structlog.processors.format_exc_info)
+    if console:
+        shared.append(_escape)
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -32,3 +33,15 @@ def configure_logs(settings: Settings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+
+
+def _escape(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Show what a terminal would obey; a traceback keeps its lines, indented, so that none looks like an event."""
+    escaped = {name: _visible(value) if isinstance(value, str) else value for name, value in event.items()}
+    if "exception" in event:
+        escaped["exception"] = "\n".join(f"    {_visible(line)}" for line in event["exception"].splitlines())
+    return escaped
+
+
+def _visible(text: str) -> str:
+    return text if text.isascii() and text.isprintable() else ascii(text)

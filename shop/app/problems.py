@@ -15,6 +15,7 @@ from shop.database import UNAVAILABLE_ERRORS, CommitUnknown, is_unavailable
 from shop.errors import (
     MEDIA_TYPE,
     BadRequest,
+    BodyTooLarge,
     Invalid,
     ShopError,
     Unavailable,
@@ -73,8 +74,9 @@ def _violation(error: dict[str, Any]) -> dict[str, str]:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
-    if error.status_code == BadRequest.status:
-        return answer(BadRequest(str(error.detail)), request.scope)
+    for kind in (BadRequest, BodyTooLarge):
+        if error.status_code == kind.status:
+            return answer(kind(str(error.detail)), request.scope)
     response = answer(problem_of_status(error.status_code, str(error.detail)), request.scope)
     response.headers.update(error.headers or {})
     return response

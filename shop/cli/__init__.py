@@ -1,8 +1,5 @@
 """The `shop` command. Exit status: 0 done, 1 refused or failed, 2 wrong usage or wrong settings."""
 
-import sys
-
-import click
 import typer
 from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
@@ -49,14 +46,7 @@ app.add_typer(sales.app, name="sale")
 def main() -> None:
     """Run the command; what goes wrong is one clear line, and never a traceback for what can be foreseen."""
     try:
-        app(standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        fail("interrupted", status=130)
+        app()  # which shows wrong usage itself, and ends with the status of `typer.Exit`
     except ValidationError as error:
         reasons = "; ".join(
             f"{'.'.join(map(str, each['loc'])) or 'settings'}: {each['msg']}" for each in error.errors()

@@ -22,6 +22,7 @@ from rich.console import Console
 from shop import metrics
 from shop.cli.output import Json, emit, fail
 from shop.database import Database, migrate
+from shop.embedded.process import locked
 from shop.logs import configure_logs
 from shop.readiness import readiness
 from shop.redis import all_scripts, connect
@@ -100,13 +101,14 @@ def reset(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: Json = False,
 ) -> None:
-    """Delete the data of `shop up`."""
+    """Delete the data of `shop up`; refused while it is up."""
     if not DATA.exists():
         emit({"deleted": False, "directory": str(DATA)}, as_json=json)
         return
     if not yes and not typer.confirm(f"Delete everything in {DATA.absolute()}?"):
         raise typer.Exit(1)
-    shutil.rmtree(DATA)
+    with locked(DATA / "valkey"), locked(DATA / "postgres"):
+        shutil.rmtree(DATA)
     emit({"deleted": True, "directory": str(DATA)}, as_json=json)
 
 

@@ -28,7 +28,7 @@ from shop.sales.models import Sale, SaleStatus
 from shop.seckill import ledger
 from shop.seckill.events import LedgerEvent, UnreadableEvent, parse_event
 from shop.settings import Settings
-from shop.stopping import rest
+from shop.stopping import end_tasks, rest
 
 APPLICATION_NAME = "shop-persister"
 DATA_CLASSES = ("22", "23")  # SQLSTATE: data exception, integrity constraint violation
@@ -95,13 +95,13 @@ class Persister:
 
         Raises LedgerLost or PoisonedBatch, or whatever says that a server is away.
         """
-        if self._position is None:
-            self._position = await self._read_position()
-            if self._position is None:
-                return False
-        events = await self._read_events(self._position)
+        position = self._position or await self._read_position()
+        if position is None:
+            return False
+        self._position = position
+        events = await self._read_events(position)
         if not events:
-            await self._wait(self._position)
+            await self._wait(position)
             return True
         started = time.monotonic()
         try:
@@ -190,8 +190,7 @@ class Persister:
                         ended = await end_blockers(other, pid, application_name=APPLICATION_NAME)
                     log.warning("stuck_worker_ended", sale_id=self._sale_id, backends=ended)
         finally:
-            if not locking.done():
-                locking.cancel()
+            await end_tasks([locking])
         sale = locking.result()
         if sale is None:
             raise LedgerLost("the sale has no row")

@@ -1,7 +1,7 @@
 """The purchase as pure ASGI, in front of everything else: no database, no session, no model, no middleware class.
 
-It takes the purchases of sales that this process has learned of. Whatever it cannot answer goes on to the ordinary
-route of the same path, which asks Postgres.
+It checks every purchase, and sells those of the sales that this process has learned of. Whatever it cannot answer goes
+on to the ordinary route of the same path, which asks Postgres.
 """
 
 from typing import Any
