@@ -23,8 +23,6 @@ for i, key in ipairs(KEYS) do
   local kept_us = admitted[key] or tonumber(arrivals[i] or 0)
   if not (kept_us and kept_us <= now_us + emission_us * burst) then kept_us = 0 end
   local arrival_us = math.max(kept_us, now_us)
-  -- No request can have written a later time than this: it is from another clock, or junk, and must ban nobody.
-  if arrival_us - now_us > tolerance_us + emission_us then arrival_us = now_us end
   local early_us = arrival_us - now_us - tolerance_us
   if early_us > 0 then
     waits[i] = early_us

@@ -79,16 +79,21 @@ local function answer(i)
   if backlog_left <= #events then return 'BACKLOG ' .. seq end
 
   local units, made = units_of[user], orders_of[user]
-  if not units then
-    local had_units, had_orders = string.match(holdings[i] or '0 0', '^(%d+) (%d+)$')
+  if not units and holdings[i] then
+    local had_units, had_orders = string.match(holdings[i], '^(%d+) (%d+)$')
     units, made = tonumber(had_units), tonumber(had_orders)
+  elseif not units then
+    units, made = 0, 0
   end
   if units + quantity > units_per_user or made >= orders_per_user then return 'OVER_LIMIT ' .. seq .. ' ' .. units end
   if available < quantity then return 'SOLD_OUT ' .. seq .. ' ' .. available end
 
   seq, available = seq + 1, available - quantity
   units_of[user], orders_of[user] = units + quantity, made + 1
-  entry_of[order_id] = user .. ' ' .. quantity .. ' ' .. seq .. ' ' .. now_ms .. ' held'
+  local new_entry = user .. ' ' .. quantity .. ' ' .. seq .. ' ' .. now_ms .. ' held'
+  entry_of[order_id] = new_entry
+  new_entries[#new_entries + 1] = order_id
+  new_entries[#new_entries + 1] = new_entry
   events[#events + 1] = { seq, order_id, user, quantity, available }
   return 'RESERVED ' .. seq .. ' ' .. available .. ' ' .. now_ms
 end
@@ -97,10 +102,6 @@ local answers = { clock_ms }
 for i = 1, #order_ids do answers[i + 1] = answer(i) end
 if #events == 0 then return answers end
 
-for order_id, entry in pairs(entry_of) do
-  new_entries[#new_entries + 1] = order_id
-  new_entries[#new_entries + 1] = entry
-end
 for user, units in pairs(units_of) do
   new_holdings[#new_holdings + 1] = user
   new_holdings[#new_holdings + 1] = units .. ' ' .. orders_of[user]

@@ -65,7 +65,7 @@ class RateLimiter:
 
     async def wait_seconds(self, key: str) -> float:
         """How long this caller must wait; 0.0 means that the request is admitted and counted."""
-        wait = self._ask_process(key)
+        wait = self.ask_process(key)
         if wait > 0:
             return wait
         try:
@@ -78,6 +78,19 @@ class RateLimiter:
             self._postpone(key, wait)
         return wait
 
+    async def ask_shared(self, keys: Sequence[str]) -> list[float]:
+        """How long each of these callers must wait, whom this process has admitted: one round trip for all of them."""
+        try:
+            waits_us = await self._ask_shared([self._redis_key(key) for key in keys])
+        except (NotSent, OutcomeUnknown):
+            LIMITER_ERRORS.inc(len(keys))
+            return [0.0] * len(keys)
+        waits = [wait_us / MICROSECONDS for wait_us in waits_us]
+        for key, wait in zip(keys, waits, strict=True):
+            if wait > 0:
+                self._postpone(key, wait)
+        return waits
+
     def refusal(self, wait_seconds: float) -> RateLimited:
         """The 429 that tells a caller to come back after so many seconds."""
         return RateLimited(
@@ -87,7 +100,8 @@ class RateLimiter:
             window_seconds=self.window_seconds,
         )
 
-    def _ask_process(self, key: str) -> float:
+    def ask_process(self, key: str) -> float:
+        """How long this caller must wait by the bucket of this process alone; 0.0 means admitted and counted here."""
         now = time.monotonic()
         arrival = max(self._arrivals.get(key, 0.0), now)
         wait = arrival - now - self._tolerance_seconds

@@ -167,8 +167,8 @@ class Coalescer(Generic[Item, Answer]):
         """Whether one more item would exceed the queue's bound."""
         return len(self._queue) >= self._queue_max
 
-    async def ask(self, item: Item) -> Answer:
-        """The answer to one item. Raises NotSent at once when the queue is full, else whatever `send` raised."""
+    def ask(self, item: Item) -> "asyncio.Future[Answer]":
+        """The answer to one item, or whatever `send` raised. Raises NotSent at once when the queue is full."""
         if self.full:
             raise NotSent("the queue is full")
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -178,7 +178,7 @@ class Coalescer(Generic[Item, Answer]):
             task = asyncio.get_running_loop().create_task(self._run())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return await future
+        return future
 
     async def _run(self) -> None:
         try:

@@ -37,6 +37,7 @@ async def follow_directory(
                     await _take(lane, database, client, loaded, clock, settings)
             await _report_rolled_back(lane, database, client)
             _report_pools(database, client)
+            lane.tally.flush()
             healthy = True
         except (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError) as error:
             if healthy:
@@ -59,7 +60,7 @@ async def _take(
     if sale is None or sale.epoch != loaded.epoch or sale.status == SaleStatus.DRAFT:
         return
     known = LastOrder(last[0].bytes, last[1]) if last else LastOrder(b"", 0)
-    lane.take(GroupCommit(client, loaded, last=known, clock=clock, settings=settings))
+    lane.take(GroupCommit(client, loaded, last=known, clock=clock, limiter=lane.limiter, settings=settings))
 
 
 async def _report_rolled_back(lane: PurchaseLane, database: Database, client: aioredis.Redis) -> None:

@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any, cast
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import shop.audit.router
 import shop.orders.router
@@ -57,18 +59,18 @@ class ShopApp:
 
     def __init__(self, fastapi: FastAPI, app: ASGIApp) -> None:
         self.fastapi = fastapi
-        self._app = app
+        self.asgi = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+        await self.asgi(scope, receive, send)
 
 
-def create_app_from_environment() -> ShopApp:
+def create_app_from_environment() -> ASGIApp:
     """For the server: the settings come from the environment."""
     die_with_parent()
     settings = get_settings()
     configure_logs(settings)
-    return create_app(settings)
+    return create_app(settings).asgi
 
 
 def create_app(settings: Settings) -> ShopApp:
@@ -105,7 +107,10 @@ def create_app(settings: Settings) -> ShopApp:
     limiter = rate_limiter(
         side, settings, name="buy", rate_per_second=settings.purchase_rate_per_second, burst=settings.purchase_burst
     )
-    lane = PurchaseLane(fastapi, settings=settings, limiter=limiter, verifier=verifier, blocked=blocked)
+    ordinary = cast(
+        ASGIApp, ProxyHeadersMiddleware(cast(Any, RequestContext(fastapi, settings)), settings.trusted_proxies)
+    )
+    lane = PurchaseLane(ordinary, settings=settings, limiter=limiter, verifier=verifier, blocked=blocked)
     return ShopApp(fastapi, _around(lane, settings))
 
 
@@ -138,10 +143,10 @@ def _operation_id(route: APIRoute) -> str:
 
 
 def _around(lane: ASGIApp, settings: Settings) -> ASGIApp:
-    app: ASGIApp = RequestContext(lane, settings)
+    app = lane
     if settings.cors_origins:
         app = CORSMiddleware(
-            app,
+            lane,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "PATCH"],
             allow_headers=ALLOWED_HEADERS,

@@ -139,8 +139,7 @@ def api(
         log_config=None,
         backlog=BACKLOG,
         server_header=False,
-        proxy_headers=True,
-        forwarded_allow_ips=settings.trusted_proxies,
+        proxy_headers=False,  # the application does it, behind the purchase lane
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.graceful_stop_seconds,
     )

@@ -7,8 +7,8 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from shop.orders.models import OrderStatus
-from shop.seckill.purchase import iso_time
 from shop.seckill.requests import QUANTITY_MAX
+from shop.seckill.times import iso_time
 
 
 def _as_the_lane_writes_it(at: datetime) -> str:

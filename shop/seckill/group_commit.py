@@ -1,12 +1,13 @@
 """Concurrent purchases of one process and sale share one script call, and so one fsync."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import NamedTuple
 
 import redis.asyncio as aioredis
 
 from shop import metrics
+from shop.rate_limit import RateLimiter
 from shop.redis import Coalescer
 from shop.seckill import ledger
 from shop.seckill.ledger import Answer, LastOrder, LoadedSale, RedisClock, ReserveRequest
@@ -18,19 +19,28 @@ DROPPED = Answer("DROPPED")
 class _Waiting(NamedTuple):
     request: ReserveRequest
     queued_at: float
+    limited: bool
 
 
 class GroupCommit:
     """The way of one process to the ledger of one (sale, epoch).
 
     It remembers the last order that it saw reserved, and shows it with each batch: a ledger without that order was
-    rolled back, and answers BEHIND.
+    rolled back, and answers BEHIND. The shared rate limit is asked for the whole batch before the ledger is.
     """
 
     def __init__(
-        self, client: aioredis.Redis, sale: LoadedSale, *, last: LastOrder, clock: RedisClock, settings: Settings
+        self,
+        client: aioredis.Redis,
+        sale: LoadedSale,
+        *,
+        last: LastOrder,
+        clock: RedisClock,
+        limiter: RateLimiter,
+        settings: Settings,
     ) -> None:
         self.sale = sale
+        self.limiter = limiter
         self._client = client
         self._last = last
         self._clock = clock
@@ -43,27 +53,44 @@ class GroupCommit:
             queue_max=settings.queue_max,
         )
 
-    async def reserve(self, request: ReserveRequest) -> Answer:
-        """The ledger's answer; DROPPED when the request waited too long to be sent.
+    def reserve(self, request: ReserveRequest, *, limited: bool = True) -> Awaitable[Answer]:
+        """The ledger's answer; DROPPED when the request waited too long, RATE_LIMITED with the seconds to wait.
 
-        Raises NotSent, ScriptsNotLoaded or OutcomeUnknown.
+        A request that is not `limited` belongs to a purchase that was counted already. The answer raises NotSent,
+        ScriptsNotLoaded or OutcomeUnknown.
         """
-        return await self._coalescer.ask(_Waiting(request, time.monotonic()))
+        return self._coalescer.ask(_Waiting(request, time.monotonic(), limited))
 
     async def _send(self, batch: list[_Waiting]) -> Sequence[Answer]:
-        oldest = time.monotonic() - self._queue_seconds_max
-        fresh = [waiting.request for waiting in batch if waiting.queued_at >= oldest]
+        refused = await self._refused(batch)
+        fresh = (
+            [waiting.request for i, waiting in enumerate(batch) if i not in refused]
+            if refused
+            else [waiting.request for waiting in batch]
+        )
         if not fresh:
-            return [DROPPED] * len(batch)
+            return [refused[i] for i in range(len(batch))]
         metrics.BATCH_REQUESTS.observe(len(fresh))
         answers = await ledger.reserve(
             self._client, self.sale, fresh, clock=self._clock, last=self._last, timeout=self._timeout
         )
         self._remember(fresh, answers)
-        if len(fresh) == len(batch):
+        if not refused:
             return answers
         remaining = iter(answers)
-        return [next(remaining) if waiting.queued_at >= oldest else DROPPED for waiting in batch]
+        return [refused[i] if i in refused else next(remaining) for i in range(len(batch))]
+
+    async def _refused(self, batch: list[_Waiting]) -> dict[int, Answer]:
+        """Which of the batch need not be sent, by their place in it: those who gave up, and those who ask too often."""
+        oldest = time.monotonic() - self._queue_seconds_max
+        refused = {i: DROPPED for i, waiting in enumerate(batch) if waiting.queued_at < oldest}
+        asking = [i for i, waiting in enumerate(batch) if waiting.limited and i not in refused]
+        if asking:
+            waits = await self.limiter.ask_shared([batch[i].request.user_id for i in asking])
+            for i, wait in zip(asking, waits, strict=True):
+                if wait > 0:
+                    refused[i] = Answer("RATE_LIMITED", (str(wait),))
+        return refused
 
     def _remember(self, requests: Sequence[ReserveRequest], answers: Sequence[Answer]) -> None:
         for request, answer in zip(requests, answers, strict=True):

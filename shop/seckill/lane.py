@@ -1,15 +1,17 @@
-"""The purchase as pure ASGI, in front of everything else: no database, no session, no model, no middleware class.
+"""The purchase as pure ASGI, in front of everything else: no database, no session, no model, no middleware.
 
 It checks every purchase, and sells those of the sales that this process has learned of. Whatever it cannot answer goes
 on to the ordinary route of the same path, which asks Postgres.
 """
 
-from typing import Any
+import itertools
+import os
+import re
+import time
 
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shop import metrics
 from shop.auth import BlockedUsers, TokenVerifier
 from shop.errors import (
     MEDIA_TYPE,
@@ -21,15 +23,20 @@ from shop.errors import (
     problem,
 )
 from shop.rate_limit import RateLimiter, limit
+from shop.seckill.accepted import accepted_body
 from shop.seckill.group_commit import GroupCommit
-from shop.seckill.ledger import LoadedSale
-from shop.seckill.purchase import AskPostgres, Reservation, RolledBack, iso_time, purchase, receipt_of
+from shop.seckill.purchase import AskPostgres, RolledBack, purchase
 from shop.seckill.receipts import Signer
 from shop.seckill.requests import parse_body, parse_key, sale_in_path
+from shop.seckill.tally import Tally
 from shop.settings import Settings
 
 ROUTE = "/v1/seckill/sales/{sale_id}/orders"
 JSON = b"application/json"
+REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
+CONTENT_TYPE_JSON = (b"content-type", JSON)
+CONTENT_TYPE_PROBLEM = (b"content-type", MEDIA_TYPE.encode())
+REPLAYED = (b"idempotency-replayed", b"true")
 
 
 class ClientGone(Exception):
@@ -42,15 +49,20 @@ class PurchaseLane:
     def __init__(
         self, app: ASGIApp, *, settings: Settings, limiter: RateLimiter, verifier: TokenVerifier, blocked: BlockedUsers
     ) -> None:
+        self.limiter = limiter
+        # Sales whose ledger has lost an order that was reserved here; whoever follows the directory reports them.
+        self.rolled_back: set[int] = set()
+        self.tally = Tally("POST", ROUTE)
         self._app = app
-        self._settings = settings
-        self._limiter = limiter
         self._verifier = verifier
         self._blocked = blocked
         self._signer = Signer(settings.secret)
+        self._body_bytes_max = settings.purchase_body_bytes_max
+        self._deadline_seconds = settings.purchase_deadline_seconds
+        self._poll_after_ms = settings.poll_after_ms
         self._groups: dict[int, GroupCommit] = {}
-        # Sales whose ledger has lost an order that was reserved here; whoever follows the directory reports them.
-        self.rolled_back: set[int] = set()
+        self._request_id_prefix = os.urandom(8).hex().encode()
+        self._request_numbers = itertools.count(1)
 
     def epoch_of(self, sale_id: int) -> int:
         """The epoch that this process sells in; 0 when it does not know the sale."""
@@ -67,76 +79,80 @@ class PurchaseLane:
         if sale_id is None:
             await self._app(scope, receive, send)
             return
-        scope["shop.route"] = ROUTE
+        started = time.perf_counter()
         body = b""
+        authorization, key, media_type, request_id = _headers(scope)
+        if request_id is None:
+            request_id = b"%b-%x" % (self._request_id_prefix, next(self._request_numbers))
         try:
-            body = await _read_body(receive, self._settings.purchase_body_bytes_max)
-            await self._sell(sale_id, scope, body, send)
+            body = await _read_body(receive, self._body_bytes_max)
+            if media_type is not None and media_type != JSON and media_type.partition(b";")[0].strip().lower() != JSON:
+                raise UnsupportedMediaType
+            status, outcome = await self._sell(sale_id, authorization, key, body, request_id, send)
         except AskPostgres as reason:
             if isinstance(reason, RolledBack):
                 self.rolled_back.add(sale_id)
+            scope["shop.route"] = ROUTE
             await self._app(scope, _replay(body, receive), send)
+            return
         except ClientGone:
             return
         except ShopError as error:
-            await _refuse(send, error, scope)
+            status, outcome = error.status, error.code
+            await _refuse(send, error, scope["path"], request_id)
+        self.tally.count(status, outcome, time.perf_counter() - started)
 
-    async def _sell(self, sale_id: int, scope: Scope, body: bytes, send: Send) -> None:
-        """Check the request, whichever sale it means, so that what is wrong with it has one answer; then sell."""
-        authorization, key_header = _headers(scope)
+    async def _sell(
+        self, sale_id: int, authorization: bytes, key: bytes | None, body: bytes, request_id: bytes, send: Send
+    ) -> tuple[int, str]:
+        """Check the request, whichever sale it means, so that what is wrong with it has one answer; then sell.
+
+        Returns the status and what became of the purchase. Raises a ShopError, or AskPostgres.
+        """
         if authorization[:7].lower() != b"bearer ":
             raise Unauthorized
-        identity = self._verifier.verify(authorization[7:])
-        if identity.user_id in self._blocked:
+        user_id = self._verifier.verify(authorization[7:]).user_id
+        if user_id in self._blocked:
             raise UserBlocked
         quantity = parse_body(body).quantity
-        key = parse_key(key_header)
-        await limit(self._limiter, identity.user_id)
+        idempotency_key = None if key is None else parse_key(key.decode("latin-1"))
         group = self._groups.get(sale_id)
         if group is None:
+            await limit(self.limiter, user_id)
             raise AskPostgres
+        wait = self.limiter.ask_process(user_id)
+        if wait > 0:
+            raise self.limiter.refusal(wait)
         reservation = await purchase(
             group,
-            user_id=identity.user_id,
-            key=key,
+            user_id=user_id,
+            key=idempotency_key,
             quantity=quantity,
             signer=self._signer,
-            deadline_seconds=self._settings.purchase_deadline_seconds,
+            deadline_seconds=self._deadline_seconds,
         )
-        await self._accept(send, reservation, group.sale, identity.user_id)
-
-    async def _accept(self, send: Send, reservation: Reservation, sale: LoadedSale, user_id: str) -> None:
-        metrics.PURCHASES.labels("replayed" if reservation.replayed else "reserved").inc()
-        order_id = str(reservation.order_id)
-        headers = {"Location": f"/v1/orders/{order_id}", "Content-Type": "application/json"}
+        answer = accepted_body(reservation, group.sale, user_id, poll_after_ms=self._poll_after_ms, signer=self._signer)
+        location = (b"location", b"/v1/orders/" + reservation.order_id.encode())
         if reservation.replayed:
-            headers["Idempotency-Replayed"] = "true"
-        answer = {
-            "object": "order",
-            "id": order_id,
-            "status": "reserved" if reservation.held else "released",
-            "sale_id": sale.sale_id,
-            "quantity": reservation.quantity,
-            "total_minor": reservation.quantity * sale.price_minor,
-            "currency": sale.currency,
-            "reserved_at": iso_time(reservation.reserved_ms),
-            "expires_not_before": iso_time(reservation.reserved_ms + sale.hold_seconds * 1000),
-            "poll_after_ms": self._settings.poll_after_ms,
-            "receipt": self._signer.sign(receipt_of(reservation, sale, user_id)),
-        }
-        await _respond(send, 200 if reservation.replayed else 202, headers, msgspec.json.encode(answer))
+            await _respond(send, 200, [CONTENT_TYPE_JSON, location, REPLAYED], answer, request_id)
+            return 200, "replayed"
+        await _respond(send, 202, [CONTENT_TYPE_JSON, location], answer, request_id)
+        return 202, "reserved"
 
 
-def _headers(scope: Scope) -> tuple[bytes, str | None]:
-    authorization, key = b"", None
+def _headers(scope: Scope) -> tuple[bytes, bytes | None, bytes | None, bytes | None]:
+    """What a purchase's headers say: authorization, idempotency key, media type, request id."""
+    authorization, key, media_type, request_id = b"", None, None, None
     for name, value in scope["headers"]:
         if name == b"authorization":
             authorization = value
         elif name == b"idempotency-key":
-            key = value.decode("latin-1")
-        elif name == b"content-type" and value.partition(b";")[0].strip().lower() != JSON:
-            raise UnsupportedMediaType
-    return authorization, key
+            key = value
+        elif name == b"content-type":
+            media_type = value
+        elif name == b"x-request-id" and REQUEST_ID.fullmatch(value):
+            request_id = value
+    return authorization, key, media_type, request_id
 
 
 async def _read_body(receive: Receive, bytes_max: int) -> bytes:
@@ -146,7 +162,7 @@ async def _read_body(receive: Receive, bytes_max: int) -> bytes:
         if message["type"] == "http.disconnect":
             raise ClientGone
         chunk: bytes = message.get("body", b"")
-        body += chunk
+        body = body + chunk if body else chunk
         if len(body) > bytes_max:
             raise BodyTooLarge(f"A purchase has at most {bytes_max} bytes")
         if not message.get("more_body", False):
@@ -163,14 +179,15 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-async def _refuse(send: Send, error: ShopError, scope: Scope) -> None:
-    metrics.PURCHASES.labels(error.code).inc()
-    document = problem(error, instance=scope["path"], request_id=scope.get("request_id", ""))
-    await _respond(send, error.status, {**error.headers, "Content-Type": MEDIA_TYPE}, msgspec.json.encode(document))
+async def _refuse(send: Send, error: ShopError, path: str, request_id: bytes) -> None:
+    document = problem(error, instance=path, request_id=request_id.decode())
+    headers = [CONTENT_TYPE_PROBLEM]
+    headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+    await _respond(send, error.status, headers, msgspec.json.encode(document), request_id)
 
 
-async def _respond(send: Send, status: int, headers: dict[str, Any], body: bytes) -> None:
-    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    raw.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": raw})
+async def _respond(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes, request_id: bytes) -> None:
+    headers.append((b"content-length", b"%d" % len(body)))
+    headers.append((b"x-request-id", request_id))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -40,6 +40,12 @@ def _order_id(sale_id: int, salt: bytes, name: bytes) -> bytes:
     )
 
 
+def uuid_text(order_id: bytes) -> str:
+    """The 16 bytes of an id as a UUID is written."""
+    digits = order_id.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
 def sale_of(order_id: UUID) -> int:
     """The sale that an order id belongs to."""
     return order_id.int >> 96

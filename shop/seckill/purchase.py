@@ -2,9 +2,7 @@
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import NamedTuple
-from uuid import UUID
 
 from shop.errors import (
     IdempotencyMismatch,
@@ -23,8 +21,9 @@ from shop.errors import (
 from shop.redis import NotSent, OutcomeUnknown, ScriptsNotLoaded
 from shop.seckill.group_commit import GroupCommit
 from shop.seckill.ledger import Answer, LoadedSale, ReserveRequest
-from shop.seckill.order_ids import keyed_order_id, numbered_order_id
-from shop.seckill.receipts import Receipt, Signer, Witness
+from shop.seckill.order_ids import keyed_order_id, numbered_order_id, uuid_text
+from shop.seckill.receipts import Signer, Witness
+from shop.seckill.times import iso_time
 
 
 class AskPostgres(Exception):
@@ -38,7 +37,7 @@ class RolledBack(AskPostgres):
 class Reservation(NamedTuple):
     """An order as the ledger knows it. `replayed` means that it was there before this request."""
 
-    order_id: UUID
+    order_id: str
     quantity: int
     seq: int
     reserved_ms: int
@@ -63,30 +62,34 @@ async def purchase(
         if time.monotonic() > deadline:
             raise Overloaded("The request took too long and was not executed")
         order_id = numbered_order_id(sale.sale_id, sale.salt, user_id, number)
-        answer = await _ask(group, order_id, user_id, quantity)
+        answer = await _ask(group, order_id, user_id, quantity, limited=number == 1)
         if not (answer.word in {"REPLAYED", "MISMATCH"} and answer.fields[-1] == "released"):
             return _reservation(order_id, quantity, answer, sale, signer)
     raise OverLimit("All the orders that one buyer may make in this sale are made")
 
 
-async def _ask(group: GroupCommit, order_id: bytes, user_id: str, quantity: int) -> Answer:
+async def _ask(group: GroupCommit, order_id: bytes, user_id: str, quantity: int, *, limited: bool = True) -> Answer:
     try:
-        answer = await group.reserve(ReserveRequest(order_id, user_id, quantity))
+        answer = await group.reserve(ReserveRequest(order_id, user_id, quantity), limited=limited)
     except ScriptsNotLoaded as error:
         raise AskPostgres from error
     except NotSent as error:
         raise NotReady from error
     except OutcomeUnknown as error:
         raise UnknownOutcome from error
+    if answer.word in {"RESERVED", "SOLD_OUT"}:
+        return answer
     if answer.word == "BEHIND":
         raise RolledBack
+    if answer.word == "RATE_LIMITED":
+        raise group.limiter.refusal(float(answer.fields[0]))
     if answer.word in {"NOT_LOADED", "STALE_EPOCH"}:
         raise AskPostgres
     return answer
 
 
 def _reservation(order_id: bytes, quantity: int, answer: Answer, sale: LoadedSale, signer: Signer) -> Reservation:
-    uuid = UUID(bytes=order_id)
+    uuid = uuid_text(order_id)
     if answer.word == "RESERVED":
         return Reservation(uuid, quantity, answer.seq, int(answer.fields[2]), held=True, replayed=False)
     if answer.word == "REPLAYED":
@@ -95,7 +98,7 @@ def _reservation(order_id: bytes, quantity: int, answer: Answer, sale: LoadedSal
     raise _refusal(uuid, answer, sale, signer)
 
 
-def _refusal(order_id: UUID, answer: Answer, sale: LoadedSale, signer: Signer) -> ShopError:
+def _refusal(order_id: str, answer: Answer, sale: LoadedSale, signer: Signer) -> ShopError:
     """The problem that an answer of the ledger means, with a signed witness of it."""
     error = _REFUSALS[answer.word](order_id, answer)
     if answer.word not in {"DROPPED", "LATE", "INVALID", "MISMATCH"}:
@@ -104,22 +107,22 @@ def _refusal(order_id: UUID, answer: Answer, sale: LoadedSale, signer: Signer) -
     return error
 
 
-def _mismatch(order_id: UUID, answer: Answer) -> ShopError:
-    return IdempotencyMismatch(f"This was asked before for {answer.fields[1]} units", order_id=str(order_id))
+def _mismatch(order_id: str, answer: Answer) -> ShopError:
+    return IdempotencyMismatch(f"This was asked before for {answer.fields[1]} units", order_id=order_id)
 
 
-def _not_open(_: UUID, answer: Answer) -> ShopError:
+def _not_open(_: str, answer: Answer) -> ShopError:
     starts_ms = int(answer.fields[1])
     wait = max(starts_ms / 1000 - time.time(), 0.1)
     return SaleNotStarted(retry_after=wait, starts_at=iso_time(starts_ms))
 
 
-def _sold_out(_: UUID, answer: Answer) -> ShopError:
+def _sold_out(_: str, answer: Answer) -> ShopError:
     left = int(answer.fields[1])
     return NotEnoughUnits() if left else SoldOut()
 
 
-_REFUSALS: dict[str, Callable[[UUID, Answer], ShopError]] = {
+_REFUSALS: dict[str, Callable[[str, Answer], ShopError]] = {
     "MISMATCH": _mismatch,
     "INVALID": lambda *_: Invalid("The quantity must be a whole number from 1"),
     "NOT_OPEN": _not_open,
@@ -131,21 +134,3 @@ _REFUSALS: dict[str, Callable[[UUID, Answer], ShopError]] = {
     "DROPPED": lambda *_: Overloaded("The request waited too long and was not sent"),
     "LATE": lambda *_: Overloaded("The request came too late to the ledger and was not executed"),
 }
-
-
-def iso_time(milliseconds: int) -> str:
-    """A moment of the ledger as ISO-8601 UTC."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def receipt_of(reservation: Reservation, sale: LoadedSale, user_id: str) -> Receipt:
-    """What was promised, ready to be signed."""
-    return Receipt(
-        order_id=str(reservation.order_id),
-        sale_id=sale.sale_id,
-        epoch=sale.epoch,
-        seq=reservation.seq,
-        user_id=user_id,
-        quantity=reservation.quantity,
-        reserved_ms=reservation.reserved_ms,
-    )

@@ -9,7 +9,8 @@ from shop.errors import BadRequest, IdempotencyKeyInvalid, Invalid
 from shop.seckill.order_ids import SALE_ID_MAX
 
 QUANTITY_MAX = 10_000
-PATH = re.compile(r"/v1/seckill/sales/([0-9]{1,10})/orders")
+PATH_START, PATH_END = "/v1/seckill/sales/", "/orders"
+SALE_ID_DIGITS_MAX = 10
 IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,128}")
 
 
@@ -24,10 +25,12 @@ _body_decoder = msgspec.json.Decoder(PurchaseBody)
 
 def sale_in_path(path: str) -> int | None:
     """The sale that a purchase path names; None for any other path."""
-    match = PATH.fullmatch(path)
-    if match is None:
+    if not (path.startswith(PATH_START) and path.endswith(PATH_END)):
         return None
-    sale_id = int(match[1])
+    digits = path[len(PATH_START) : -len(PATH_END)]
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= SALE_ID_DIGITS_MAX):
+        return None
+    sale_id = int(digits)
     return sale_id if sale_id <= SALE_ID_MAX else None
 
 

@@ -1,0 +1,40 @@
+"""The answer to an accepted purchase, written by hand: it is made for every order, and nothing in it needs escaping."""
+
+from shop.seckill.ledger import LoadedSale
+from shop.seckill.purchase import Reservation
+from shop.seckill.receipts import Signer
+from shop.seckill.times import iso_time
+
+BODY = (
+    '{"object":"order","id":"%s","status":"%s","sale_id":%d,"quantity":%d,"total_minor":%d,"currency":"%s",'
+    '"reserved_at":"%s","expires_not_before":"%s","poll_after_ms":%d,"receipt":"%s"}'
+)
+
+
+def accepted_body(
+    reservation: Reservation, sale: LoadedSale, user_id: str, *, poll_after_ms: int, signer: Signer
+) -> bytes:
+    """The order as `PurchaseRead` describes it, in UTF-8."""
+    order_id, quantity, seq, reserved_ms, held, _ = reservation
+    receipt = signer.receipt(
+        order_id=order_id,
+        sale_id=sale.sale_id,
+        epoch=sale.epoch,
+        seq=seq,
+        user_id=user_id,
+        quantity=quantity,
+        reserved_ms=reserved_ms,
+    )
+    values = (
+        order_id,
+        "reserved" if held else "released",
+        sale.sale_id,
+        quantity,
+        quantity * sale.price_minor,
+        sale.currency,
+        iso_time(reserved_ms),
+        iso_time(reserved_ms + sale.hold_seconds * 1000),
+        poll_after_ms,
+        receipt,
+    )
+    return (BODY % values).encode()
