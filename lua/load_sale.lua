@@ -6,6 +6,7 @@ KEYS
   2 buyers  hash    user -> units held or bought, orders made
   3 orders  hash    order_id -> user, quantity, seq, reserved_ms, held or released
   4 stream  stream  what the persister reads
+  5 winners bitmap  a bit for each order ever made
 ARGV
   1 step    begin: then field, value pairs of the sale; open: nothing more
   2 epoch
@@ -14,7 +15,7 @@ ANSWERS
   begin: BEGUN | LOADED
   open: OPENED | LOADED | NOT_LOADED | STALE_EPOCH | WRONG_TOKEN
 ]]
-local sale, buyers, orders, stream = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local sale, buyers, orders, stream, winners = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local step, epoch, token = ARGV[1], ARGV[2], ARGV[3]
 local had = redis.call('HMGET', sale, 'epoch', 'state', 'token')
 
@@ -34,7 +35,7 @@ if step == 'open' then
   redis.call('HSET', sale, 'state', 'open')
   return { 'OPENED' }
 end
-redis.call('DEL', sale, buyers, orders, stream)
+redis.call('DEL', sale, buyers, orders, stream, winners)
 redis.call('HSET', sale, unpack(ARGV, 4))
 redis.call('HSET', sale, 'epoch', epoch, 'token', token, 'state', 'loading', 'seq', 0)
 return { 'BEGUN' }

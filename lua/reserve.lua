@@ -6,6 +6,7 @@ KEYS
   2 buyers  hash    user -> units held or bought, orders made
   3 orders  hash    order_id -> user, quantity, seq, reserved_ms, held or released
   4 stream  stream  what the persister reads
+  5 winners bitmap  a bit for each order ever made, by the end of its id: who need not be told "sold out" from memory
 ARGV
   1 epoch
   2 deadline_ms    in Redis time; whoever asked has given up after it
@@ -21,14 +22,14 @@ ANSWERS
   NOT_OPEN seq starts_ms | PAUSED seq | ENDED seq ends_ms | BACKLOG seq
   OVER_LIMIT seq units | SOLD_OUT seq balance
 ]]
-local sale, buyers, orders, stream = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local sale, buyers, orders, stream, winners = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local epoch, deadline_ms, last_order_id, last_seq = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 
 local clock = redis.call('TIME')
 local clock_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local rules = redis.call('HMGET', sale, 'epoch', 'state', 'starts_ms', 'ends_ms', 'units_per_user', 'orders_per_user',
-  'price_minor', 'available', 'seq', 'backlog_max', 'skew_ms')
+  'price_minor', 'available', 'seq', 'backlog_max', 'skew_ms', 'winner_bits')
 local state = rules[2]
 if not rules[1] or not state or state == 'loading' then return { clock_ms, 'NOT_LOADED' } end
 if rules[1] ~= epoch then return { clock_ms, 'STALE_EPOCH' } end
@@ -42,7 +43,9 @@ local starts_ms, ends_ms = tonumber(rules[3]), tonumber(rules[4])
 local units_per_user, orders_per_user = tonumber(rules[5]), tonumber(rules[6])
 local price_minor, available, seq = rules[7], tonumber(rules[8]), tonumber(rules[9])
 local now_ms = clock_ms + tonumber(rules[11])
+local winner_bits = tonumber(rules[12])
 local backlog_left = tonumber(rules[10]) - redis.call('XLEN', stream)
+redis.call('STRLEN', winners)
 
 local order_ids, users = {}, {}
 for i = 5, #ARGV, 3 do
@@ -54,7 +57,7 @@ local holdings = redis.call('HMGET', buyers, unpack(users))
 
 -- What this batch has changed so far, so that later requests of it see the earlier ones.
 local entry_of, units_of, orders_of = {}, {}, {}
-local new_entries, new_holdings, events = {}, {}, {}
+local new_entries, new_holdings, new_bits, events = {}, {}, {}, {}
 
 local function refusal_of_state()
   if state == 'ended' or state == 'settled' or now_ms >= ends_ms then return 'ENDED ' .. seq .. ' ' .. ends_ms end
@@ -94,6 +97,8 @@ local function answer(i)
   entry_of[order_id] = new_entry
   new_entries[#new_entries + 1] = order_id
   new_entries[#new_entries + 1] = new_entry
+  local a, b, c, d = string.byte(order_id, 13, 16)
+  new_bits[#new_bits + 1] = (((a * 256 + b) * 256 + c) * 256 + d) % winner_bits
   events[#events + 1] = { seq, order_id, user, quantity, available }
   return 'RESERVED ' .. seq .. ' ' .. available .. ' ' .. now_ms
 end
@@ -113,6 +118,7 @@ for _, event in ipairs(events) do
   redis.call('XADD', stream, event[1] .. '-0', 'kind', 'reserved', 'order', event[2], 'user', event[3],
     'quantity', event[4], 'delta', -event[4], 'balance', event[5], 'price', price_minor, 'at', now_ms)
 end
+for _, bit in ipairs(new_bits) do redis.call('SETBIT', winners, bit, 1) end
 redis.call('HSET', orders, unpack(new_entries))
 redis.call('HSET', buyers, unpack(new_holdings))
 redis.call('HSET', sale, 'seq', seq, 'available', available)

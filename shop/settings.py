@@ -124,6 +124,8 @@ class Settings(BaseSettings):
     """Purchases that may wait for a script call; more are refused with 503."""
     poll_after_ms: PositiveInt = 500
     """When a client should ask for its order again."""
+    latch_poll_seconds: PositiveFloat = 0.1
+    """How often a process looks whether a sold-out sale has units again."""
     directory_poll_seconds: PositiveFloat = 0.25
     """How soon an API process learns of a sale that was loaded."""
 

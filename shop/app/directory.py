@@ -37,13 +37,20 @@ async def follow_directory(
                     await _take(lane, database, client, loaded, clock, settings)
             await _report_rolled_back(lane, database, client)
             _report_pools(database, client)
-            lane.tally.flush()
             healthy = True
         except (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError) as error:
             if healthy:
                 log.warning("directory_waits", reason=repr(error)[:200])
             healthy = False
         await rest(stopping, settings.directory_poll_seconds)
+
+
+async def follow_latches(lane: PurchaseLane, settings: Settings, stopping: asyncio.Event) -> None:
+    """Re-open the latches of sales that have units again, and show what the lane has counted; until `stopping`."""
+    while not stopping.is_set():
+        lane.tally.flush()
+        await lane.poll_latches()
+        await rest(stopping, settings.latch_poll_seconds)
 
 
 async def _take(

@@ -20,7 +20,7 @@ import shop.sales.router
 import shop.users.router
 from shop.app import operator, problems
 from shop.app.context import RequestContext
-from shop.app.directory import follow_directory
+from shop.app.directory import follow_directory, follow_latches
 from shop.auth import BlockedUsers, TokenVerifier
 from shop.cache import Cache
 from shop.database import Database
@@ -87,9 +87,11 @@ def create_app(settings: Settings) -> ShopApp:
             # They are asked to stop, not cancelled: redis-py on Python 3.11 can swallow a cancellation.
             stopping = asyncio.Event()
             group.create_task(follow_directory(lane, database, ledger, settings, stopping))
+            group.create_task(follow_latches(lane, settings, stopping))
             group.create_task(follow_blocked(database, blocked, settings, stopping))
             yield
             stopping.set()
+        lane.tally.flush()
         passwords.close()
         await database.close()
         for client in {ledger, side}:

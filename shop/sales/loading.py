@@ -12,6 +12,7 @@ from shop.sales.changes import milliseconds
 from shop.sales.models import Sale
 from shop.seckill import ledger
 from shop.seckill.events import UnreadableEvent, evidence, parse_event
+from shop.seckill.latch import winner_bits
 from shop.seckill.ledger import LoadedSale
 from shop.settings import Settings
 
@@ -65,6 +66,7 @@ async def _build(
         "applied": 0,
         "backlog_max": settings.backlog_max,
         "skew_ms": settings.skew_ms,
+        "winner_bits": winner_bits(opening_balance),
     }
     await ledger.begin_load(
         client, sale.id, sale.epoch, token=token, fields=fields, timeout=settings.redis_timeout_seconds

@@ -10,6 +10,7 @@ from shop import metrics
 from shop.rate_limit import RateLimiter
 from shop.redis import Coalescer
 from shop.seckill import ledger
+from shop.seckill.latch import Latch
 from shop.seckill.ledger import Answer, LastOrder, LoadedSale, RedisClock, ReserveRequest
 from shop.settings import Settings
 
@@ -40,6 +41,7 @@ class GroupCommit:
         settings: Settings,
     ) -> None:
         self.sale = sale
+        self.latch = Latch(client, sale)
         self.limiter = limiter
         self._client = client
         self._last = last

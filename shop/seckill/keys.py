@@ -8,16 +8,17 @@ DIRECTORY = "shop:sales"
 
 
 class LedgerKeys(NamedTuple):
-    """The four keys of one epoch of a sale."""
+    """The keys of one epoch of a sale."""
 
     sale: str
     buyers: str
     orders: str
     stream: str
+    winners: str
 
 
 @lru_cache(maxsize=4096)
 def ledger_keys(sale_id: int, epoch: int) -> LedgerKeys:
     """The keys of this epoch of this sale."""
     tag = f"shop:{{{sale_id}.{epoch}}}"
-    return LedgerKeys(f"{tag}:sale", f"{tag}:buyers", f"{tag}:orders", f"{tag}:stream")
+    return LedgerKeys(f"{tag}:sale", f"{tag}:buyers", f"{tag}:orders", f"{tag}:stream", f"{tag}:winners")

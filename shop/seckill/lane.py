@@ -17,6 +17,7 @@ from shop.errors import (
     MEDIA_TYPE,
     BodyTooLarge,
     ShopError,
+    SoldOut,
     Unauthorized,
     UnsupportedMediaType,
     UserBlocked,
@@ -25,9 +26,10 @@ from shop.errors import (
 from shop.rate_limit import RateLimiter, limit
 from shop.seckill.accepted import accepted_body
 from shop.seckill.group_commit import GroupCommit
-from shop.seckill.purchase import AskPostgres, RolledBack, purchase
+from shop.seckill.purchase import AskPostgres, RolledBack, order_meant, purchase
 from shop.seckill.receipts import Signer
 from shop.seckill.requests import parse_body, parse_key, sale_in_path
+from shop.seckill.sold_out import SoldOutAnswer
 from shop.seckill.tally import Tally
 from shop.settings import Settings
 
@@ -61,6 +63,7 @@ class PurchaseLane:
         self._deadline_seconds = settings.purchase_deadline_seconds
         self._poll_after_ms = settings.poll_after_ms
         self._groups: dict[int, GroupCommit] = {}
+        self._sold_out: dict[int, SoldOutAnswer] = {}
         self._request_id_prefix = os.urandom(8).hex().encode()
         self._request_numbers = itertools.count(1)
 
@@ -72,7 +75,14 @@ class PurchaseLane:
     def take(self, group: GroupCommit) -> None:
         """Sell through this group from now on. A lower epoch than the known one is never taken."""
         if group.sale.epoch > self.epoch_of(group.sale.sale_id):
-            self._groups[group.sale.sale_id] = group
+            sale = group.sale
+            self._groups[sale.sale_id] = group
+            self._sold_out[sale.sale_id] = SoldOutAnswer(sale, self._signer, ROUTE.format(sale_id=sale.sale_id))
+
+    async def poll_latches(self) -> None:
+        """Look whether a sale that was sold out has units again."""
+        for group in self._groups.values():
+            await group.latch.poll()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sale_id = sale_in_path(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
@@ -120,6 +130,10 @@ class PurchaseLane:
         if group is None:
             await limit(self.limiter, user_id)
             raise AskPostgres
+        if group.latch.closed and group.latch.knows_sold_out(order_meant(group.sale, user_id, idempotency_key)):
+            answer = self._sold_out[sale_id].body(group.latch.seq, request_id)
+            await _respond(send, SoldOut.status, [CONTENT_TYPE_PROBLEM], answer, request_id)
+            return SoldOut.status, SoldOut.code
         wait = self.limiter.ask_process(user_id)
         if wait > 0:
             raise self.limiter.refusal(wait)

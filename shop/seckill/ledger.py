@@ -130,7 +130,7 @@ async def release(
     arguments: list[str | bytes | int] = [epoch]
     for order_id, seq in orders:
         arguments += (order_id, seq)
-    reply = await call_script(client, "release", ledger_keys(sale_id, epoch), arguments, timeout=timeout)
+    reply = await call_script(client, "release", ledger_keys(sale_id, epoch)[:4], arguments, timeout=timeout)
     answers = [parse(each) for each in reply]
     if answers[0].word in {"NOT_LOADED", "STALE_EPOCH", "SETTLED"}:
         return answers * len(orders)

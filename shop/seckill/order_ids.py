@@ -46,6 +46,11 @@ def uuid_text(order_id: bytes) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
+def winner_bit(order_id: bytes, bits: int) -> int:
+    """Where the sale's bitmap of winners notes this order; `reserve.lua` computes the same."""
+    return int.from_bytes(order_id[12:], "big") % bits
+
+
 def sale_of(order_id: UUID) -> int:
     """The sale that an order id belongs to."""
     return order_id.int >> 96

@@ -55,7 +55,7 @@ async def purchase(
     """
     sale = group.sale
     if key is not None:
-        order_id = keyed_order_id(sale.sale_id, sale.salt, user_id, key)
+        order_id = order_meant(sale, user_id, key)
         return _reservation(order_id, quantity, await _ask(group, order_id, user_id, quantity), sale, signer)
     deadline = time.monotonic() + deadline_seconds
     for number in range(1, sale.orders_per_user + 1):
@@ -68,6 +68,13 @@ async def purchase(
     raise OverLimit("All the orders that one buyer may make in this sale are made")
 
 
+def order_meant(sale: LoadedSale, user_id: str, key: str | None) -> bytes:
+    """The order that a purchase asks for first: the one of its key, or the user's first."""
+    if key is not None:
+        return keyed_order_id(sale.sale_id, sale.salt, user_id, key)
+    return numbered_order_id(sale.sale_id, sale.salt, user_id, 1)
+
+
 async def _ask(group: GroupCommit, order_id: bytes, user_id: str, quantity: int, *, limited: bool = True) -> Answer:
     try:
         answer = await group.reserve(ReserveRequest(order_id, user_id, quantity), limited=limited)
@@ -77,7 +84,13 @@ async def _ask(group: GroupCommit, order_id: bytes, user_id: str, quantity: int,
         raise NotReady from error
     except OutcomeUnknown as error:
         raise UnknownOutcome from error
-    if answer.word in {"RESERVED", "SOLD_OUT"}:
+    if answer.word == "RESERVED":
+        if group.latch.closed:
+            group.latch.open()  # There was a unit after all: a poll would notice later.
+        return answer
+    if answer.word == "SOLD_OUT":
+        if answer.fields[1] == "0":
+            group.latch.close(answer.seq)
         return answer
     if answer.word == "BEHIND":
         raise RolledBack

@@ -1,0 +1,116 @@
+"""The sold-out latch: quick to say no, and never against the truth."""
+
+import pytest
+
+from shop.sales.models import Sale
+from shop.seckill.latch import BITS_MAX, BITS_MIN, winner_bits
+from shop.seckill.receipts import Signer, Witness
+from tests.harness import Shop, new_user_id, outcome, wait_until
+
+
+async def script_calls(shop: Shop) -> int:
+    """How many scripts Redis has run for purchases; an answer from memory runs none."""
+    stats = await shop.redis.info("commandstats")
+    return int(stats["cmdstat_evalsha"]["calls"])
+
+
+async def until_latched(shop: Shop, sale: Sale) -> None:
+    """Wait until a newcomer's purchase does not reach Redis any more."""
+
+    async def from_memory() -> bool:
+        before = await script_calls(shop)
+        assert outcome(await shop.buy(sale)) == "sold_out"
+        return await script_calls(shop) == before
+
+    await wait_until(from_memory, reason="sold out is answered from memory")
+
+
+async def test_after_the_last_unit_sold_out_is_answered_from_memory(shop: Shop) -> None:
+    """Redis is left alone, and the refusal still carries a witness of its sequence number."""
+    sale = await shop.open_sale(units=1)
+    assert outcome(await shop.buy(sale)) == "reserved"
+    await until_latched(shop, sale)
+
+    refusal = await shop.buy(sale)
+
+    problem = refusal.json()
+    assert (refusal.status_code, problem["code"]) == (409, "sold_out")
+    assert problem["request_id"] == refusal.headers["X-Request-Id"]
+    witness = Signer(shop.settings.secret).read(Witness, problem["witness"])
+    assert (witness.code, witness.sale_id, witness.seq) == ("sold_out", sale.id, 1)
+
+
+@pytest.mark.parametrize("key", [None, "a-key-of-his-own"])
+async def test_a_winner_still_finds_his_order_when_the_latch_is_closed(shop: Shop, key: str | None) -> None:
+    """The latch knows who has won: a retry reaches the ledger."""
+    sale, winner = await shop.open_sale(units=1), new_user_id()
+    order_id = (await shop.buy(sale, winner, key=key)).json()["id"]
+    await until_latched(shop, sale)
+
+    retry = await shop.buy(sale, winner, key=key)
+
+    assert (outcome(retry), retry.json()["id"]) == ("replayed", order_id)
+
+
+async def test_too_few_units_for_one_wish_do_not_close_the_latch(shop: Shop) -> None:
+    """Only a balance of 0 is sold out for everybody."""
+    sale = await shop.open_sale(units=1, units_per_user=5)
+    for _ in range(3):
+        assert outcome(await shop.buy(sale, quantity=2)) == "not_enough_units"
+    assert outcome(await shop.buy(sale)) == "reserved"
+
+
+async def test_the_latch_opens_when_a_unit_comes_back(shop: Shop) -> None:
+    """After a cancel somebody else gets the unit, within the time of a poll or two (F20)."""
+    sale, winner = await shop.open_sale(units=1), new_user_id()
+    order_id = (await shop.buy(sale, winner)).json()["id"]
+    await until_latched(shop, sale)
+    await shop.drained(sale)
+
+    client = await shop.client()
+    assert (await client.post(f"/v1/orders/{order_id}/cancel", headers=shop.headers(winner))).status_code == 200
+
+    async def bought() -> bool:
+        return outcome(await shop.buy(sale)) == "reserved"
+
+    await wait_until(bought, within=1.0, reason="the unit is sold again")
+
+
+async def test_the_latch_opens_when_units_are_added(shop: Shop) -> None:
+    """A restock sells in every process within a second (F20)."""
+    sale = await shop.open_sale(units=1, stock=3)
+    assert outcome(await shop.buy(sale)) == "reserved"
+    await until_latched(shop, sale)
+
+    assert (await shop.change(sale, "stock", {"delta": 2})).json()["outcome"] == "applied"
+
+    async def bought() -> bool:
+        return outcome(await shop.buy(sale)) == "reserved"
+
+    await wait_until(bought, within=1.0, reason="a new unit is sold")
+
+
+async def test_a_sold_out_sale_that_is_paused_or_over_says_so(shop: Shop) -> None:
+    """The latch speaks only for a sale that is open."""
+    sale = await shop.open_sale(units=1)
+    assert outcome(await shop.buy(sale)) == "reserved"
+    await until_latched(shop, sale)
+
+    await shop.change(sale, "pause")
+
+    async def paused() -> bool:
+        return outcome(await shop.buy(sale)) == "sale_paused"
+
+    await wait_until(paused, within=1.0, reason="the pause is told")
+    await shop.change(sale, "close")
+
+    async def over() -> bool:
+        return outcome(await shop.buy(sale)) == "sale_ended"
+
+    await wait_until(over, within=1.0, reason="the end is told")
+
+
+@pytest.mark.parametrize(("units", "bits"), [(1, BITS_MIN), (1_000, 16_384), (1_000_000, 2**24), (10**9, BITS_MAX)])
+def test_the_bitmap_of_winners_has_room_for_sixteen_times_the_units(units: int, bits: int) -> None:
+    """A power of two, within bounds."""
+    assert winner_bits(units) == bits
