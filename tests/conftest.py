@@ -37,6 +37,8 @@ def _settings(servers: EmbeddedServers, *, database: str, redis_number: int, tem
         database_url=create_database(servers.database_url, database, template=template),
         redis_url=f"{servers.redis_url}?db={redis_number}",
         log_level="error",
+        controller_interval_seconds=0.05,
+        directory_poll_seconds=0.05,
         purchase_rate_per_second=1_000,
         purchase_burst=1_000,
         sign_in_per_minute_per_address=10_000,

@@ -34,6 +34,7 @@ from shop.worker import running_worker
 
 DEADLINE_SECONDS = 15.0
 POLL_SECONDS = 0.01
+SOLD_OUT_SECONDS_MAX = 1.0  # how long a process may say "sold out" after units came back; five times its bound
 TESTER = Actor(id="tester", address="127.0.0.1")
 
 _numbers = itertools.count(1)
@@ -172,6 +173,27 @@ class Shop:
         return await client.post(
             self.purchase_path(sale), headers=self.headers(user_id, key=key), json={"quantity": quantity}
         )
+
+    async def buys(self, sale: Sale, user_id: str | None = None, *, quantity: int = 1) -> httpx.Response:
+        """The answer that reserved, for a unit that has just come back: "sold out" may be told a moment longer."""
+        user_id = user_id or new_user_id()
+
+        async def bought() -> httpx.Response | None:
+            answer = await self.buy(sale, user_id, quantity=quantity)
+            return answer if answer.status_code == 202 else None
+
+        answer: httpx.Response = await wait_until(bought, within=SOLD_OUT_SECONDS_MAX, reason="a unit is sold")
+        return answer
+
+    async def until_told(self, sale: Sale, word: str) -> httpx.Response:
+        """The first answer to newcomers that means this word: a sold-out process tells a change a moment later."""
+
+        async def told() -> httpx.Response | None:
+            answer = await self.buy(sale)
+            return answer if outcome(answer) == word else None
+
+        answer: httpx.Response = await wait_until(told, within=SOLD_OUT_SECONDS_MAX, reason=f"{word} is told")
+        return answer
 
     async def rush(self, sale: Sale, *, buyers: int) -> Counter[str]:
         """So many buyers at once; how often each answer was given (`reserved`, or a code)."""

@@ -36,12 +36,12 @@ async def follow_directory(
                 if loaded.epoch > lane.epoch_of(loaded.sale_id):
                     await _take(lane, database, client, loaded, clock, settings)
             await _report_rolled_back(lane, database, client)
-            _report_pools(database, client)
             healthy = True
         except (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError) as error:
             if healthy:
                 log.warning("directory_waits", reason=repr(error)[:200])
             healthy = False
+        _report_pools(database, client)  # Also while a server is away: that is when the numbers are looked at.
         await rest(stopping, settings.directory_poll_seconds)
 
 
