@@ -182,7 +182,7 @@ async def _follow_sales(context: Context) -> None:
     while not context.stopping.is_set():
         try:
             async with context.database.transaction() as session:
-                alive = {sale.id for sale in await sales.alive(session)}
+                alive = {each.sale.id for each in await sales.alive(session)}
             for sale_id in alive - {key for key, task in running.items() if not task.done()}:
                 running[sale_id] = _supervise(context, f"persister {sale_id}", _persister(context, sale_id).run)
         except (*UNAVAILABLE_ERRORS, DBAPIError) as error:

@@ -27,6 +27,7 @@ from shop.sales.loading import (
     require_entry_at_watermark,
 )
 from shop.sales.models import ChangeKind, Sale, SaleStatus
+from shop.sales.repository import Alive
 from shop.seckill import ledger
 from shop.seckill.ledger import LedgerState, LoadedSale, RedisClock
 from shop.settings import Settings
@@ -73,18 +74,18 @@ class Controller:
     async def step(self) -> None:
         """One pass over all sales that have a ledger or should have one."""
         async with self._database.transaction() as session:
-            sales = await repository.alive(session)
-        await self._ensure_scripts(sales)
-        metrics.ALARMS.set(sum(sale.alarm is not None for sale in sales))
+            alive = await repository.alive(session)
+        await self._ensure_scripts([each.sale for each in alive if each.loaded])
+        metrics.ALARMS.set(sum(each.sale.alarm is not None for each in alive))
         listed = {entry.sale_id: entry for entry in await ledger.read_directory(self._client, RedisClock())}
-        await self._forget_settled(listed.keys() - {sale.id for sale in sales})
-        for sale in sales:
+        await self._forget_settled(listed.keys() - {each.sale.id for each in alive})
+        for each in alive:
             try:
-                await self._follow(sale, listed.get(sale.id))
+                await self._follow(each, listed.get(each.sale.id))
             except (LedgerLost, ChangeOutOfOrder) as error:
-                await keep_closed(self._database, self._client, sale, str(error))
+                await keep_closed(self._database, self._client, each.sale, str(error))
 
-    async def _ensure_scripts(self, sales: Sequence[Sale]) -> None:
+    async def _ensure_scripts(self, loaded: Sequence[Sale]) -> None:
         """Load the scripts where they are missing; on the ledger's Redis, only after every ledger was compared.
 
         A Redis that does not know the scripts was restarted, perhaps from an older state. Until they are there nobody
@@ -94,11 +95,7 @@ class Controller:
             await load_scripts(self._side_client)
         if await scripts_loaded(self._client):
             return
-        for sale in sales:
-            async with self._database.transaction() as session:
-                epoch = await repository.find_epoch(session, sale.id, sale.epoch)
-            if epoch is None or epoch.loaded_at is None:
-                continue
+        for sale in loaded:
             try:
                 await require_agreement(self._client, sale)
                 await require_entry_at_watermark(self._database, self._client, sale)
@@ -114,10 +111,9 @@ class Controller:
             if sale is not None and sale.status == SaleStatus.SETTLED:
                 await ledger.drop(self._client, sale_id, sale.epoch)
 
-    async def _follow(self, sale: Sale, listed: LoadedSale | None) -> None:
-        async with self._database.transaction() as session:
-            epoch = await repository.find_epoch(session, sale.id, sale.epoch)
-        if epoch is None or epoch.loaded_at is None:
+    async def _follow(self, alive: Alive, listed: LoadedSale | None) -> None:
+        sale = alive.sale
+        if not alive.loaded:
             await load(self._database, self._client, sale, self._settings)
             return
         state = await require_agreement(self._client, sale)
@@ -128,17 +124,19 @@ class Controller:
         metrics.STREAM_LAG.labels(str(sale.id)).set(state.seq - sale.watermark)
         if listed != loaded_sale(sale):
             await ledger.list_in_directory(self._client, loaded_sale(sale))
-        await self._end_or_settle(sale, state)
-        await apply_open_changes(self._database, self._client, sale.id, sale.epoch, self._settings)
+        numbered = await self._end_or_settle(sale, state)
+        if numbered or alive.has_open_changes:
+            await apply_open_changes(self._database, self._client, sale.id, sale.epoch, self._settings)
 
-    async def _end_or_settle(self, sale: Sale, state: LedgerState) -> None:
-        """Number the changes that the clock and the orders ask for; forget a ledger that is settled and drained."""
+    async def _end_or_settle(self, sale: Sale, state: LedgerState) -> bool:
+        """Number the change that the clock or the orders ask for; tells whether there is one."""
         is_over = state.state in {"open", "paused"} and state.now_ms >= state.ends_ms
         is_drained = sale.status == SaleStatus.ENDED and state.seq == sale.watermark
         if not is_over and not is_drained:
-            return
+            return False
         async with self._database.transaction() as session:
             if is_over:
-                await service.end_or_settle(session, CONTROLLER, sale.id, ChangeKind.END)
-            elif not await self._unfinished(session, sale.id):
-                await service.end_or_settle(session, CONTROLLER, sale.id, ChangeKind.SETTLE)
+                return await service.end_or_settle(session, CONTROLLER, sale.id, ChangeKind.END) is not None
+            if await self._unfinished(session, sale.id):
+                return False
+            return await service.end_or_settle(session, CONTROLLER, sale.id, ChangeKind.SETTLE) is not None

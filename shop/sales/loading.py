@@ -4,6 +4,7 @@ import secrets
 
 import redis.asyncio as aioredis
 import structlog
+from redis.exceptions import ResponseError
 
 from shop.database import Database
 from shop.redis import durability_problems
@@ -82,7 +83,10 @@ async def require_agreement(client: aioredis.Redis, sale: Sale) -> ledger.Ledger
     The row must have been read before: the ledger may be ahead of it, never behind. The entry at the watermark is kept
     by the trim and must be the one that Postgres recorded.
     """
-    state = await ledger.read_state(client, sale.id, sale.epoch)
+    try:
+        state = await ledger.read_state(client, sale.id, sale.epoch)
+    except (ResponseError, KeyError, ValueError) as error:
+        raise LedgerLost(f"the ledger cannot be read: {error!r}") from error
     if state is None:
         raise LedgerLost("the ledger's keys are missing")
     if state.epoch != str(sale.epoch):
