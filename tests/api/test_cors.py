@@ -1,0 +1,96 @@
+"""A page from elsewhere may use the API if its origin is named, and then it sees every header that matters."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from shop.sales.models import Sale
+from tests.harness import Shop, new_user_id, outcome, running_shop
+from tests.processes import copy_of
+
+ORIGIN = "https://shop.example"
+EXPOSED = {"idempotency-replayed", "link", "location", "ratelimit", "ratelimit-policy", "retry-after", "x-request-id"}
+
+
+@pytest.fixture(scope="module")
+async def open_to_one(live_shop: Shop) -> AsyncIterator[Shop]:
+    """A second API of the running shop that lets one origin in."""
+    settings = copy_of(live_shop.settings, cors_origins=[ORIGIN], purchase_rate_per_second=0.1, purchase_burst=3)
+    async with running_shop(settings, worker=False) as shop:
+        yield shop
+
+
+@pytest.fixture(scope="module")
+async def sale(live_shop: Shop, open_to_one: Shop) -> Sale:
+    sale = await live_shop.open_sale(units=3)
+    await open_to_one.until_loaded(sale)
+    return sale
+
+
+async def preflight(
+    shop: Shop, path: str, *, origin: str = ORIGIN, method: str = "POST", headers: str
+) -> httpx.Response:
+    client = await shop.client()
+    asked = {
+        "Origin": origin,
+        "Access-Control-Request-Method": method,
+        "Access-Control-Request-Headers": headers,
+    }
+    return await client.options(path, headers=asked)
+
+
+def exposed(answer: httpx.Response) -> set[str]:
+    assert answer.headers["access-control-allow-origin"] == ORIGIN
+    return {name.strip().lower() for name in answer.headers["access-control-expose-headers"].split(",")}
+
+
+async def test_a_page_may_send_a_purchase_with_its_headers(open_to_one: Shop, sale: Sale) -> None:
+    """The preflight of the lane's own route."""
+    wanted = "authorization, content-type, idempotency-key, prefer, x-request-id"
+
+    answer = await preflight(open_to_one, open_to_one.purchase_path(sale), headers=wanted)
+
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == ORIGIN
+    allowed = {name.strip().lower() for name in answer.headers["access-control-allow-headers"].split(",")}
+    assert set(wanted.split(", ")) <= allowed
+    assert "POST" in answer.headers["access-control-allow-methods"]
+
+
+async def test_a_page_sees_the_headers_of_every_answer_of_the_lane(open_to_one: Shop, sale: Sale) -> None:
+    """Accepted, repeated, refused and slowed down: CORS is in front of the lane too."""
+    client, user = await open_to_one.client(), new_user_id()
+    headers = {**open_to_one.headers(user, key="once"), "Origin": ORIGIN}
+    seen = []
+    for quantity in (1, 1, 0, 2, 1):
+        answer = await client.post(open_to_one.purchase_path(sale), headers=headers, json={"quantity": quantity})
+        assert exposed(answer) == EXPOSED
+        seen.append(outcome(answer))
+    assert seen == ["reserved", "replayed", "invalid", "idempotency_mismatch", "rate_limited"]
+
+
+async def test_a_page_sees_the_headers_of_other_routes_and_of_problems(open_to_one: Shop) -> None:
+    client = await open_to_one.client()
+    for path in ("/v1/products", "/v1/products/999999999", "/nothing", "/v1/me", "/v1/seckill/sales"):
+        assert exposed(await client.get(path, headers={"Origin": ORIGIN})) == EXPOSED
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "https://shop.example.evil.example", "http://shop.example", "null"]
+)
+async def test_a_page_of_another_origin_is_not_let_in(open_to_one: Shop, sale: Sale, origin: str) -> None:
+    path = open_to_one.purchase_path(sale)
+
+    refused = await preflight(open_to_one, path, origin=origin, headers="authorization")
+    answer = await (await open_to_one.client()).get("/v1/products", headers={"Origin": origin})
+
+    assert refused.status_code == 400
+    assert "access-control-allow-origin" not in refused.headers
+    assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_without_the_setting_nobody_is_let_in(shop: Shop) -> None:
+    answer = await (await shop.client()).get("/v1/products", headers={"Origin": ORIGIN})
+
+    assert not [name for name in answer.headers if name.startswith("access-control")]

@@ -1,0 +1,526 @@
+"""The life of a sale in the hands of an admin: what is allowed when, and where the units are at every step."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select
+from structlog.testing import capture_logs
+
+from shop.admin_events import AdminEvent
+from shop.products import repository as products
+from shop.sales.models import Sale, SaleStatus
+from shop.seckill.keys import DIRECTORY, ledger_keys
+from tests.api.answers import problem_of
+from tests.harness import Shop, new_user_id, outcome, wait_until
+
+ADMIN_SALES = "/v1/admin/sales"
+
+
+def soon(seconds: float) -> str:
+    """A moment from now as the API takes it."""
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+
+
+async def post(shop: Shop, path: str, body: Any = None, **headers: str) -> httpx.Response:
+    return await (await shop.client()).post(path, headers=shop.admin_headers() | headers, json=body)
+
+
+async def patch(shop: Shop, sale: Sale, body: dict[str, Any]) -> httpx.Response:
+    client = await shop.client()
+    return await client.patch(f"{ADMIN_SALES}/{sale.id}", headers=shop.admin_headers(), json=body)
+
+
+async def read(shop: Shop, sale: Sale) -> dict[str, Any]:
+    answer = await (await shop.client()).get(f"{ADMIN_SALES}/{sale.id}", headers=shop.admin_headers())
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def read_public(shop: Shop, sale: Sale) -> dict[str, Any]:
+    answer = await (await shop.client()).get(f"/v1/seckill/sales/{sale.id}")
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def stock_of(shop: Shop, sale: Sale) -> int:
+    async with shop.database.transaction() as session:
+        product = await products.find(session, sale.product_id)
+    assert product is not None
+    return product.stock
+
+
+async def until_status(shop: Shop, sale: Sale, status: SaleStatus) -> Sale:
+    async def reached() -> Sale | None:
+        row = await shop.row(sale)
+        return row if row.status == status else None
+
+    row: Sale = await wait_until(reached, reason=f"the sale is {status}")
+    return row
+
+
+async def cancel(shop: Shop, order_id: str, user_id: str) -> None:
+    answer = await (await shop.client()).post(f"/v1/orders/{order_id}/cancel", headers=shop.headers(user_id))
+    assert answer.status_code == 200, answer.text
+
+
+async def wish(shop: Shop, **changes: Any) -> dict[str, Any]:
+    """The body of a draft over a product of its own."""
+    product = await shop.make_product(stock=changes.pop("stock", 100))
+    body = {
+        "product_id": product.id,
+        "name": "A sale",
+        "units": 10,
+        "starts_at": soon(60),
+        "ends_at": soon(3_600),
+        **changes,
+    }
+    return {name: value for name, value in body.items() if value is not ...}
+
+
+async def test_a_draft_is_made_with_the_price_of_its_product_and_takes_nothing(shop: Shop) -> None:
+    body = await wish(shop, units=30)
+
+    answer = await post(shop, ADMIN_SALES, body)
+
+    made = answer.json()
+    assert answer.status_code == 201, answer.text
+    assert answer.headers["location"] == f"{ADMIN_SALES}/{made['id']}"
+    assert (made["status"], made["phase"], made["units"], made["units_taken"]) == ("draft", "draft", 30, 0)
+    assert (made["price_minor"], made["currency"], made["epoch"]) == (990, "EUR", 0)
+    assert (made["units_per_user"], made["orders_per_user"], made["hold_seconds"]) == (1, 10, 900)
+    assert (await (await shop.client()).get(f"/v1/seckill/sales/{made['id']}")).status_code == 404
+
+
+async def test_a_draft_is_edited_freely(shop: Shop) -> None:
+    """What is not named stays."""
+    sale = await shop.draft_sale(units=10, stock=100)
+
+    answer = await patch(shop, sale, {"units": 20, "price_minor": 1, "units_per_user": 5, "name": " Other "})
+
+    edited = answer.json()
+    assert answer.status_code == 200
+    assert (edited["units"], edited["price_minor"], edited["units_per_user"]) == (20, 1, 5)
+    assert (edited["name"], edited["hold_seconds"]) == ("Other", 900)
+    assert await stock_of(shop, sale) == 100
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"units": 0}, "/body/units"),
+        ({"units": -1}, "/body/units"),
+        ({"units": 10**30}, "/body/units"),
+        ({"units": 1.5}, "/body/units"),
+        ({"units": "10"}, "/body/units"),
+        ({"units": ...}, "/body/units"),
+        ({"price_minor": -1}, "/body/price_minor"),
+        ({"units_per_user": 0}, "/body/units_per_user"),
+        ({"orders_per_user": 0}, "/body/orders_per_user"),
+        ({"hold_seconds": 0}, "/body/hold_seconds"),
+        ({"hold_seconds": 10**9}, "/body/hold_seconds"),
+        ({"name": ""}, "/body/name"),
+        ({"name": "a\0b"}, "/body/name"),
+        ({"starts_at": "tomorrow"}, "/body/starts_at"),
+        ({"starts_at": "2030-01-01T00:00:00"}, "/body/starts_at"),
+        ({"ends_at": ...}, "/body/ends_at"),
+        ({"stock_left": 1}, "/body/stock_left"),
+        ({"starts_at": "2030-01-01T00:00:00Z", "ends_at": "2030-01-01T00:00:00Z"}, "/body"),
+        ({"starts_at": "2030-01-02T00:00:00Z", "ends_at": "2030-01-01T00:00:00Z"}, "/body"),
+    ],
+    ids=str,
+)
+async def test_a_draft_that_breaks_a_rule_is_not_made(shop: Shop, changes: dict[str, Any], pointer: str) -> None:
+    """422 that says which one."""
+    document = problem_of(await post(shop, ADMIN_SALES, await wish(shop, **changes)), 422, "invalid")
+
+    assert pointer in [violation["pointer"] for violation in document["errors"]]
+
+
+async def test_a_draft_of_a_product_that_does_not_exist_is_not_made(shop: Shop) -> None:
+    problem_of(await post(shop, ADMIN_SALES, await wish(shop, product_id=2**62)), 404, "not_found")
+
+
+async def test_a_window_that_ends_before_it_starts_is_refused_at_every_door(shop: Shop) -> None:
+    """When a draft is made, when it is edited with one end alone, and when the window of a sale is changed."""
+    draft = await shop.draft_sale(starts_in=60)
+    problem_of(await patch(shop, draft, {"ends_at": soon(30)}), 422, "invalid")
+    problem_of(await patch(shop, draft, {"starts_at": soon(10_000)}), 422, "invalid")
+    sale = await shop.open_sale(starts_in=60)
+    problem_of(await shop.change(sale, "window", {"ends_at": soon(30)}), 422, "invalid")
+    problem_of(await shop.change(sale, "window", {"starts_at": soon(9), "ends_at": soon(8)}), 422, "invalid")
+
+    assert (await read(shop, draft))["ends_at"] == draft.ends_at.isoformat().replace("+00:00", "Z")
+    assert (await shop.row(sale)).changes == 0
+
+
+async def test_a_sale_cannot_have_more_units_than_its_product(shop: Shop) -> None:
+    """409 at the schedule, and nothing was taken; with fewer units it works."""
+    sale = await shop.draft_sale(units=11, stock=10)
+
+    problem_of(await post(shop, f"{ADMIN_SALES}/{sale.id}/schedule"), 409, "not_enough_stock")
+    assert (await stock_of(shop, sale), (await read(shop, sale))["status"]) == (10, "draft")
+
+    await patch(shop, sale, {"units": 10})
+    assert (await post(shop, f"{ADMIN_SALES}/{sale.id}/schedule")).status_code == 200
+    assert await stock_of(shop, sale) == 0
+
+
+async def test_a_sale_is_scheduled_once_however_many_try(shop: Shop) -> None:
+    """409 for the others, and the units are taken once."""
+    sale = await shop.draft_sale(units=10, stock=100)
+
+    answers = await asyncio.gather(*(post(shop, f"{ADMIN_SALES}/{sale.id}/schedule") for _ in range(8)))
+
+    assert sorted(answer.status_code for answer in answers) == [200] + [409] * 7
+    problem_of(await post(shop, f"{ADMIN_SALES}/{sale.id}/schedule"), 409, "sale_state")
+    assert await stock_of(shop, sale) == 90
+
+
+async def test_two_sales_of_one_product_cannot_take_the_same_units(shop: Shop) -> None:
+    """F34."""
+    first = await shop.draft_sale(units=6, stock=10)
+    second = (await post(shop, ADMIN_SALES, await wish(shop, product_id=first.product_id, units=6))).json()
+
+    answers = await asyncio.gather(
+        *(post(shop, f"{ADMIN_SALES}/{sale_id}/schedule") for sale_id in (first.id, second["id"]))
+    )
+
+    assert sorted(answer.status_code for answer in answers) == [200, 409]
+    assert await stock_of(shop, first) == 4
+
+
+async def test_a_window_that_is_over_cannot_be_scheduled(shop: Shop) -> None:
+    sale = await shop.draft_sale(units=1, starts_in=-10, lasts=5)
+
+    problem_of(await post(shop, f"{ADMIN_SALES}/{sale.id}/schedule"), 409, "sale_state")
+    assert await stock_of(shop, sale) == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "body"),
+    [
+        ("close", None),
+        ("pause", None),
+        ("resume", None),
+        ("window", {"ends_at": "2040-01-01T00:00:00Z"}),
+        ("stock", {"delta": 1}),
+    ],
+)
+async def test_a_draft_is_edited_and_not_changed(shop: Shop, verb: str, body: dict[str, Any] | None) -> None:
+    """409: numbered changes begin with the schedule."""
+    sale = await shop.draft_sale(stock=100)
+
+    problem_of(await shop.change(sale, verb, body), 409, "sale_state")
+    assert (await shop.row(sale)).changes == 0
+
+
+async def test_a_scheduled_sale_is_changed_and_not_edited(shop: Shop) -> None:
+    """409: from then on the ledger has the rules."""
+    sale = await shop.open_sale(units=5)
+
+    problem_of(await patch(shop, sale, {"units": 50}), 409, "sale_state")
+    assert (await read(shop, sale))["units"] == 5
+
+
+@pytest.mark.parametrize("verb", ["", "/schedule", "/window", "/pause", "/resume", "/close", "/stock", "/audit"])
+async def test_a_sale_that_does_not_exist_is_not_found(shop: Shop, verb: str) -> None:
+    client, bodies = await shop.client(), {"/window": {"ends_at": soon(60)}, "/stock": {"delta": 1}}
+    method = "GET" if verb in {"", "/audit"} else "POST"
+
+    answer = await client.request(
+        method, f"{ADMIN_SALES}/999999999{verb}", headers=shop.admin_headers(), json=bodies.get(verb)
+    )
+
+    problem_of(answer, 404, "not_found")
+
+
+async def test_a_start_moves_before_it_and_stands_after_it(shop: Shop) -> None:
+    """The ledger decides by its clock: `started` once the sale has, whatever the admin's browser believes."""
+    sale = await shop.open_sale(starts_in=3_600)
+    assert outcome(await shop.buy(sale)) == "sale_not_started"
+
+    moved = await shop.change(sale, "window", {"starts_at": soon(-1)})
+    assert (moved.status_code, moved.json()["outcome"], moved.json()["n"]) == (200, "applied", 1)
+    assert outcome(await shop.buy(sale)) == "reserved"
+
+    document = problem_of(await shop.change(sale, "window", {"starts_at": soon(1_800)}), 409, "change_refused")
+    assert document["reason"] == "started"
+    longer = await shop.change(sale, "window", {"ends_at": soon(9_000)})
+    assert longer.json()["outcome"] == "applied"
+    await shop.drained(sale)
+    assert outcome(await shop.buy(sale)) == "reserved"
+    assert datetime.fromisoformat((await read_public(shop, sale))["ends_at"]) > datetime.now(UTC) + timedelta(hours=2)
+
+
+async def test_an_end_that_moves_to_the_past_ends_the_sale(shop: Shop) -> None:
+    sale = await shop.open_sale(units=5, starts_in=-60)
+
+    assert (await shop.change(sale, "window", {"ends_at": soon(-1)})).json()["outcome"] == "applied"
+
+    assert outcome(await shop.buy(sale)) == "sale_ended"
+    await until_status(shop, sale, SaleStatus.ENDED)
+    assert await stock_of(shop, sale) == 5
+
+
+async def test_a_change_of_units_that_is_none_is_invalid(shop: Shop) -> None:
+    sale = await shop.open_sale(units=5, stock=100)
+    bodies: list[Any] = [{"delta": 0}, {"delta": 1.5}, {"delta": "1"}, {"delta": None}, {"delta": 10**30}, {}, []]
+
+    for body in bodies:
+        problem_of(await shop.change(sale, "stock", body), 422, "invalid")
+    assert (await shop.row(sale)).changes == 0
+
+
+async def test_units_go_down_to_what_is_free_and_the_refusal_says_why(shop: Shop) -> None:
+    """409 `too_few_units` from the ledger; what is taken stays taken (I4)."""
+    sale = await shop.open_sale(units=10, stock=10)
+    for _ in range(4):
+        assert outcome(await shop.buy(sale)) == "reserved"
+
+    document = problem_of(await shop.change(sale, "stock", {"delta": -7}), 409, "change_refused")
+    assert document["reason"] == "too_few_units"
+    assert (await shop.change(sale, "stock", {"delta": -6})).json()["outcome"] == "applied"
+    assert outcome(await shop.buy(sale)) == "sold_out"
+    row = await shop.drained(sale)
+    assert (row.units, row.units_taken, await stock_of(shop, sale)) == (4, 4, 6)
+    assert (await shop.audit(sale)).balanced
+
+
+async def test_units_go_up_by_what_the_product_has(shop: Shop) -> None:
+    sale = await shop.open_sale(units=1, stock=3)
+    await shop.buy(sale)
+
+    problem_of(await shop.change(sale, "stock", {"delta": 3}), 409, "not_enough_stock")
+    assert (await shop.row(sale)).changes == 0
+    assert (await shop.change(sale, "stock", {"delta": 2})).json()["outcome"] == "applied"
+    assert [outcome(await shop.buy(sale)) for _ in range(3)] == ["reserved", "reserved", "sold_out"]
+    assert await stock_of(shop, sale) == 0
+
+
+async def test_a_paused_sale_sells_nothing_until_it_is_resumed(shop: Shop) -> None:
+    sale = await shop.open_sale(units=5)
+
+    assert (await shop.change(sale, "pause")).json()["outcome"] == "applied"
+    assert outcome(await shop.buy(sale)) == "sale_paused"
+    await shop.drained(sale)
+    assert (await read_public(shop, sale))["phase"] == "paused"
+    assert (await shop.change(sale, "resume")).json()["outcome"] == "applied"
+    assert outcome(await shop.buy(sale)) == "reserved"
+
+
+async def test_a_sale_that_has_ended_is_not_changed_any_more(shop: Shop) -> None:
+    sale = await shop.open_sale(units=5)
+    await shop.buy(sale)
+    await shop.change(sale, "close")
+    await until_status(shop, sale, SaleStatus.ENDED)
+
+    for verb in ("pause", "resume", "close"):
+        problem_of(await shop.change(sale, verb), 409, "sale_state")
+    problem_of(await shop.change(sale, "stock", {"delta": -1}), 409, "sale_state")
+    problem_of(await shop.change(sale, "window", {"ends_at": soon(9_000)}), 409, "sale_state")
+
+
+async def test_the_stock_of_the_product_follows_every_step_exactly(shop: Shop) -> None:
+    """Every unit is with the product or with the sale, and at the end with the product again (I3)."""
+    sale = await shop.draft_sale(units=30, stock=100, units_per_user=5)
+    ann, bob, cid = new_user_id(), new_user_id(), new_user_id()
+
+    async def expect(*, stock: int, units: int, taken: int) -> None:
+        row = await shop.drained(sale)
+        assert (await stock_of(shop, sale), row.units, row.units_taken) == (stock, units, taken)
+        assert (await shop.audit(sale)).balanced
+
+    assert await stock_of(shop, sale) == 100
+    await post(shop, f"{ADMIN_SALES}/{sale.id}/schedule")
+    await shop.until_loaded(sale)
+    await expect(stock=70, units=30, taken=0)
+    await shop.change(sale, "stock", {"delta": 10})
+    await expect(stock=60, units=40, taken=0)
+    await shop.change(sale, "stock", {"delta": -5})
+    await expect(stock=65, units=35, taken=0)
+    bought = {user: (await shop.buy(sale, user, quantity=n)).json()["id"] for user, n in ((ann, 5), (bob, 3), (cid, 1))}
+    await expect(stock=65, units=35, taken=9)
+    await cancel(shop, bought[ann], ann)
+    await until_returned(shop, sale, taken=4)
+    await expect(stock=65, units=35, taken=4)
+    await shop.change(sale, "stock", {"delta": -1_000})
+    await expect(stock=65, units=35, taken=4)
+
+    await shop.change(sale, "close")
+    await until_status(shop, sale, SaleStatus.ENDED)
+    await expect(stock=96, units=4, taken=4)
+
+    # What comes back after the end goes to the product at once.
+    await cancel(shop, bought[bob], bob)
+    await until_returned(shop, sale, taken=1)
+    await expect(stock=99, units=1, taken=1)
+    await cancel(shop, bought[cid], cid)
+    settled = await until_status(shop, sale, SaleStatus.SETTLED)
+    assert (await stock_of(shop, sale), settled.units, settled.units_taken) == (100, 0, 0)
+    assert (await shop.audit(sale)).balanced
+
+
+async def until_returned(shop: Shop, sale: Sale, *, taken: int) -> None:
+    async def returned() -> bool:
+        return (await shop.row(sale)).units_taken == taken
+
+    await wait_until(returned, reason=f"{taken} units are taken")
+
+
+async def test_a_sale_settles_by_itself_when_nothing_is_open_and_its_keys_leave_redis(shop: Shop) -> None:
+    """It opens, ends and settles without anybody doing anything or hearing an alarm; only its rows stay."""
+    sale = await shop.open_sale(units=3, hold_seconds=1)
+    assert outcome(await shop.buy(sale)) == "reserved"
+    await shop.change(sale, "window", {"ends_at": soon(0.5)})
+
+    async def gone() -> bool:
+        keys = ledger_keys(sale.id, 1)
+        listed = await shop.redis.execute_command("HEXISTS", DIRECTORY, sale.id)  # type: ignore[no-untyped-call]
+        return await shop.redis.exists(*keys) == 0 and not listed
+
+    async def left_alone() -> bool:
+        return f"persister {sale.id}" not in {task.get_name() for task in asyncio.all_tasks()}
+
+    with capture_logs() as logs:
+        await until_status(shop, sale, SaleStatus.ENDED)
+        row = await until_status(shop, sale, SaleStatus.SETTLED)
+        await wait_until(gone, reason="the keys are gone")
+        await wait_until(left_alone, reason="its persister has ended")
+    assert [entry for entry in logs if entry["log_level"] == "error"] == []
+    assert (row.units, row.units_taken, await stock_of(shop, sale)) == (0, 0, 3)
+    assert (await read_public(shop, sale))["phase"] == "settled"
+    assert (await shop.audit(sale)).balanced
+
+
+async def test_a_sale_with_an_open_order_does_not_settle(shop: Shop) -> None:
+    """Its ledger must still be there to take the units back."""
+    sale = await shop.open_sale(units=1)
+    await shop.buy(sale)
+    await shop.change(sale, "close")
+    ended = await until_status(shop, sale, SaleStatus.ENDED)
+    assert ended.units_taken == 1
+
+    async def followed() -> bool:
+        other = await shop.open_sale(units=1)
+        return (await shop.row(other)).status == SaleStatus.SCHEDULED
+
+    await wait_until(followed, reason="the controller has looked at all sales again")
+    assert (await shop.row(sale)).status == SaleStatus.ENDED
+    assert await shop.redis.exists(ledger_keys(sale.id, 1).sale) == 1
+
+
+async def test_the_public_sees_a_band_and_never_the_number(shop: Shop) -> None:
+    """And the server's time, for a countdown."""
+    sale = await shop.open_sale(units=20, starts_in=-1)
+    public = await read_public(shop, sale)
+
+    assert set(public) == {
+        *("object", "id", "product_id", "name", "phase", "stock", "price_minor", "currency", "units_per_user"),
+        *("starts_at", "ends_at", "server_time", "seconds_to_start"),
+    }
+    assert (public["phase"], public["stock"], public["seconds_to_start"]) == ("open", "plenty", 0)
+    for _ in range(18):
+        await shop.buy(sale)
+    await shop.drained(sale)
+    assert (await read_public(shop, sale))["stock"] == "few"
+    for _ in range(2):
+        await shop.buy(sale)
+    await shop.drained(sale)
+    assert (await read_public(shop, sale))["stock"] == "none"
+
+
+async def test_the_countdown_is_by_the_server(shop: Shop) -> None:
+    sale = await shop.open_sale(starts_in=1_000)
+
+    public = await read_public(shop, sale)
+
+    assert public["phase"] == "scheduled"
+    assert 900 < public["seconds_to_start"] <= 1_000
+    server_time = datetime.fromisoformat(public["server_time"])
+    assert abs((server_time - datetime.now(UTC)).total_seconds()) < 5
+
+
+async def test_the_lists_show_drafts_to_admins_alone(shop: Shop) -> None:
+    draft, sale = await shop.draft_sale(), await shop.open_sale()
+    client = await shop.client()
+    public = (await client.get("/v1/seckill/sales", params={"limit": 100})).json()
+    admin = (await client.get(ADMIN_SALES, params={"limit": 100}, headers=shop.admin_headers())).json()
+
+    assert sale.id in {each["id"] for each in public["data"]}
+    assert draft.id not in {each["id"] for each in public["data"]}
+    assert {sale.id, draft.id} <= {each["id"] for each in admin["data"]}
+    page = await client.get(ADMIN_SALES, params={"limit": 1, "starting_after": sale.id}, headers=shop.admin_headers())
+    assert [each["id"] for each in page.json()["data"]] == [draft.id]
+    assert f"starting_after={draft.id}" in page.headers["link"]
+
+
+async def test_every_admin_route_is_closed_to_shoppers_and_strangers(shop: Shop) -> None:
+    """403 with a shopper's token and 401 without one, before anything else is looked at."""
+    client = await shop.client()
+    document = (await client.get("/openapi.json")).json()
+    routes = [
+        (method, path) for path, item in document["paths"].items() if path.startswith("/v1/admin") for method in item
+    ]
+    assert len(routes) >= 15
+    for method, path in routes:
+        url = path.format(sale_id=1, product_id=1, user_id="ann", order_id="x")
+        problem_of(await client.request(method, url, headers=shop.headers()), 403, "forbidden")
+        problem_of(await client.request(method, url), 401, "unauthorized")
+
+
+async def test_every_change_says_who_asked_for_it_when_and_from_where(shop: Shop) -> None:
+    """`admin_events`: actor, address and request id, in the transaction of the change."""
+    client = await shop.client()
+    made = (await post(shop, ADMIN_SALES, await wish(shop, starts_at=soon(-1)), **{"X-Request-Id": "make-1"})).json()
+    path = f"{ADMIN_SALES}/{made['id']}"
+    headers = shop.headers("eve", role="admin")
+    asked: list[tuple[str, str, Any]] = [
+        ("PATCH", "", {"units": 5}),
+        ("POST", "/schedule", None),
+        ("POST", "/stock", {"delta": 2}),
+        ("POST", "/pause", None),
+        ("POST", "/resume", None),
+        ("POST", "/window", {"ends_at": soon(9_000)}),
+        ("POST", "/close", None),
+    ]
+    for number, (method, verb, body) in enumerate(asked):
+        answer = await client.request(
+            method, path + verb, json=body, headers={**headers, "X-Request-Id": f"eve-{number}"}
+        )
+        assert answer.status_code == 200, answer.text
+
+    async with shop.database.transaction() as session:
+        query = select(AdminEvent).where(AdminEvent.subject == "sale", AdminEvent.subject_id == str(made["id"]))
+        events = list(await session.scalars(query.order_by(AdminEvent.id)))
+    by_people = [event for event in events if event.actor_id != "controller"]
+    assert [(event.actor_id, event.request_id, event.action) for event in by_people] == [
+        ("admin", "make-1", "sale.create"),
+        ("eve", "eve-0", "sale.edit"),
+        ("eve", "eve-1", "sale.schedule"),
+        ("eve", "eve-2", "sale.units"),
+        ("eve", "eve-3", "sale.pause"),
+        ("eve", "eve-4", "sale.resume"),
+        ("eve", "eve-5", "sale.window"),
+        ("eve", "eve-6", "sale.close"),
+    ]
+    assert {event.address for event in by_people} == {"127.0.0.1"}
+    assert by_people[1].details == {"units": 5}
+    assert (by_people[3].details["units_delta"], by_people[3].details["n"]) == (2, 1)
+    now = datetime.now(UTC)
+    assert all(abs((now - event.created_at).total_seconds()) < 60 for event in by_people)
+
+
+async def test_a_refused_change_leaves_no_event_of_an_admin(shop: Shop) -> None:
+    """What was not done was not done by anybody."""
+    sale = await shop.draft_sale(units=10, stock=5)
+    await post(shop, f"{ADMIN_SALES}/{sale.id}/schedule")
+    await shop.change(sale, "close")
+
+    async with shop.database.transaction() as session:
+        query = select(AdminEvent.action).where(AdminEvent.subject == "sale", AdminEvent.subject_id == str(sale.id))
+        assert list(await session.scalars(query)) == ["sale.create"]

@@ -1,0 +1,615 @@
+"""`reserve.lua`: who gets a unit, decided for many buyers in one step that is wholly done or wholly not."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis.asyncio as aioredis
+
+from shop.embedded import ValkeyServer
+from shop.redis import NotSent, ScriptsNotLoaded, connect, load_scripts
+from shop.seckill.ledger import Answer, LastOrder, RedisClock
+from shop.settings import Settings
+from tests.lua.ledgers import (
+    NOON_MS,
+    Ledger,
+    begun_ledger,
+    call,
+    command,
+    everything,
+    open_ledger,
+    order_id,
+    sale_of_tests,
+)
+
+LATER_MS = NOON_MS + 3_600_000
+
+
+def words(answers: list[Answer]) -> list[str]:
+    return [answer.word for answer in answers]
+
+
+async def test_a_reservation_moves_the_unit_and_writes_its_event_in_one_step(redis: aioredis.Redis) -> None:
+    """RESERVED: the sale, the buyer, the order and the stream all change, and agree (I1, I2)."""
+    ledger = await open_ledger(redis, available=10)
+    before = await ledger.fields()
+
+    [answer] = await ledger.buy((1, "ann", 3))
+
+    assert (answer.word, answer.fields[:2]) == ("RESERVED", ("1", "7"))
+    reserved_ms = answer.fields[2]
+    assert await ledger.fields() == {**before, "available": "7", "seq": "1"}
+    assert await ledger.entry(1) == f"ann 3 1 {reserved_ms} held"
+    assert await ledger.holding("ann") == "3 1"
+    assert await ledger.events() == [
+        (
+            1,
+            {
+                b"kind": b"reserved",
+                b"order": order_id(1),
+                b"user": b"ann",
+                b"quantity": b"3",
+                b"delta": b"-3",
+                b"balance": b"7",
+                b"price": b"990",
+                b"at": reserved_ms.encode(),
+            },
+        )
+    ]
+
+
+async def test_a_reservation_is_dated_by_redis_time(redis: aioredis.Redis) -> None:
+    ledger = await open_ledger(redis)
+    clock = RedisClock()
+
+    [answer] = await ledger.buy((1, "ann", 1), clock=clock)
+
+    seconds, microseconds = await redis.time()
+    now_ms = seconds * 1000 + microseconds // 1000
+    assert 0 <= now_ms - int(answer.fields[2]) < 2_000
+    assert abs(clock.now_ms - now_ms) < 2_000
+
+
+@pytest.mark.parametrize("units", [1, 2, 7])
+async def test_exactly_as_many_units_are_sold_as_there_are(redis: aioredis.Redis, units: int) -> None:
+    """The boundary N: not one less, not one more (F2)."""
+    ledger = await open_ledger(redis, available=units)
+
+    answers = [(await ledger.buy((number, f"user{number}", 1)))[0] for number in range(units + 2)]
+
+    assert words(answers) == ["RESERVED"] * units + ["SOLD_OUT"] * 2
+    assert answers[-1].fields == (str(units), "0")
+    assert await ledger.numbers("available", "seq") == (0, units)
+
+
+async def test_exactly_as_many_units_are_sold_within_one_batch(redis: aioredis.Redis) -> None:
+    """Later requests of a batch see the earlier ones; every balance is the one before it minus one (I2)."""
+    ledger = await open_ledger(redis, available=200)
+
+    answers = await ledger.buy(*((number, f"user{number}", 1) for number in range(256)))
+
+    assert words(answers) == ["RESERVED"] * 200 + ["SOLD_OUT"] * 56
+    assert [answer.fields[:2] for answer in answers[:200]] == [(str(n + 1), str(199 - n)) for n in range(200)]
+    assert [seq for seq, _ in await ledger.events()] == list(range(1, 201))
+    assert await ledger.numbers("available", "seq") == (0, 200)
+    assert await command(redis, "HLEN", ledger.keys.orders) == 200
+    assert await command(redis, "HLEN", ledger.keys.buyers) == 200
+
+
+async def test_the_last_unit_wanted_twice_in_one_batch_goes_to_the_first(redis: aioredis.Redis) -> None:
+    """F1, without a network between the two."""
+    ledger = await open_ledger(redis, available=1)
+
+    assert words(await ledger.buy((1, "ann", 1), (2, "bob", 1))) == ["RESERVED", "SOLD_OUT"]
+
+    assert await ledger.entry(2) is None
+    assert await ledger.holding("bob") is None
+
+
+async def test_five_wanted_with_three_left_take_nothing_and_three_then_succeed(redis: aioredis.Redis) -> None:
+    ledger = await open_ledger(redis, available=3)
+
+    assert await ledger.buy((1, "ann", 5)) == [Answer("SOLD_OUT", ("0", "3"))]
+    [answer] = await ledger.buy((1, "ann", 3))
+
+    assert (answer.word, answer.fields[:2]) == ("RESERVED", ("1", "0"))
+
+
+async def test_whoever_wants_less_is_served_behind_one_who_wants_too_much(redis: aioredis.Redis) -> None:
+    ledger = await open_ledger(redis, available=3)
+
+    assert words(await ledger.buy((1, "ann", 5), (2, "bob", 2), (3, "cid", 2), (4, "dan", 1))) == [
+        "SOLD_OUT",
+        "RESERVED",
+        "SOLD_OUT",
+        "RESERVED",
+    ]
+
+
+async def test_a_repeat_is_the_first_order_and_changes_nothing(redis: aioredis.Redis) -> None:
+    """REPLAYED: seq, quantity and time of the first answer (F15, F21)."""
+    ledger = await open_ledger(redis)
+    [first] = await ledger.buy((1, "ann", 2))
+    before = await everything(redis)
+
+    answers = await ledger.buy((1, "ann", 2))
+
+    assert answers == [Answer("REPLAYED", ("1", "2", first.fields[2], "held"))]
+    assert await everything(redis) == before
+
+
+async def test_the_same_order_twice_in_one_batch_is_one_order(redis: aioredis.Redis) -> None:
+    """F21: both clicks of a double click may travel together."""
+    ledger = await open_ledger(redis, available=10)
+
+    first, second, third = await ledger.buy((1, "ann", 2), (1, "ann", 2), (1, "ann", 3))
+
+    assert first.word == "RESERVED"
+    assert second == Answer("REPLAYED", ("1", "2", first.fields[2], "held"))
+    assert third == Answer("MISMATCH", ("1", "2", "held"))
+    assert await ledger.numbers("available", "seq") == (8, 1)
+    assert await ledger.holding("ann") == "2 1"
+
+
+@pytest.mark.parametrize(("user", "quantity"), [("ann", 3), ("ann", 1), ("bob", 2), ("ann", -2), ("ann", "two")])
+async def test_a_known_order_with_another_user_or_quantity_is_a_mismatch(
+    redis: aioredis.Redis, user: str, quantity: int | str
+) -> None:
+    """MISMATCH names the seq and the quantity of the order that is there, and whether it is open (F21)."""
+    ledger = await open_ledger(redis)
+    await ledger.buy((1, "ann", 2))
+    before = await everything(redis)
+
+    assert await ledger.buy((1, user, quantity)) == [Answer("MISMATCH", ("1", "2", "held"))]
+    assert await everything(redis) == before
+
+    await ledger.give_back((1, 1))
+    assert await ledger.buy((1, user, quantity)) == [Answer("MISMATCH", ("1", "2", "released"))]
+
+
+async def test_a_released_order_stays_and_a_late_duplicate_does_not_buy_again(redis: aioredis.Redis) -> None:
+    """REPLAYED … released: the entry is never deleted (I7)."""
+    ledger = await open_ledger(redis)
+    [first] = await ledger.buy((1, "ann", 2))
+    await ledger.give_back((1, 1))
+    before = await everything(redis)
+
+    assert await ledger.buy((1, "ann", 2)) == [Answer("REPLAYED", ("1", "2", first.fields[2], "released"))]
+    assert await everything(redis) == before
+
+
+async def _sold_out(ledger: Ledger) -> None:
+    await ledger.set(available=0)
+
+
+async def _ended_by_the_clock(ledger: Ledger) -> None:
+    await ledger.set(ends_ms=1)
+
+
+async def _ended(ledger: Ledger) -> None:
+    await ledger.set(state="ended")
+
+
+async def _settled(ledger: Ledger) -> None:
+    await ledger.set(state="settled")
+
+
+async def _paused(ledger: Ledger) -> None:
+    await ledger.set(state="paused")
+
+
+async def _over_units(ledger: Ledger) -> None:
+    await ledger.set(units_per_user=2)
+
+
+async def _over_orders(ledger: Ledger) -> None:
+    await ledger.set(orders_per_user=1)
+
+
+async def _not_started(ledger: Ledger) -> None:
+    await ledger.set(starts_ms=LATER_MS * 2, ends_ms=LATER_MS * 3)
+
+
+async def _backlog(ledger: Ledger) -> None:
+    await ledger.set(backlog_max=1)
+
+
+REFUSALS: list[tuple[Callable[[Ledger], Any], str]] = [
+    (_sold_out, "SOLD_OUT 1 0"),
+    (_ended_by_the_clock, "ENDED 1 1"),
+    (_ended, "ENDED 1 {ends_ms}"),
+    (_settled, "ENDED 1 {ends_ms}"),
+    (_paused, "PAUSED 1"),
+    (_over_units, "OVER_LIMIT 1 2"),
+    (_over_orders, "OVER_LIMIT 1 2"),
+    (_not_started, f"NOT_OPEN 1 {LATER_MS * 2}"),
+    (_backlog, "BACKLOG 1"),
+]
+
+
+@pytest.mark.parametrize(("refuse", "refusal"), REFUSALS)
+async def test_a_repeat_comes_before_every_refusal_and_a_refusal_writes_nothing(
+    redis: aioredis.Redis, refuse: Callable[[Ledger], Any], refusal: str
+) -> None:
+    """In every state of the sale the winner's retry finds his order, and who is refused leaves no trace (I9)."""
+    ledger = await open_ledger(redis, available=10)
+    [first] = await ledger.buy((1, "ann", 2))
+    await refuse(ledger)
+    before = await everything(redis)
+
+    answers = await ledger.buy((2, "ann", 1), (1, "ann", 2), (1, "ann", 1))
+
+    ends_ms = (await ledger.fields())["ends_ms"]
+    assert [" ".join((answer.word, *answer.fields)) for answer in answers] == [
+        refusal.format(ends_ms=ends_ms),
+        f"REPLAYED 1 2 {first.fields[2]} held",
+        "MISMATCH 1 2 held",
+    ]
+    assert await everything(redis) == before
+
+
+async def test_a_pause_does_not_hide_that_the_sale_is_over(redis: aioredis.Redis) -> None:
+    """A paused sale whose window has passed has ended; one before its start is paused."""
+    ledger = await open_ledger(redis)
+    await ledger.set(state="paused", ends_ms=1)
+    assert words(await ledger.buy((1, "ann", 1))) == ["ENDED"]
+    await ledger.set(starts_ms=LATER_MS * 2, ends_ms=LATER_MS * 3)
+    assert words(await ledger.buy((1, "ann", 1))) == ["PAUSED"]
+
+
+@pytest.mark.parametrize("skew_ms", [0, 86_400_000, -86_400_000])
+@pytest.mark.parametrize(
+    ("offset_ms", "word"),
+    [(-1, "NOT_OPEN"), (0, "RESERVED"), (999, "RESERVED"), (1_000, "ENDED"), (1_001, "ENDED")],
+)
+async def test_the_window_opens_at_its_first_millisecond_and_ends_before_its_last(
+    redis: aioredis.Redis, offset_ms: int, word: str, skew_ms: int
+) -> None:
+    """I10 and F30: [starts_at, ends_at), by Redis time plus the sale's skew, and no change outside of it."""
+    ledger = await open_ledger(redis)
+    await ledger.set(starts_ms=NOON_MS, ends_ms=NOON_MS + 1_000, skew_ms=skew_ms)
+    before = await everything(redis)
+    clock_ms = NOON_MS + offset_ms - skew_ms
+
+    reply = await ledger.run_at(clock_ms, "reserve", 1, clock_ms + 1_000, "", 0, order_id(1), "ann", 1)
+
+    assert reply[0] == clock_ms
+    tail = {"NOT_OPEN": f"0 {NOON_MS}", "RESERVED": f"1 9 {NOON_MS + offset_ms}", "ENDED": f"0 {NOON_MS + 1_000}"}
+    assert reply[1].decode() == f"{word} {tail[word]}"
+    assert (await everything(redis) == before) == (word != "RESERVED")
+
+
+async def test_the_real_clock_opens_a_sale_without_anybody_doing_anything(redis: aioredis.Redis) -> None:
+    """Whoever is refused was before the start by Redis time, whoever is accepted was not (I10)."""
+    ledger = await open_ledger(redis)
+    seconds, microseconds = await redis.time()
+    starts_ms = seconds * 1000 + microseconds // 1000 + 50
+    await ledger.set(starts_ms=starts_ms)
+
+    refused = 0
+    while True:
+        reply = await call(ledger, "reserve", 1, starts_ms + 60_000, "", 0, order_id(1), "ann", 1)
+        word, *fields = reply[1].decode().split(" ")
+        if word == "RESERVED":
+            break
+        assert (word, reply[0] < starts_ms) == ("NOT_OPEN", True)
+        refused += 1
+    assert refused > 0
+    assert int(fields[2]) >= starts_ms
+
+
+@pytest.mark.parametrize(("early_ms", "word"), [(1, "RESERVED"), (0, "RESERVED"), (-1, "LATE")])
+async def test_after_the_deadline_nothing_is_executed(redis: aioredis.Redis, early_ms: int, word: str) -> None:
+    """LATE: whoever asked has given up, so no order may appear behind him (I9)."""
+    ledger = await open_ledger(redis)
+    await ledger.set(starts_ms=NOON_MS - 1, ends_ms=LATER_MS)
+    before = await everything(redis)
+
+    reply = await ledger.run_at(NOON_MS, "reserve", 1, NOON_MS + early_ms, "", 0, order_id(1), "ann", 1)
+
+    assert reply[1].decode().split(" ")[0] == word
+    assert (await everything(redis) == before) == (word == "LATE")
+
+
+async def test_the_deadline_is_redis_time_and_no_skew_moves_it(redis: aioredis.Redis) -> None:
+    """The skew is for windows alone: a caller's deadline is made of the clock that the answers carry."""
+    ledger = await open_ledger(redis)
+    await ledger.set(starts_ms=1, ends_ms=LATER_MS * 2, skew_ms=5_000)
+
+    reply = await ledger.run_at(NOON_MS, "reserve", 1, NOON_MS, "", 0, order_id(1), "ann", 1)
+
+    assert reply == [NOON_MS, f"RESERVED 1 9 {NOON_MS + 5_000}".encode()]
+
+
+async def test_a_process_whose_clock_is_far_behind_is_late_for_the_whole_batch(redis: aioredis.Redis) -> None:
+    """The answer carries Redis time, so the next batch is on time."""
+    ledger = await open_ledger(redis)
+    clock = RedisClock()
+    clock.learn(1)
+
+    assert words(await ledger.buy((1, "ann", 1), (2, "bob", 1), clock=clock)) == ["LATE", "LATE"]
+    assert words(await ledger.buy((1, "ann", 1), (2, "bob", 1), clock=clock)) == ["RESERVED", "RESERVED"]
+
+
+async def test_a_ledger_that_lost_an_order_which_the_caller_saw_answers_behind(redis: aioredis.Redis) -> None:
+    """BEHIND: the entry is not there, or has another seq: the ledger was rolled back (F4)."""
+    ledger = await open_ledger(redis)
+    [answer] = await ledger.buy((1, "ann", 1))
+    await ledger.buy((2, "bob", 1))
+    before = await everything(redis)
+
+    for last in (LastOrder(order_id(9), 3), LastOrder(order_id(1), 2), LastOrder(order_id(2), 1)):
+        assert words(await ledger.buy((3, "cid", 1), (1, "ann", 1), last=last)) == ["BEHIND", "BEHIND"]
+    assert await everything(redis) == before
+
+    known = LastOrder(order_id(1), answer.seq)
+    assert words(await ledger.buy((3, "cid", 1), last=known)) == ["RESERVED"]
+
+
+async def test_a_released_order_still_proves_that_the_ledger_was_not_rolled_back(redis: aioredis.Redis) -> None:
+    ledger = await open_ledger(redis)
+    await ledger.buy((1, "ann", 1))
+    await ledger.give_back((1, 1))
+
+    assert words(await ledger.buy((2, "bob", 1), last=LastOrder(order_id(1), 1))) == ["RESERVED"]
+
+
+async def test_another_epoch_is_stale(redis: aioredis.Redis) -> None:
+    """STALE_EPOCH, for the whole batch: also after a ledger was fenced."""
+    ledger = await open_ledger(redis)
+    for epoch in ("2", "fenced.1"):
+        await ledger.set(epoch=epoch)
+        before = await everything(redis)
+        assert words(await ledger.buy((1, "ann", 1), (2, "bob", 1))) == ["STALE_EPOCH", "STALE_EPOCH"]
+        assert await everything(redis) == before
+
+
+async def test_a_sale_whose_keys_are_missing_is_not_loaded_and_is_not_made_up(redis: aioredis.Redis) -> None:
+    """NOT_LOADED: missing means closed, and nothing is warmed up from anywhere (F3, F5)."""
+    ledger = await sale_of_tests(redis)
+
+    assert words(await ledger.buy((1, "ann", 1), (2, "bob", 1))) == ["NOT_LOADED", "NOT_LOADED"]
+    assert await everything(redis) == {}
+
+
+async def test_a_sale_that_is_still_loading_is_not_loaded(redis: aioredis.Redis) -> None:
+    ledger = await begun_ledger(redis)
+    before = await everything(redis)
+
+    assert words(await ledger.buy((1, "ann", 1))) == ["NOT_LOADED"]
+    assert await everything(redis) == before
+
+
+async def test_a_buyer_never_has_more_units_than_allowed_over_all_his_orders(redis: aioredis.Redis) -> None:
+    """OVER_LIMIT names the units that he has, in one batch as over several (F28, I5)."""
+    ledger = await open_ledger(redis, available=100, units_per_user=5)
+
+    assert words(await ledger.buy((1, "ann", 2), (2, "ann", 2), (3, "ann", 2), (4, "ann", 1), (5, "ann", 1))) == [
+        "RESERVED",
+        "RESERVED",
+        "OVER_LIMIT",
+        "RESERVED",
+        "OVER_LIMIT",
+    ]
+    assert await ledger.buy((6, "ann", 1)) == [Answer("OVER_LIMIT", ("3", "5"))]
+    assert await ledger.holding("ann") == "5 3"
+    assert words(await ledger.buy((7, "bob", 5), (8, "cid", 6))) == ["RESERVED", "OVER_LIMIT"]
+
+
+async def test_a_buyer_never_makes_more_orders_than_allowed_even_if_he_gives_them_back(redis: aioredis.Redis) -> None:
+    ledger = await open_ledger(redis, units_per_user=5, orders_per_user=2)
+
+    assert words(await ledger.buy((1, "ann", 1), (2, "ann", 1), (3, "ann", 1))) == [
+        "RESERVED",
+        "RESERVED",
+        "OVER_LIMIT",
+    ]
+    await ledger.give_back((1, 1), (2, 2))
+    assert await ledger.buy((3, "ann", 1)) == [Answer("OVER_LIMIT", ("4", "0"))]
+
+
+async def test_units_that_came_back_count_again_for_the_limit(redis: aioredis.Redis) -> None:
+    """F24: whoever cancels may buy again."""
+    ledger = await open_ledger(redis, units_per_user=2)
+    await ledger.buy((1, "ann", 2))
+    assert words(await ledger.buy((2, "ann", 1))) == ["OVER_LIMIT"]
+
+    await ledger.give_back((1, 1))
+
+    assert words(await ledger.buy((2, "ann", 2))) == ["RESERVED"]
+    assert await ledger.holding("ann") == "2 2"
+
+
+async def test_the_limit_is_told_before_the_stock(redis: aioredis.Redis) -> None:
+    """Whoever has had his share hears that, and not that all is sold."""
+    ledger = await open_ledger(redis, available=1, units_per_user=1)
+    await ledger.buy((1, "ann", 1))
+
+    assert words(await ledger.buy((2, "ann", 1), (3, "bob", 1))) == ["OVER_LIMIT", "SOLD_OUT"]
+
+
+@pytest.mark.parametrize(
+    "quantity",
+    [0, -1, -(10**30), 10**30, 2**31, "1.5", "-0.5", "nan", "inf", "-inf", "", " ", "one", "1 2", "0x", "1;2", "\x00"],
+)
+async def test_a_quantity_that_is_no_positive_whole_number_is_invalid(
+    redis: aioredis.Redis, quantity: int | str
+) -> None:
+    """INVALID, although the API has checked it before: Lua checks again (F29)."""
+    ledger = await open_ledger(redis)
+    before = await everything(redis)
+
+    assert await ledger.buy((1, "ann", quantity)) == [Answer("INVALID")]
+    assert await everything(redis) == before
+
+
+async def test_an_invalid_request_does_not_disturb_the_others_of_its_batch(redis: aioredis.Redis) -> None:
+    ledger = await open_ledger(redis)
+
+    assert words(await ledger.buy((1, "ann", 1), (2, "bob", -5), (3, "cid", 1))) == ["RESERVED", "INVALID", "RESERVED"]
+    assert await ledger.numbers("available", "seq") == (8, 2)
+
+
+async def test_the_largest_quantity_is_a_number_of_units_like_any_other(redis: aioredis.Redis) -> None:
+    """No number on the way is rounded or written with an exponent."""
+    most = 2**31 - 1
+    ledger = await open_ledger(redis, available=most, units_per_user=most)
+
+    [answer] = await ledger.buy((1, "ann", most))
+
+    assert (answer.word, answer.fields[:2]) == ("RESERVED", ("1", "0"))
+    assert await ledger.holding("ann") == f"{most} 1"
+    assert (await ledger.events())[0][1][b"delta"] == b"-2147483647"
+
+
+async def test_a_long_sequence_is_counted_exactly(redis: aioredis.Redis) -> None:
+    ledger = await open_ledger(redis)
+    await ledger.set(seq=10**12)
+
+    [answer] = await ledger.buy((1, "ann", 1))
+
+    assert answer.seq == 10**12 + 1
+    assert (await ledger.fields())["seq"] == str(10**12 + 1)
+    assert [seq for seq, _ in await ledger.events()] == [10**12 + 1]
+
+
+async def test_events_that_nobody_records_stop_the_sale_at_the_bound(redis: aioredis.Redis) -> None:
+    """BACKLOG counts the events of the batch itself too, and ends when the stream is trimmed."""
+    ledger = await open_ledger(redis, available=100, backlog_max=3)
+
+    assert words(await ledger.buy(*((number, f"user{number}", 1) for number in range(5)))) == [
+        *["RESERVED"] * 3,
+        *["BACKLOG"] * 2,
+    ]
+    assert await ledger.buy((9, "zoe", 1)) == [Answer("BACKLOG", ("3",))]
+    await redis.xtrim(ledger.keys.stream, minid="3-0", approximate=False)
+    assert words(await ledger.buy((9, "zoe", 1), (10, "yan", 1), (11, "xia", 1))) == ["RESERVED", "RESERVED", "BACKLOG"]
+
+
+@pytest.mark.parametrize("name", ["sale", "buyers", "orders", "stream"])
+@pytest.mark.parametrize("kind", ["string", "list"])
+async def test_a_key_of_a_wrong_type_is_an_error_and_nothing_is_written(
+    redis: aioredis.Redis, name: str, kind: str
+) -> None:
+    """F32: whoever sees NotSent knows that nothing was done."""
+    ledger = await open_ledger(redis)
+    await ledger.buy((1, "ann", 1))
+    key = getattr(ledger.keys, name)
+    await redis.delete(key)
+    if kind == "string":
+        await redis.set(key, "not a ledger")
+    else:
+        await command(redis, "RPUSH", key, "not a ledger")
+    before = await everything(redis)
+
+    with pytest.raises(NotSent, match="WRONGTYPE"):
+        await ledger.buy((2, "bob", 1), (3, "cid", 1))
+
+    assert await everything(redis) == before
+
+
+@pytest.mark.parametrize("name", ["buyers", "orders", "stream"])
+async def test_the_other_keys_may_be_empty(redis: aioredis.Redis, name: str) -> None:
+    """F32: a new ledger has no buyers, no orders and no events, which Redis keeps as no key at all."""
+    ledger = await open_ledger(redis)
+    assert await redis.exists(getattr(ledger.keys, name)) == 0
+
+    assert words(await ledger.buy((1, "ann", 1))) == ["RESERVED"]
+
+
+@pytest.mark.parametrize("field", ["starts_ms", "ends_ms", "available", "seq", "backlog_max", "skew_ms"])
+async def test_a_ledger_that_lacks_a_number_is_an_error_and_nothing_is_written(
+    redis: aioredis.Redis, field: str
+) -> None:
+    """F32: a comparison with what is not there must not sell."""
+    ledger = await open_ledger(redis)
+    await command(redis, "HDEL", ledger.keys.sale, field)
+    before = await everything(redis)
+
+    with pytest.raises(NotSent):
+        await ledger.buy((1, "ann", 1))
+
+    assert await everything(redis) == before
+
+
+@pytest.mark.parametrize("junk", ["", "many", "1", "-1 1", "1 1 1"])
+@pytest.mark.parametrize("name", ["buyers", "orders"])
+async def test_an_entry_that_cannot_be_read_is_an_error_and_nothing_is_written(
+    redis: aioredis.Redis, name: str, junk: str
+) -> None:
+    """A ledger that contradicts itself is not repaired by guessing, and sells nothing by accident."""
+    ledger = await open_ledger(redis)
+    field = b"bob" if name == "buyers" else order_id(2)
+    await command(redis, "HSET", getattr(ledger.keys, name), field, junk)
+    before = await everything(redis)
+
+    with pytest.raises(NotSent):
+        await ledger.buy((1, "ann", 1), (2, "bob", 1))
+
+    assert await everything(redis) == before
+
+
+async def test_a_stream_that_is_ahead_of_the_ledger_is_an_error_and_nothing_is_written(redis: aioredis.Redis) -> None:
+    """The append is the first write, because it is the one that can still be refused."""
+    ledger = await open_ledger(redis)
+    await redis.xadd(ledger.keys.stream, {"kind": "reserved"}, id="2-0")
+    before = await everything(redis)
+
+    with pytest.raises(NotSent, match="equal or smaller"):
+        await ledger.buy((1, "ann", 1), (2, "bob", 1))
+
+    assert await everything(redis) == before
+
+
+async def test_a_redis_without_the_scripts_executes_nothing_and_says_so(settings: Settings, tmp_path: Path) -> None:
+    """NOSCRIPT is ScriptsNotLoaded, a kind of NotSent; the API never loads a script by itself (F33)."""
+    server = ValkeyServer(tmp_path)
+    server.start()
+    client = connect(server.url, settings)
+    try:
+        with pytest.raises(ScriptsNotLoaded):
+            await (await sale_of_tests(client)).buy((1, "ann", 1))
+        await load_scripts(client)
+        ledger = await open_ledger(client)
+        await ledger.buy((1, "ann", 1))
+        await client.script_flush()
+        before = await everything(client)
+        with pytest.raises(ScriptsNotLoaded):
+            await ledger.buy((2, "bob", 1))
+        assert await everything(client) == before
+    finally:
+        await client.aclose(close_connection_pool=True)
+        server.stop()
+
+
+async def test_a_full_redis_refuses_a_purchase_before_its_first_write_and_takes_units_back(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """`#!lua` without allow-oom for what sells and loads, with it for what gives back and closes."""
+    server = ValkeyServer(tmp_path)
+    server.start()
+    client = connect(server.url, settings)
+    try:
+        await load_scripts(client)
+        ledger = await open_ledger(client)
+        await ledger.buy((1, "ann", 1))
+        await client.config_set("maxmemory", 1)
+        before = await everything(client)
+
+        with pytest.raises(NotSent, match="maxmemory"):
+            await ledger.buy((2, "bob", 1))
+        with pytest.raises(NotSent, match="maxmemory"):
+            await begun_ledger(client)
+        with pytest.raises(NotSent, match="maxmemory"):
+            await ledger.buy((1, "ann", 1))
+        assert await everything(client) == before
+
+        assert await ledger.give_back((1, 1)) == [Answer("RELEASED", ("2", "10"))]
+        assert await ledger.change(1, "pause") == Answer("APPLIED", ("3", "10"))
+        await client.config_set("maxmemory", 0)
+        await ledger.change(2, "resume")
+        assert words(await ledger.buy((2, "bob", 1))) == ["RESERVED"]
+    finally:
+        await client.aclose(close_connection_pool=True)
+        server.stop()

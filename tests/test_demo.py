@@ -1,0 +1,148 @@
+"""The demo as a user runs it: a process that sells, proves, prints its figures and leaves nothing behind."""
+
+import asyncio
+import json
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import psutil
+import pytest
+
+from shop.embedded import PostgresServer
+from tests.harness import wait_until
+from tests.nursery import ANY_PORT, alive, family, start
+
+DEMO_SECONDS = 60.0
+KEYS = [
+    "units",
+    "shoppers",
+    "attempts",
+    "reserved",
+    "reservations",
+    "sold_out",
+    "over_limit",
+    "rate_limited",
+    "errors",
+    "persisted",
+    "oversold",
+    "lost",
+    "duplicated",
+    "attempts_per_second",
+    "reserve_p50_ms",
+    "reserve_p99_ms",
+    "drain_seconds",
+    "invariants",
+]
+# A Postgres that writes down one wrong balance.
+LIE = """
+CREATE FUNCTION lie() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.balance := NEW.balance + 1; RETURN NEW; END';
+CREATE TRIGGER lie BEFORE INSERT ON stock_ledger FOR EACH ROW WHEN (NEW.seq = 3) EXECUTE FUNCTION lie();
+"""
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Where the demo has its temporary files; a short path, because sockets are in it."""
+    found = Path(tempfile.mkdtemp(prefix="demo-"))
+    yield found
+    shutil.rmtree(found, ignore_errors=True)
+
+
+def shops_in(directory: Path) -> list[Path]:
+    """The temporary directories of the shops that run here."""
+    return list(directory.glob("shop-*"))
+
+
+def rushes(process: psutil.Process) -> bool:
+    """Whether this is the crowd."""
+    try:
+        return "loadtests.rush" in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+async def until_gone(processes: list[psutil.Process]) -> None:
+    """Wait until none of them runs."""
+
+    async def gone() -> bool:
+        return not alive(processes)
+
+    await wait_until(gone, within=DEMO_SECONDS, reason="every process has ended")
+
+
+async def test_the_demo_sells_every_unit_and_proves_it(directory: Path) -> None:
+    """Exit status 0, one JSON object as the last line, and neither a process nor a file is left."""
+    size = ("--units", "50", "--shoppers", "300", "--processes", "2")
+    demo, output, errors = start(directory, "demo", "--exit", "--json", *size, TMPDIR=str(directory), **ANY_PORT)
+    seen: dict[int, psutil.Process] = {}
+
+    async def ended() -> bool:
+        seen.update({process.pid: process for process in family(demo.pid)})
+        return demo.poll() is not None
+
+    await wait_until(ended, within=DEMO_SECONDS, reason="the demo has ended")
+
+    assert demo.returncode == 0, errors.read_text()
+    figures = json.loads(output.read_text().splitlines()[-1])
+    assert list(figures) == KEYS
+    assert [figures[name] for name in ("units", "shoppers", "reserved", "persisted")] == [50, 300, 50, 50]
+    assert [figures[name] for name in ("errors", "oversold", "lost", "duplicated")] == [0, 0, 0, 0]
+    assert figures["reserved"] + figures["sold_out"] + figures["over_limit"] == 300
+    assert figures["attempts"] >= 300
+    assert figures["reservations"] >= 50
+    assert 0 < figures["reserve_p50_ms"] <= figures["reserve_p99_ms"]
+    assert {"I1", "I2", "I3", "I4", "I5"} <= figures["invariants"].keys()
+    assert set(figures["invariants"].values()) == {True}
+    assert len(seen) >= 6
+    assert alive(seen.values()) == []
+    assert shops_in(directory) == []
+
+
+async def test_a_broken_invariant_is_shown_and_makes_the_status_1(directory: Path) -> None:
+    """The proof does not trust the shop: a balance that Postgres was made to write wrongly is found (I2)."""
+    size = ("--units", "10", "--shoppers", "20", "--processes", "1")
+    demo, output, errors = start(directory, "demo", "--exit", "--json", *size, TMPDIR=str(directory), **ANY_PORT)
+
+    async def lied() -> bool:
+        assert demo.poll() is None, errors.read_text()
+        try:
+            (home,) = shops_in(directory)
+            connection = await asyncpg.connect(PostgresServer(home).url.replace("+asyncpg", ""))
+        except (ValueError, OSError, asyncpg.PostgresError):
+            return False
+        try:
+            await connection.execute(LIE)
+        except asyncpg.UndefinedTableError:
+            return False
+        finally:
+            await connection.close()
+        return True
+
+    await wait_until(lied, within=DEMO_SECONDS, reason="the tables are there")
+    status = await asyncio.to_thread(demo.wait, DEMO_SECONDS)
+
+    assert status == 1, errors.read_text()
+    figures = json.loads(output.read_text().splitlines()[-1])
+    assert (figures["invariants"]["I2"], figures["invariants"]["I4"]) == (False, True)
+    assert "✗ failed: I2" in errors.read_text()
+
+
+async def test_a_demo_that_is_killed_takes_everything_along(directory: Path) -> None:
+    """kill -9 gives it no chance to clean up; still no server, no API and no crowd is left."""
+    demo, _, errors = start(directory, "demo", "--exit", "--processes", "1", TMPDIR=str(directory), **ANY_PORT)
+
+    async def crowd() -> list[psutil.Process]:
+        assert demo.poll() is None, errors.read_text()
+        processes = family(demo.pid)
+        return processes if any(map(rushes, processes)) else []
+
+    processes = await wait_until(crowd, within=DEMO_SECONDS, reason="the crowd is there")
+    assert len(processes) >= 6
+
+    demo.send_signal(signal.SIGKILL)
+
+    await until_gone(processes)
