@@ -52,10 +52,10 @@ async def test_a_full_queue_refuses_at_once() -> None:
         return items
 
     coalescer = Coalescer(send, batch_max=1, in_flight_max=1, queue_max=2)
-    waiting = [asyncio.create_task(coalescer.ask(0))]
+    waiting = [asyncio.ensure_future(coalescer.ask(0))]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    waiting += [asyncio.create_task(coalescer.ask(item)) for item in (1, 2)]
+    waiting += [asyncio.ensure_future(coalescer.ask(item)) for item in (1, 2)]
     await asyncio.sleep(0)
 
     with pytest.raises(NotSent):
@@ -74,7 +74,7 @@ async def test_a_caller_that_leaves_does_not_disturb_its_batch() -> None:
         return items
 
     coalescer = Coalescer(send, batch_max=4, in_flight_max=1, queue_max=10)
-    leaver, stayer = (asyncio.create_task(coalescer.ask(item)) for item in (1, 2))
+    leaver, stayer = (asyncio.ensure_future(coalescer.ask(item)) for item in (1, 2))
     await asyncio.sleep(0)
     leaver.cancel()
     hold.set()
