@@ -4,7 +4,7 @@
 #   make test PYTHON=python3.13           another Python than the one that uv finds
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint readme
+.PHONY: help demo up test lint bench readme
 
 PYTHON ?= python3
 ARGS ?=
@@ -24,6 +24,7 @@ help:
 	@echo "make up     the shop on this machine, with its data kept in .shop/"
 	@echo "make test   every test                                                      (ARGS=\"-k story\")"
 	@echo "make lint   style, types and who may import whom"
+	@echo "make bench  the shop beside other ways to build it                          (ARGS=\"--quick\")"
 	@echo "make readme the README's figures and the configuration page, written anew"
 
 demo: $(UV_INSTALLED)
@@ -33,13 +34,16 @@ up: $(UV_INSTALLED)
 	@$(RUN) shop up $(ARGS)
 
 test: $(UV_INSTALLED)
-	@$(RUN) pytest $(ARGS)
+	@$(RUN) pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(UV_INSTALLED)
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
 	@$(RUN) lint-imports
+
+bench: $(UV_INSTALLED)
+	@$(RUN) python -m loadtests.bench --write $(ARGS)
 
 readme: $(UV_INSTALLED)
 	@$(RUN) python docs/write_readme.py

@@ -1,0 +1,46 @@
+"""What processes cost, by the operating system's own account: CPU time and memory. It works on Linux."""
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+# From <linux/posix-timers.h>: the clock of a process's CPU time, all its threads included, in nanoseconds.
+CPUCLOCK_SCHED = 2
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """The CPU time, user and system, that these processes have used; one that is gone counts as nothing."""
+    return sum(map(_cpu_seconds, pids))
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        return time.clock_gettime(~pid << 3 | CPUCLOCK_SCHED)
+    except OSError:
+        return 0.0
+
+
+def rss_bytes(pids: Iterable[int]) -> int:
+    """The memory that these processes have in use, their shared pages included."""
+    return sum(map(_rss_bytes, pids))
+
+
+def _rss_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+    except OSError:
+        return 0
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    found = [pid]
+    for each in found:
+        for tasks in Path(f"/proc/{each}/task").glob("*/children"):
+            try:
+                found += map(int, tasks.read_text().split())
+            except OSError:
+                continue
+    return found

@@ -1,0 +1,55 @@
+"""The shop's cheap answers: "sold out" to a crowd that comes too late, and the first order to those who ask again."""
+
+import msgspec
+
+from loadtests.bench.messages import Round
+from loadtests.bench.plan import Size
+from loadtests.bench.purchases import BASELINE_SALE, UNITS, Report, start_baselines
+from loadtests.bench.rounds import RATES_AT_FIRST, Summary, Wish, kept, per_second, play, summarize, throttled
+from loadtests.bench.sales import fill, forget, open_sales
+from loadtests.bench.stage import Stage
+
+SOLD_OUT, REPLAYED, ACCEPTED = "409", "200", "202"
+
+
+class Answers(msgspec.Struct, kw_only=True):
+    """`bare` was measured in the same rounds."""
+
+    bare: Summary
+    sold_out: Summary
+    replays: Summary
+    dropped_rounds: int
+
+
+async def measure_answers(stage: Stage, size: Size, report: Report) -> Answers:
+    """Rounds of bare, sold out and replays in turn. Every token is new, also that of one who asks again."""
+    (sold_out,) = await open_sales(stage, units=1)
+    (replays,) = await open_sales(stage, units=UNITS)
+    await start_baselines(stage, replays, ["bare"])
+    await stage.stop_worker()
+    buyers = int(stage.rates.get("shop", RATES_AT_FIRST["shop"]) * 2 * size.seconds)
+    name = await fill(stage, replays, buyers)
+    wishes = {
+        "bare": Wish("bare", BASELINE_SALE, size.seconds),
+        "sold_out": Wish("shop", sold_out, size.seconds),
+        "replays": Wish("shop", replays, size.seconds, shoppers=name, count=buyers),
+    }
+    rounds: dict[str, list[Round]] = {name: [] for name in wishes}
+    for number in range(size.answer_rounds):
+        for name, wish in wishes.items():
+            found = await play(stage, wish)
+            rounds[name].append(found)
+            report(f"round {number + 1}/{size.answer_rounds}  {name:13} {per_second(found):8,.0f} answers/s")
+    last = await play(stage, wishes["bare"])
+    dropped = throttled([per_second(each) for each in (*rounds["bare"], last)])
+    await forget(stage, [sold_out, replays])
+
+    def summary(name: str, status: str) -> Summary:
+        return summarize(kept(rounds[name], dropped), status, dropped=len(dropped))
+
+    return Answers(
+        bare=summary("bare", ACCEPTED),
+        sold_out=summary("sold_out", SOLD_OUT),
+        replays=summary("replays", REPLAYED),
+        dropped_rounds=len(dropped),
+    )

@@ -1,0 +1,119 @@
+"""Overload: more than the shop can sell, at a rate that does not relent, and with twenty times the connections."""
+
+from statistics import median
+
+import msgspec
+
+from loadtests.bench.messages import Round
+from loadtests.bench.plan import CONNECTIONS, Size
+from loadtests.bench.purchases import ACCEPTED, UNITS, Report
+from loadtests.bench.rounds import Spread, Wish, per_second, play, spread
+from loadtests.bench.sales import forget, open_sales, row, until_drained
+from loadtests.bench.stage import NotMeasured, Stage
+from shop.seckill import ledger
+
+# Enough that the queue is in the shop, where it is to be refused, and not in the generator.
+OPEN_CONNECTIONS = 2_048
+MANY = 20
+
+
+class Pressure(msgspec.Struct, kw_only=True):
+    """The shop under one kind of load. Goodput is accepted purchases per second; p99 is that of the accepted."""
+
+    offered_per_second: Spread | None
+    connections: int
+    goodput_per_second: Spread
+    p99_ms: Spread
+    refused: int
+    lost: int
+    unsent: int
+    generator_share: float
+
+
+class Overload(msgspec.Struct, kw_only=True):
+    """The kinds of load by name: `peak` and `connections_20x` are closed loops, `open_…` are open ones."""
+
+    seconds: float
+    loads: dict[str, Pressure]
+
+
+class WhileDraining(msgspec.Struct, kw_only=True):
+    """Purchases while a worker records them, on the core that generator and servers share. It has no bar.
+
+    `recorded_share` is the part of the orders that was recorded when the last round ended.
+    """
+
+    purchases_per_second: Spread
+    p99_ms: Spread
+    recorded_share: float
+
+
+async def measure_overload(stage: Stage, size: Size, report: Report) -> Overload:
+    """In each cycle the capacity first, then the loads that are multiples of it."""
+    sale_ids = await open_sales(stage, units=UNITS, count=size.overload_rounds)
+    await stage.stop_worker()
+    seconds = size.overload_seconds
+    rounds: dict[str, list[Round]] = {}
+    offered: dict[str, list[float]] = {}
+    for number, sale_id in enumerate(sale_ids):
+        peak = await play(stage, Wish("shop", sale_id, seconds))
+        capacity = per_second(peak, ACCEPTED)
+        rounds.setdefault("peak", []).append(peak)
+        wishes = {
+            f"open_{share:g}x": Wish("shop", sale_id, seconds, OPEN_CONNECTIONS, rate=capacity * share)
+            for share in (0.5, 1, 2)
+        }
+        wishes[f"connections_{MANY}x"] = Wish("shop", sale_id, seconds, CONNECTIONS * MANY)
+        for name, wish in wishes.items():
+            found = await play(stage, wish)
+            rounds.setdefault(name, []).append(found)
+            if wish.rate is not None:
+                offered.setdefault(name, []).append(wish.rate)
+            report(
+                f"cycle {number + 1}/{size.overload_rounds}  {name:16} {per_second(found, ACCEPTED):8,.0f} accepted/s"
+                f"  p99 {_p99(found):8,.1f} ms  {found.statuses}"
+            )
+    await forget(stage, sale_ids)
+    return Overload(
+        seconds=seconds, loads={name: _pressure(found, offered.get(name)) for name, found in rounds.items()}
+    )
+
+
+def _pressure(rounds: list[Round], offered: list[float] | None) -> Pressure:
+    """What several rounds of one kind come to. Raises NotMeasured when nothing was accepted in any."""
+    measured = [_p99(each) for each in rounds if ACCEPTED in each.latency_ms]
+    if not measured:
+        raise NotMeasured(f"nothing was accepted: {[each.statuses for each in rounds]}")
+    return Pressure(
+        offered_per_second=spread(offered, 0) if offered else None,
+        connections=max(each.connections for each in rounds),
+        goodput_per_second=spread([per_second(each, ACCEPTED) for each in rounds], 0),
+        p99_ms=spread(measured),
+        refused=sum(sum(each.statuses.values()) - each.statuses.get(ACCEPTED, 0) for each in rounds),
+        lost=sum(each.lost + each.unanswered for each in rounds),
+        unsent=sum(each.unsent for each in rounds),
+        generator_share=round(median(each.generator_share for each in rounds), 3),
+    )
+
+
+def _p99(found: Round) -> float:
+    return found.latency_ms[ACCEPTED].p99 if ACCEPTED in found.latency_ms else float("nan")
+
+
+async def measure_while_draining(stage: Stage, size: Size, report: Report) -> WhileDraining:
+    """Purchases with the worker at work."""
+    (sale_id,) = await open_sales(stage, units=UNITS)
+    stage.start_worker()
+    await until_drained(stage, [sale_id])
+    found = []
+    for number in range(size.answer_rounds):
+        found.append(await play(stage, Wish("shop", sale_id, size.seconds)))
+        report(f"round {number + 1}/{size.answer_rounds}  {per_second(found[-1], ACCEPTED):8,.0f} purchases/s")
+    sale, state = await row(stage, sale_id), await ledger.read_state(stage.redis, sale_id, 1)
+    await until_drained(stage, [sale_id])
+    await forget(stage, [sale_id])
+    return WhileDraining(
+        purchases_per_second=spread([per_second(each, ACCEPTED) for each in found], 0),
+        p99_ms=spread([_p99(each) for each in found]),
+        recorded_share=round(sale.watermark / state.seq, 3) if state else 0.0,
+    )

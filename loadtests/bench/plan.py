@@ -1,0 +1,86 @@
+"""How large a run of the benchmark is, and the bars that it is held against."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+CONNECTIONS = 256
+# A quick run that has taken so long after its first part is on a slow machine: one round of the others must do.
+HURRY_AFTER_SECONDS = 80.0
+PURCHASE_ORDER = ("bare", "textbook", "postgres_only", "shop")
+# A round is dropped when the machine was throttled next to it: `bare` below this share of its median.
+THROTTLED_BELOW = 0.7
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of a run. Sizes are orders, times are seconds."""
+
+    quick: bool
+    rounds: int = 9
+    seconds: float = 3.0
+    answer_rounds: int = 5
+    drain_rounds: int = 5
+    drain_orders: int = 50_000
+    single_orders: int = 2_000
+    growth_orders: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    growth_rounds: int = 5
+    overload_rounds: int = 5
+    overload_seconds: float = 4.0
+
+    def changed(self, rounds: int | None, seconds: float | None) -> "Size":
+        """The same size with other rounds, of every part."""
+        size = self
+        if rounds:
+            size = replace(
+                size,
+                rounds=rounds,
+                answer_rounds=rounds,
+                drain_rounds=rounds,
+                growth_rounds=rounds,
+                overload_rounds=rounds,
+            )
+        return replace(size, seconds=seconds, overload_seconds=seconds) if seconds else size
+
+
+FULL = Size(quick=False)
+QUICK = Size(
+    quick=True,
+    rounds=7,
+    seconds=1.0,
+    answer_rounds=3,
+    drain_rounds=3,
+    drain_orders=15_000,
+    single_orders=500,
+    growth_orders=(10_000, 100_000),
+    growth_rounds=3,
+    overload_rounds=2,
+    overload_seconds=1.5,
+)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a ratio has to reach, and what it is."""
+
+    name: str
+    meaning: str
+    sense: Literal["at least", "at most"]
+    bar: float
+
+    def reached(self, value: float) -> bool:
+        return value >= self.bar if self.sense == "at least" else value <= self.bar
+
+
+BARS = (
+    Bar("orders_vs_bare", "accepted purchases/s, shop / bare", "at least", 0.4),
+    Bar("orders_vs_textbook", "accepted purchases/s, shop / textbook", "at least", 5),
+    Bar("cpu_vs_bare", "CPU per accepted purchase, API + Redis, shop / bare", "at most", 3.0),
+    Bar("sold_out_vs_bare", "sold-out answers/s / bare answers/s", "at least", 0.6),
+    Bar("drain_vs_copy", "orders/s drained / orders/s by COPY of the same rows", "at least", 0.6),
+    Bar("drain_vs_single", "orders/s drained / orders/s with one transaction each", "at least", 10),
+    Bar("growth_cpu", "CPU per order in the largest sale / in a sale of 10 k orders", "at most", 1.15),
+    Bar("redis_bytes_per_order", "bytes of Redis memory per order, after the drain", "at most", 200),
+    Bar("overload_goodput", "goodput at 20× the connections / peak", "at least", 0.8),
+    Bar("overload_goodput_2x", "goodput, open loop at 2× the capacity / peak", "at least", 0.5),
+    Bar("overload_p99", "p99 of the accepted, open loop at 2× / at 0.5×", "at most", 10),
+)

@@ -1,0 +1,57 @@
+"""The requests of a round, ready to be sent: each with a token and an Idempotency-Key of its own."""
+
+import base64
+import hmac
+
+import msgspec
+
+USER_ID_CHARACTERS = 12  # as long as the shop's own
+KEY_CHARACTERS = 36  # as long as a UUID
+BODY = b'{"quantity": 1}'
+
+
+class Shoppers(msgspec.Struct, frozen=True, kw_only=True):
+    """`count` users who exist nowhere but in their tokens; the same name and issue time make the same requests.
+
+    `name` is at most 5 letters and digits.
+    """
+
+    name: str
+    count: int
+    secret: str
+    issuer: str
+    audience: str
+    issued_at: int
+    lifetime_seconds: int = 3600
+
+
+def user_id(name: str, number: int) -> str:
+    """The `number`-th of these users."""
+    return f"{name}{number:0{USER_ID_CHARACTERS - len(name)}d}"
+
+
+def idempotency_key(name: str, number: int) -> str:
+    """The key that he sends."""
+    return f"{name}{number:0{KEY_CHARACTERS - len(name)}d}"
+
+
+def purchase_requests(shoppers: Shoppers, *, host: str, port: int, path: str) -> list[bytes]:
+    """One purchase of one unit by each shopper. It costs about 5 µs a request."""
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(BODY)}\r\nAuthorization: Bearer "
+    ).encode()
+    issued = f'"iat":{shoppers.issued_at},"exp":{shoppers.issued_at + shoppers.lifetime_seconds}'
+    claims = f'","role":"shopper","iss":"{shoppers.issuer}","aud":"{shoppers.audience}",{issued}}}'
+    header, secret = _encoded(b'{"alg":"HS256","typ":"JWT"}') + b".", shoppers.secret.encode()
+    requests = []
+    for number in range(shoppers.count):
+        signed = header + _encoded(f'{{"sub":"{user_id(shoppers.name, number)}{claims}'.encode())
+        signature = _encoded(hmac.digest(secret, signed, "sha256"))
+        key = idempotency_key(shoppers.name, number).encode()
+        requests.append(b"%b%b.%b\r\nIdempotency-Key: %b\r\n\r\n%b" % (head, signed, signature, key, BODY))
+    return requests
+
+
+def _encoded(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")

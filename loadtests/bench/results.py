@@ -1,0 +1,97 @@
+"""What a run of the benchmark found: its parts, and the ratios that are held against the bars."""
+
+import msgspec
+
+from loadtests.bench.answers import Answers
+from loadtests.bench.drain import Drain
+from loadtests.bench.growth import Growth
+from loadtests.bench.machine import Machine
+from loadtests.bench.overload import MANY, Overload, WhileDraining
+from loadtests.bench.plan import BARS
+from loadtests.bench.purchases import Purchases
+
+
+class Verdict(msgspec.Struct, kw_only=True):
+    """A ratio against its bar."""
+
+    name: str
+    meaning: str
+    sense: str
+    bar: float
+    value: float
+    ok: bool
+
+
+class Results(msgspec.Struct, kw_only=True):
+    """A run. A part that was not asked for is None; `failures` says which could not be measured, and why."""
+
+    at: str
+    quick: bool
+    seconds: float
+    machine: Machine
+    notes: list[str] = []
+    ratios: dict[str, float] = {}
+    bars: list[Verdict] = []
+    purchases: Purchases | None = None
+    answers: Answers | None = None
+    drain: Drain | None = None
+    growth: Growth | None = None
+    overload: Overload | None = None
+    while_draining: WhileDraining | None = None
+    failures: dict[str, str] = {}
+
+
+def judge(results: Results) -> None:
+    """Compute the ratios of the parts that were measured, and hold them against the bars."""
+    results.ratios = ratios_of(results)
+    results.bars = [
+        Verdict(
+            name=bar.name,
+            meaning=bar.meaning,
+            sense=bar.sense,
+            bar=bar.bar,
+            value=results.ratios[bar.name],
+            ok=bar.reached(results.ratios[bar.name]),
+        )
+        for bar in BARS
+        if bar.name in results.ratios
+    ]
+
+
+def ratios_of(results: Results) -> dict[str, float]:
+    """The ratios of the parts that were measured, by the names of the bars; each is a quotient of medians."""
+    found: dict[str, float] = {}
+    if results.purchases:
+        found |= _of_purchases(results.purchases)
+    if results.answers:
+        found["sold_out_vs_bare"] = results.answers.sold_out.per_second.median / results.answers.bare.per_second.median
+    if results.drain:
+        drained = results.drain.drained_per_second.median
+        found["drain_vs_copy"] = drained / results.drain.copied_per_second.median
+        found["drain_vs_single"] = drained / results.drain.single_per_second.median
+    if results.growth:
+        small, large = results.growth.sales[0], results.growth.sales[-1]
+        found["growth_cpu"] = large.cpu_us.median / small.cpu_us.median
+        found["redis_bytes_per_order"] = large.redis_bytes_per_order
+    if results.overload:
+        found |= _of_overload(results.overload)
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def _of_purchases(purchases: Purchases) -> dict[str, float]:
+    shop, bare, textbook = (purchases.contenders[name] for name in ("shop", "bare", "textbook"))
+    return {
+        "orders_vs_bare": shop.per_second.median / bare.per_second.median,
+        "orders_vs_textbook": shop.per_second.median / textbook.per_second.median,
+        "cpu_vs_bare": shop.cpu_us / bare.api_cpu_us.median,
+    }
+
+
+def _of_overload(overload: Overload) -> dict[str, float]:
+    loads = overload.loads
+    peak = loads["peak"].goodput_per_second.median
+    return {
+        "overload_goodput": loads[f"connections_{MANY}x"].goodput_per_second.median / peak,
+        "overload_goodput_2x": loads["open_2x"].goodput_per_second.median / peak,
+        "overload_p99": loads["open_2x"].p99_ms.median / loads["open_0.5x"].p99_ms.median,
+    }

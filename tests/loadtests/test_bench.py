@@ -1,0 +1,331 @@
+"""The benchmark: which rounds count, how the ratios come about, what is shown, and one small run of the real thing."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from loadtests.bench.__main__ import Part, busy_notes, notes_of, sales_needed
+from loadtests.bench.accounting import cpu_seconds, family, rss_bytes
+from loadtests.bench.answers import Answers
+from loadtests.bench.chart import draw
+from loadtests.bench.drain import Drain
+from loadtests.bench.growth import GrownSale, Growth
+from loadtests.bench.machine import Machine, fsync_us
+from loadtests.bench.messages import OWN, Latency, Round
+from loadtests.bench.overload import Overload, Pressure
+from loadtests.bench.plan import BARS, FULL, PURCHASE_ORDER, QUICK
+from loadtests.bench.purchases import Purchases
+from loadtests.bench.report import markdown, write_readme
+from loadtests.bench.results import Results, judge, ratios_of
+from loadtests.bench.rounds import Spread, Summary, kept, spread, summarize, throttled
+from loadtests.bench.stage import NotMeasured
+
+ROOT = Path(__file__).parents[2]
+
+
+def a_round(per_second: float, *, api_us: float = 50.0, redis_us: float = 5.0, status: str = "202") -> Round:
+    """A round of one second."""
+    answers = int(per_second)
+    return Round(
+        seconds=1.0,
+        sent=answers,
+        statuses={status: answers},
+        latency_ms={status: Latency(1.0, 2.0, 3.0)},
+        connections=256,
+        lost=0,
+        unsent=0,
+        unanswered=0,
+        answer_bytes=700,
+        exhausted=False,
+        cpu_seconds={OWN: 0.25, "api": answers * api_us / 1e6, "redis": answers * redis_us / 1e6},
+        rss_bytes={"api": 50 * 1024 * 1024},
+    )
+
+
+def a_summary(per_second: float, *, api_us: float = 50.0, redis_us: float = 0.0) -> Summary:
+    return summarize([a_round(per_second, api_us=api_us, redis_us=redis_us)], "202")
+
+
+def a_pressure(goodput: float, p99: float) -> Pressure:
+    return Pressure(
+        offered_per_second=None,
+        connections=256,
+        goodput_per_second=spread([goodput]),
+        p99_ms=spread([p99]),
+        refused=0,
+        lost=0,
+        unsent=0,
+        generator_share=0.2,
+    )
+
+
+def a_run() -> Results:
+    """A run in which every ratio is easy to see."""
+    costs = {"bare": (20_000, 20.0, 0.0), "textbook": (2_000, 270.0, 25.0), "postgres_only": (500, 900.0, 0.0)}
+    contenders = {name: a_summary(rate, api_us=api, redis_us=redis) for name, (rate, api, redis) in costs.items()}
+    contenders["shop"] = a_summary(10_000, api_us=45.0, redis_us=5.0)
+    grown = {10_000: 50.0, 1_000_000: 55.0}
+    loads = {
+        "peak": a_pressure(10_000, 20),
+        "open_0.5x": a_pressure(5_000, 10),
+        "open_1x": a_pressure(10_000, 40),
+        "open_2x": a_pressure(8_000, 50),
+        "connections_20x": a_pressure(9_000, 400),
+    }
+    return Results(
+        at="2026-11-21T12:00:00+00:00",
+        quick=False,
+        seconds=600.0,
+        machine=Machine(
+            processor="A <Processor> & Co", cores=2, apart=True, fsync_us=200.0, python="3.11", uvicorn="0.54",
+            valkey="9.1", postgres="18.6",
+        ),
+        purchases=Purchases(connections=256, seconds=1.0, contenders=contenders, group_size=64.0, dropped_rounds=1),
+        answers=Answers(
+            bare=a_summary(20_000), sold_out=a_summary(14_000), replays=a_summary(11_000), dropped_rounds=0
+        ),
+        drain=Drain(
+            orders=10_000,
+            single_orders=100,
+            drained_per_second=spread([30_000]),
+            copied_per_second=spread([40_000]),
+            single_per_second=spread([1_000]),
+            worker_cpu_us=spread([30]),
+        ),
+        growth=Growth(
+            seconds=1.0,
+            sales=[
+                GrownSale(
+                    orders=orders,
+                    redis_bytes_per_order=150.0,
+                    cpu_us=spread([cost]),
+                    api_cpu_us=spread([cost]),
+                    redis_cpu_us=spread([0.0]),
+                )
+                for orders, cost in grown.items()
+            ],
+        ),
+        overload=Overload(seconds=1.0, loads=loads),
+    )  # fmt: skip
+
+
+def test_a_round_is_dropped_when_bare_was_slow_before_or_after_it() -> None:
+    assert throttled([100, 100, 60, 100, 100]) == {1, 2}
+    assert throttled([60, 100, 100, 100]) == {0}
+    assert throttled([100, 100, 100, 60]) == {2}
+
+
+def test_a_round_is_kept_while_bare_is_near_its_median() -> None:
+    assert throttled([100, 71, 100, 130, 100]) == set()
+
+
+def test_the_rounds_that_are_left_are_counted_without_the_dropped_ones() -> None:
+    rounds = [a_round(100), a_round(10), a_round(110)]
+
+    left = kept(rounds, {1})
+
+    assert summarize(left, "202", dropped=1).per_second == Spread(105, 100, 110)
+    assert summarize(left, "202", dropped=1).dropped == 1
+
+
+def test_a_machine_that_leaves_no_round_is_not_measured() -> None:
+    with pytest.raises(NotMeasured):
+        kept([a_round(100)], {0})
+
+
+def test_a_contender_that_never_gave_the_answer_is_not_measured() -> None:
+    with pytest.raises(NotMeasured, match="503"):
+        summarize([a_round(100, status="503")], "202")
+
+
+def test_cpu_is_counted_per_answer_that_counts() -> None:
+    found = a_round(1_000, api_us=50, redis_us=5)
+    found.statuses["503"] = 500
+
+    summary = summarize([found], "202")
+
+    assert summary.api_cpu_us.median == pytest.approx(50)
+    assert summary.cpu_us == pytest.approx(55)
+    assert summary.other_answers == 500
+
+
+def test_the_generator_shows_its_headroom() -> None:
+    summary = a_summary(1_000)
+
+    assert (summary.generator_share, summary.generator_headroom) == (0.25, 0.75)
+
+
+def test_every_ratio_is_a_quotient_of_medians() -> None:
+    assert ratios_of(a_run()) == {
+        "orders_vs_bare": 0.5,
+        "orders_vs_textbook": 5.0,
+        "cpu_vs_bare": 2.5,
+        "sold_out_vs_bare": 0.7,
+        "drain_vs_copy": 0.75,
+        "drain_vs_single": 30.0,
+        "growth_cpu": 1.1,
+        "redis_bytes_per_order": 150.0,
+        "overload_goodput": 0.9,
+        "overload_goodput_2x": 0.8,
+        "overload_p99": 5.0,
+    }
+
+
+def test_every_bar_is_judged_and_a_missed_one_is_named() -> None:
+    results = a_run()
+    assert results.purchases
+    results.purchases.contenders["shop"] = a_summary(7_000, api_us=45.0, redis_us=5.0)
+
+    judge(results)
+
+    assert [verdict.name for verdict in results.bars] == [bar.name for bar in BARS]
+    assert [verdict.name for verdict in results.bars if not verdict.ok] == ["orders_vs_bare", "orders_vs_textbook"]
+
+
+def test_a_part_that_was_not_measured_has_no_ratio() -> None:
+    results = a_run()
+    results.overload = results.drain = None
+
+    judge(results)
+
+    assert {"overload_p99", "drain_vs_copy"}.isdisjoint(results.ratios)
+    assert len(results.bars) == len(BARS) - 5
+
+
+def test_results_survive_their_file() -> None:
+    results = a_run()
+    judge(results)
+
+    assert msgspec.json.decode(msgspec.json.encode(results), type=Results) == results
+
+
+def test_a_quick_run_says_how_far_growth_went() -> None:
+    assert "100,000" in "".join(notes_of(QUICK, apart=True))
+    assert notes_of(FULL, apart=True) == []
+    assert "one core" in "".join(notes_of(FULL, apart=False))
+
+
+def test_a_run_beside_other_work_says_so() -> None:
+    results = a_run()
+    assert results.purchases
+    bare = results.purchases.contenders["bare"]
+    bare.api_share = 0.99
+    assert busy_notes(results) == []
+
+    bare.api_share = 0.47
+
+    assert "47%" in "".join(busy_notes(results))
+
+
+def test_there_are_at_least_seven_rounds_also_in_a_quick_run() -> None:
+    assert min(FULL.rounds, QUICK.rounds) >= 7
+
+
+def test_only_parts_with_a_resting_worker_have_their_sales_prepared() -> None:
+    assert sales_needed(QUICK, [Part.DRAIN, Part.GROWTH]) == []
+    assert len(sales_needed(QUICK, list(Part))) == QUICK.rounds + QUICK.overload_rounds + 2
+
+
+def test_the_chart_is_well_formed_and_names_every_contender() -> None:
+    results = a_run()
+    assert results.purchases
+
+    drawn = ElementTree.fromstring(draw(results.purchases))  # noqa: S314 - our own
+
+    texts = [element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts.count("this shop") == texts.count("bare answer") == 2
+    assert "10,000" in texts
+    assert len(results.purchases.contenders) == len(PURCHASE_ORDER)
+
+
+def test_no_bar_of_the_chart_leaves_it() -> None:
+    results = a_run()
+    assert results.purchases
+
+    drawn = ElementTree.fromstring(draw(results.purchases))  # noqa: S314 - our own
+
+    width = float(drawn.attrib["width"])
+    for bar in drawn.iter("{http://www.w3.org/2000/svg}rect"):
+        assert float(bar.attrib["x"]) + float(bar.attrib["width"]) < width - 60
+
+
+def test_the_table_goes_between_the_markers_of_the_readme(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- bench -->\nof yesterday\n<!-- /bench -->\nafter\n")
+    results = a_run()
+    judge(results)
+
+    assert write_readme(results, readme)
+
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- bench -->\n| one process")
+    assert text.endswith("<!-- /bench -->\nafter\n")
+    assert "of yesterday" not in text
+    assert all(f"`{bar.name}`" in text for bar in BARS)
+
+
+def test_a_readme_without_markers_stays_as_it_is(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("nothing here\n")
+
+    assert not write_readme(a_run(), readme)
+    assert readme.read_text() == "nothing here\n"
+
+
+def test_a_missed_bar_is_said_in_the_readme() -> None:
+    results = a_run()
+    assert results.growth
+    results.growth.sales[-1].redis_bytes_per_order = 250.0
+    judge(results)
+
+    assert "| 250.00 (missed) | ≤ 200 |" in markdown(results)
+
+
+def test_the_cpu_of_a_process_is_read_from_the_system() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            end = time.monotonic() + 10
+            while cpu_seconds([busy.pid]) < 0.05 and time.monotonic() < end:
+                pass
+            assert cpu_seconds([busy.pid]) >= 0.05
+            assert rss_bytes([busy.pid]) > 1_000_000
+            assert busy.pid in family(os.getpid())
+        finally:
+            busy.kill()
+    assert rss_bytes([busy.pid]) == 0
+
+
+def test_the_cost_of_a_sync_is_measured_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    assert fsync_us(tmp_path) > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_baselines_stay_small_enough_to_be_read() -> None:
+    for name in ("bare", "textbook"):
+        assert len((ROOT / "loadtests" / "baselines" / f"{name}.py").read_text().splitlines()) <= 60
+
+
+def test_a_small_run_measures_the_shop_and_leaves_its_results(tmp_path: Path) -> None:
+    """The smallest run of the real thing: its servers, the shop's processes, the generator."""
+    command = [sys.executable, "-m", "loadtests.bench", "--quick", "--only", "answers", "--rounds", "1"]
+    done = subprocess.run(
+        [*command, "--seconds", "0.2", "--json", "--output", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert found["failures"] == {}
+    assert found["answers"]["sold_out"]["other_answers"] == 0
+    assert found["answers"]["replays"]["lost"] == 0
+    assert found["answers"]["bare"]["answer_bytes"] > 300
+    assert 0 < found["ratios"]["sold_out_vs_bare"] < 5
+    assert found["machine"]["fsync_us"] > 0
+    assert json.loads((tmp_path / "bench.json").read_text()) == found
