@@ -1,10 +1,14 @@
-"""Ending things: a pause that a stop cuts short, and tasks that must be over before we go on."""
+"""Tasks that last as long as the process: kept running until it stops, and surely over when it has."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
+import structlog
+
 CANCEL_AGAIN_SECONDS = 0.25
+
+log = structlog.get_logger(__name__)
 
 
 async def rest(stopping: asyncio.Event, seconds: float) -> None:
@@ -14,6 +18,26 @@ async def rest(stopping: asyncio.Event, seconds: float) -> None:
             await stopping.wait()
     except TimeoutError:
         return
+
+
+async def keep_running(
+    name: str,
+    run: Callable[[], Awaitable[None]],
+    stopping: asyncio.Event,
+    *,
+    delay_min_seconds: float,
+    delay_max_seconds: float,
+) -> None:
+    """Run something until it returns; after a failure that it does not handle, run it again, with a back-off."""
+    delay = delay_min_seconds
+    while not stopping.is_set():
+        try:
+            await run()
+            return
+        except Exception as error:
+            log.error("task_failed", task=name, exc_info=error)
+        await rest(stopping, delay)
+        delay = min(delay * 2, delay_max_seconds)
 
 
 async def end_tasks(tasks: "Collection[asyncio.Future[Any]]", *, within: float = 0.0) -> None:

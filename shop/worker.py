@@ -29,7 +29,7 @@ from shop.redis import CONNECTION_ERRORS, all_scripts, connect
 from shop.sales import repository as sales
 from shop.sales.controller import Controller
 from shop.settings import Settings
-from shop.stopping import end_tasks, rest
+from shop.stopping import end_tasks, keep_running, rest
 
 QUEUE = "shop:jobs"
 EVERY_SECOND = set(range(60))
@@ -195,20 +195,16 @@ def _persister(context: Context, sale_id: int) -> Persister:
 
 
 def _supervise(context: Context, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
-    """Run a task until it returns; start it again with a back-off when it fails in a way that it does not handle."""
-
-    async def supervised() -> None:
-        delay = context.settings.retry_delay_min_seconds
-        while not context.stopping.is_set():
-            try:
-                return await run()
-            except Exception as error:
-                log.error("task_failed", task=name, exc_info=error)
-            await rest(context.stopping, delay)
-            delay = min(delay * 2, context.settings.retry_delay_max_seconds)
-        return None
-
-    task = asyncio.get_running_loop().create_task(supervised(), name=name)
+    """A task of the worker that is started again when it fails in a way that it does not handle."""
+    settings = context.settings
+    supervised = keep_running(
+        name,
+        run,
+        context.stopping,
+        delay_min_seconds=settings.retry_delay_min_seconds,
+        delay_max_seconds=settings.retry_delay_max_seconds,
+    )
+    task = asyncio.get_running_loop().create_task(supervised, name=name)
     context.tasks.add(task)
     task.add_done_callback(context.tasks.discard)
     return task

@@ -1,7 +1,7 @@
 """Put the API together: FastAPI with its routers, the purchase lane in front, the request context around both."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any, cast
@@ -30,6 +30,7 @@ from shop.rate_limit import rate_limiter
 from shop.redis import all_scripts, connect
 from shop.seckill.lane import PurchaseLane
 from shop.settings import Settings, get_settings
+from shop.stopping import keep_running
 from shop.users.passwords import Passwords
 from shop.users.service import follow_blocked
 from shop.users.throttle import sign_in_limiters
@@ -83,12 +84,16 @@ def create_app(settings: Settings) -> ShopApp:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # They are asked to stop, not cancelled: redis-py on Python 3.11 can swallow a cancellation.
+        stopping = asyncio.Event()
+        followers: dict[str, Callable[[], Awaitable[None]]] = {
+            "directory": lambda: follow_directory(lane, database, ledger, settings, stopping),
+            "latches": lambda: follow_latches(lane, settings, stopping),
+            "blocked": lambda: follow_blocked(database, blocked, settings, stopping),
+        }
         async with asyncio.TaskGroup() as group:
-            # They are asked to stop, not cancelled: redis-py on Python 3.11 can swallow a cancellation.
-            stopping = asyncio.Event()
-            group.create_task(follow_directory(lane, database, ledger, settings, stopping))
-            group.create_task(follow_latches(lane, settings, stopping))
-            group.create_task(follow_blocked(database, blocked, settings, stopping))
+            for name, follow in followers.items():
+                group.create_task(_keep_following(name, follow, settings, stopping))
             yield
             stopping.set()
         lane.tally.flush()
@@ -114,6 +119,18 @@ def create_app(settings: Settings) -> ShopApp:
     )
     lane = PurchaseLane(ordinary, settings=settings, limiter=limiter, verifier=verifier, blocked=blocked)
     return ShopApp(fastapi, _around(lane, settings))
+
+
+async def _keep_following(
+    name: str, follow: Callable[[], Awaitable[None]], settings: Settings, stopping: asyncio.Event
+) -> None:
+    await keep_running(
+        name,
+        follow,
+        stopping,
+        delay_min_seconds=settings.retry_delay_min_seconds,
+        delay_max_seconds=settings.retry_delay_max_seconds,
+    )
 
 
 def _fastapi(settings: Settings, lifespan: object) -> FastAPI:

@@ -81,7 +81,7 @@ class PurchaseLane:
 
     async def poll_latches(self) -> None:
         """Look whether a sale that was sold out has units again."""
-        for group in self._groups.values():
+        for group in tuple(self._groups.values()):  # a sale may be taken while a poll waits
             await group.latch.poll()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,10 +1,18 @@
 """The sold-out latch: quick to say no, and never against the truth."""
 
 import pytest
+import redis.asyncio as aioredis
 
+from shop.app import create_app
+from shop.auth import BlockedUsers, TokenVerifier
+from shop.rate_limit import rate_limiter
 from shop.sales.models import Sale
+from shop.seckill.group_commit import GroupCommit
+from shop.seckill.lane import PurchaseLane
 from shop.seckill.latch import BITS_MAX, BITS_MIN, winner_bits
+from shop.seckill.ledger import LastOrder, LoadedSale, RedisClock
 from shop.seckill.receipts import Signer, Witness
+from shop.settings import Settings
 from tests.harness import Shop, new_user_id, outcome, wait_until
 
 
@@ -114,3 +122,33 @@ async def test_a_sold_out_sale_that_is_paused_or_over_says_so(shop: Shop) -> Non
 def test_the_bitmap_of_winners_has_room_for_sixteen_times_the_units(units: int, bits: int) -> None:
     """A power of two, within bounds."""
     assert winner_bits(units) == bits
+
+
+async def test_a_sale_may_be_taken_while_the_latches_are_polled(
+    settings: Settings, redis: aioredis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The poll waits for Redis, and meanwhile the process learns of another sale."""
+    limiter = rate_limiter(redis, settings, name="buy", rate_per_second=1, burst=1)
+    lane = PurchaseLane(
+        create_app(settings),
+        settings=settings,
+        limiter=limiter,
+        verifier=TokenVerifier(settings),
+        blocked=BlockedUsers(),
+    )
+
+    def group(sale_id: int) -> GroupCommit:
+        sale = LoadedSale(sale_id, 1, b"salt", 1, "EUR", 60, 1)
+        return GroupCommit(redis, sale, last=LastOrder(b"", 0), clock=RedisClock(), limiter=limiter, settings=settings)
+
+    first = group(1)
+    lane.take(first)
+
+    async def learn_meanwhile() -> None:
+        lane.take(group(2))
+
+    monkeypatch.setattr(first.latch, "poll", learn_meanwhile)
+
+    await lane.poll_latches()
+
+    assert (lane.epoch_of(1), lane.epoch_of(2)) == (1, 1)

@@ -1,0 +1,45 @@
+"""Tasks that last as long as the process."""
+
+import asyncio
+
+from shop.stopping import end_tasks, keep_running
+
+
+async def test_a_task_that_fails_is_started_again_until_the_process_stops() -> None:
+    """An error that nobody foresaw costs one run, not the task."""
+    stopping, runs = asyncio.Event(), 0
+
+    async def run() -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 3:
+            stopping.set()
+        raise RuntimeError("nobody foresaw this")
+
+    async with asyncio.timeout(5):
+        await keep_running("test", run, stopping, delay_min_seconds=0.001, delay_max_seconds=0.002)
+
+    assert runs == 3
+
+
+async def test_a_task_that_swallows_a_cancellation_is_ended_all_the_same() -> None:
+    """`asyncio.wait_for` does so now and then on Python 3.11."""
+    swallowed = 0
+
+    async def stubborn() -> None:
+        nonlocal swallowed
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                swallowed += 1
+                if swallowed == 2:
+                    raise
+
+    task = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+
+    async with asyncio.timeout(5):
+        await end_tasks([task])
+
+    assert task.cancelled()
