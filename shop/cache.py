@@ -144,11 +144,18 @@ class Cache:
         """Load and keep the value, unless another process is at it: then wait for its value, but not for ever."""
         deadline = time.monotonic() + self._wait_seconds
         try:
-            while not await self._lock(names, generation) and time.monotonic() < deadline:
-                await asyncio.sleep(POLL_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311
+            while time.monotonic() < deadline:
+                locked = await self._lock(names, generation)
+                if not locked:
+                    await asyncio.sleep(POLL_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311
+                # With the lock, too: another process may have stored the value between our last look and our lock.
                 lookup = await self._look_up(names)
                 if lookup.found:
+                    if locked:
+                        await self._unlock(names, generation)
                     return lookup.value
+                if locked and lookup.generation == generation:
+                    break
                 generation = lookup.generation
         except REDIS_ERRORS as error:
             self._redis_failed(error)
