@@ -17,6 +17,7 @@ import redis.asyncio as aioredis
 import uvicorn
 
 from shop.app import create_app
+from shop.app.server import server_config
 from shop.audit.schemas import AuditReport
 from shop.audit.service import audit_sale
 from shop.auth import Actor, issue_token
@@ -263,7 +264,7 @@ async def running_shop(settings: Settings, *, worker: bool = True) -> AsyncItera
 
 @asynccontextmanager
 async def _running_api(settings: Settings) -> AsyncIterator[str]:
-    config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_config=None, access_log=False)
+    config = server_config(create_app(settings), settings, host="127.0.0.1", port=0)
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined, method-assign, unused-ignore]
     serving = asyncio.create_task(server._serve())

@@ -31,8 +31,6 @@ from shop.settings import DEVELOPMENT_SECRET, Settings, get_settings
 DATA = Path(".shop")
 UNITS_MAX = 10_000_000
 SHOPPERS_MAX = 200_000
-BACKLOG = 4096
-KEEP_ALIVE_SECONDS = 75
 CONFIGURATION_HEAD = """# Configuration
 
 Every setting is a variable `SHOP_…` or a line of `.env`; its unit is the end of its name. This page is written by
@@ -127,22 +125,9 @@ def api(
     _serve_metrics(settings.metrics_host, settings.metrics_port)
     if json:
         emit({"api": f"http://{settings.api_host}:{settings.api_port}", "processes": count}, as_json=True)
-    import uvicorn
+    from shop.app.server import serve
 
-    uvicorn.run(
-        "shop.app:create_app_from_environment",
-        factory=True,
-        host=settings.api_host,
-        port=settings.api_port,
-        workers=count,
-        access_log=False,
-        log_config=None,
-        backlog=BACKLOG,
-        server_header=False,
-        proxy_headers=False,  # the application does it, behind the purchase lane
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=settings.graceful_stop_seconds,
-    )
+    serve(settings, processes=count)
 
 
 def worker(json: Json = False) -> None:
