@@ -29,8 +29,7 @@ COMPACT_TOKEN = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 ADMIN = "admin"
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True, gc=False):
     """The user that a valid token names; `expires_at` is in seconds since 1970."""
 
     user_id: str

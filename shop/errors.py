@@ -5,12 +5,14 @@ ShopError                 a refusal: nothing was changed (but see UnknownOutcome
 ├── Unauthorized          401  no valid token
 ├── Forbidden             403  a valid token without the right
 ├── NotFound              404  no such thing, or not yours
+├── RequestTimeout        408  the request came too slowly
 ├── Conflict              409  the state of things does not allow it
 ├── Gone                  410  it is over
 ├── BodyTooLarge          413  more bytes than this route takes
 ├── UnsupportedMediaType  415  not JSON
 ├── Invalid               422  well-formed, but a rule is broken
 ├── RateLimited           429  too many tries; come back later
+├── HeadTooLarge          431  more headers than anybody needs
 ├── Unavailable           503  definitely not executed; come back later
 └── UnknownOutcome        504  perhaps executed: retry with the same key and you get the truth
 
@@ -25,8 +27,7 @@ from typing import Any, ClassVar
 
 PROBLEM_TYPE_BASE = "/errors/"  # a page of the API itself, so that a type can be opened
 MEDIA_TYPE = "application/problem+json"
-RETRY_JITTER_SHARE = 0.5
-RETRY_JITTER_SECONDS_MAX = 3.0
+RETRY_SPREAD_SECONDS_MIN, RETRY_SPREAD_SECONDS_MAX = 1, 3
 
 
 class ShopError(Exception):
@@ -49,9 +50,9 @@ class ShopError(Exception):
         """The headers that belong to the answer, `Retry-After` jittered so that a crowd does not come back as one."""
         if self.retry_after is None:
             return {}
-        spread = min(self.retry_after * RETRY_JITTER_SHARE, RETRY_JITTER_SECONDS_MAX)
-        jitter = random.random() * spread  # noqa: S311 - no secret
-        return {"Retry-After": str(max(1, math.ceil(self.retry_after + jitter)))}
+        spread = max(RETRY_SPREAD_SECONDS_MIN, min(round(self.retry_after / 2), RETRY_SPREAD_SECONDS_MAX))
+        seconds = math.ceil(self.retry_after) + random.randint(0, spread)  # noqa: S311 - no secret
+        return {"Retry-After": str(max(1, seconds))}
 
 
 class BadRequest(ShopError):
@@ -144,6 +145,14 @@ class OrderClosed(Conflict):
 
 class SaleEnded(ShopError):
     status, code, title = 410, "sale_ended", "The sale is over"
+
+
+class RequestTimeout(ShopError):
+    status, code, title = 408, "request_timeout", "The request took too long to come; nothing was done"
+
+
+class HeadTooLarge(ShopError):
+    status, code, title = 431, "head_too_large", "The head of the request is too large"
 
 
 class BodyTooLarge(ShopError):

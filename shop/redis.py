@@ -118,7 +118,7 @@ async def call_script(
         raise NotSent(str(error)) from error
     try:
         async with asyncio.timeout(timeout):
-            await connection.send_command("EVALSHA", script(name).sha, len(keys), *keys, *arguments)
+            await connection.send_packed_command(_packed((script(name).sha, len(keys), *keys, *arguments)))
             return await connection.read_response()
     except exceptions.NoScriptError as error:
         raise ScriptsNotLoaded(str(error)) from error
@@ -133,6 +133,15 @@ async def call_script(
         raise
     finally:
         await pool.release(connection)
+
+
+def _packed(arguments: Sequence[str | bytes | int]) -> bytes:
+    """EVALSHA in the protocol of Redis. The client's own way copies the whole again for each argument."""
+    parts = [b"*%d\r\n$7\r\nEVALSHA\r\n" % (len(arguments) + 1)]
+    for argument in arguments:
+        data = argument if isinstance(argument, bytes) else str(argument).encode()
+        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(parts)
 
 
 Item = TypeVar("Item")
@@ -161,21 +170,29 @@ class Coalescer(Generic[Item, Answer]):
         self._queue: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._senders = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def full(self) -> bool:
         """Whether one more item would exceed the queue's bound."""
         return len(self._queue) >= self._queue_max
 
+    @property
+    def oldest(self) -> Item | None:
+        """The item that waits longest to be sent."""
+        return self._queue[0][0] if self._queue else None
+
     def ask(self, item: Item) -> "asyncio.Future[Answer]":
         """The answer to one item, or whatever `send` raised. Raises NotSent at once when the queue is full."""
         if self.full:
             raise NotSent("the queue is full")
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        # Kept, because on Python 3.11 `get_running_loop` is a system call each time.
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
         self._queue.append((item, future))
         if self._senders < self._in_flight_max:
             self._senders += 1
-            task = asyncio.get_running_loop().create_task(self._run())
+            task = loop.create_task(self._run())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return future

@@ -68,6 +68,14 @@ class Settings(BaseSettings):
     """The largest body of any request."""
     purchase_body_bytes_max: PositiveInt = 4 * 1024
     """The largest body of a purchase."""
+    request_seconds_max: PositiveFloat = 5.0
+    """A request that is not complete so long after its first byte is cut with 408."""
+    keep_alive_seconds: PositiveFloat = 75.0
+    """How long a connection may be idle between two requests."""
+    overload_delay_seconds: PositiveFloat = 0.025
+    """A purchase that would be delayed for longer in this process is refused with 503."""
+    pressure_after_seconds: PositiveFloat = 0.1
+    """When every purchase was refused for so long, it did not help: connections are then read in turns."""
     graceful_stop_seconds: PositiveInt = 10
     """How long a process that is asked to stop may finish what it has in hand."""
 

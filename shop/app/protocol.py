@@ -1,7 +1,286 @@
-"""HTTP/1.1 as the shop speaks it: uvicorn's protocol, with the bounds that a crowd makes necessary."""
+"""One connection of a client: HTTP/1.1 as the shop speaks it, run by uvicorn's server.
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+It is uvicorn's httptools protocol for a crowd: an answer leaves in one write, no timer is set for a request, what
+comes too slowly or too large is cut, and what stands behind an unanswered request cannot take its answer away.
+"""
+
+import asyncio
+import re
+from collections import deque
+from typing import Any, cast
+from urllib.parse import unquote
+from uuid import uuid4
+
+import httptools
+import msgspec
+from uvicorn import Config
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from uvicorn.server import ServerState
+
+from shop.app.connections import STATE, Connections
+from shop.app.exchange import Exchange, answer_head
+from shop.errors import MEDIA_TYPE, BadRequest, HeadTooLarge, RequestTimeout, ShopError, problem
+from shop.seckill.lane import Refusal
+
+HEAD_BYTES_MAX = 32 * 1024
+HEADERS_MAX = 100
+PIPELINED_MAX = 16
+# After a refusal the client is still sending: to close at once would reset the connection and take the answer away.
+LINGER_SECONDS = 1.0
+# A stopping server answers what comes this long on a connection that was idle, so that it is not closed on a request.
+LAST_REQUEST_SECONDS = 0.5
+PLAIN_PATH = re.compile(rb"/[A-Za-z0-9/_.-]*")
 
 
-class ShopProtocol(HttpToolsProtocol):
-    """One connection."""
+class ShopProtocol(asyncio.Protocol):
+    """A connection; its unanswered requests are `exchanges`, the oldest first, and only that one runs."""
+
+    transport: asyncio.Transport
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.loop = _loop or asyncio.get_running_loop()
+        self.app = config.loaded_app
+        self.server_state = server_state
+        self.exchanges: deque[Exchange] = deque()
+        self._connections: Connections = app_state[STATE]
+        self._parser = httptools.HttpRequestParser(self)
+        self._closing = False
+        self._stopping = False
+        self._reading_paused = False
+        # Set while the client reads too slowly: whoever writes waits for it.
+        self.writable: asyncio.Event | None = None
+        # Since when it waits for the rest of a request, or, between two requests, for the next one.
+        self._since = self.loop.time()
+        self._incomplete = False
+        self._coming: Exchange | None = None
+        self._in_head = False
+        self._turned_away = False
+        self._head_bytes = self._unparsed_bytes = 0
+        self._ended_another = False
+
+    # What the transport calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self._base_scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": get_local_addr(self.transport),
+            "client": get_remote_addr(self.transport),
+            "scheme": "https" if is_ssl(self.transport) else "http",
+            "root_path": "",
+        }
+        self.server_state.connections.add(self)  # type: ignore[arg-type]
+        self._connections.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.server_state.connections.discard(self)
+        self._connections.lost(self)
+        self._closing = True
+        for exchange in self.exchanges:
+            exchange.disconnect()
+        self.exchanges.clear()
+        self.resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        self._connections.gate.heard()
+        self._ended_another = False
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._close_after_last()  # It is answered as if it had not asked; what follows is no HTTP.
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self.refuse(cause if isinstance(cause, ShopError) else BadRequest("This is not HTTP/1.1"))
+        else:
+            if self._in_head and not self._ended_another:
+                self._unparsed_bytes += len(data)
+                if self._unparsed_bytes > HEAD_BYTES_MAX:
+                    self.refuse(HeadTooLarge())
+
+    def eof_received(self) -> None:
+        """The transport closes; a purchase under way goes on, and its buyer may ask again."""
+
+    def pause_writing(self) -> None:
+        self.writable = asyncio.Event()
+
+    def resume_writing(self) -> None:
+        if self.writable is not None:
+            self.writable.set()
+            self.writable = None
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._coming = None
+        self._incomplete = self._in_head = True
+        self._turned_away = False
+        self._head_bytes = self._unparsed_bytes = 0
+        self._since = self.loop.time()
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+        self._head_bytes += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > HEAD_BYTES_MAX or len(self._headers) >= HEADERS_MAX:
+            raise HeadTooLarge
+        if self._in_head:  # A trailer is read, and is no header.
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        parser = self._parser
+        scope = self._base_scope.copy()
+        scope["headers"] = self._headers
+        scope["method"] = parser.get_method().decode("ascii")
+        version = parser.get_http_version()
+        if version != "1.1":
+            if version != "1.0":
+                raise BadRequest("This is not HTTP/1.1")
+            scope["http_version"] = version
+        _set_target(scope, self._url)
+        keep_alive = version == "1.1" and parser.should_keep_alive() and not self._stopping
+        if not self.exchanges and (refusal := self._connections.refusal(scope)) is not None:
+            self._turn_away(refusal, scope, keep_alive=keep_alive)
+            return
+        exchange = Exchange(self, scope, keep_alive=keep_alive)
+        self._coming = exchange
+        self.exchanges.append(exchange)
+        if len(self.exchanges) == 1:
+            exchange.start(self.app)
+        else:
+            self.pause_reading()
+            if len(self.exchanges) > PIPELINED_MAX:
+                raise BadRequest("Too many requests at once on one connection")
+
+    def on_body(self, body: bytes) -> None:
+        if self._coming is not None:
+            self._coming.feed(body)
+
+    def on_message_complete(self) -> None:
+        self._ended_another = True
+        self._incomplete = False
+        if self._coming is not None:
+            self._coming.fed()
+
+    # What an exchange calls.
+
+    def pause_reading(self) -> None:
+        if not self._reading_paused and not self.transport.is_closing():
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._reading_paused and not self.transport.is_closing():
+            self._reading_paused = False
+            self._since = self.loop.time()
+            self.transport.resume_reading()
+
+    def answered(self, exchange: Exchange) -> None:
+        """Go on after an answer is complete."""
+        self.server_state.total_requests += 1
+        self.exchanges.popleft()
+        self._since = self.loop.time()
+        if not exchange.keep_alive:
+            self._closing = True
+            self.transport.close()
+        elif self.exchanges:
+            self.exchanges[0].start(self.app)
+        elif not self._connections.rests(self, exchange.scope):
+            self.resume_reading()
+
+    # What the server and the other connections' keeper call.
+
+    def shutdown(self) -> None:
+        """Stop after the requests in hand; an idle connection may bring a last one for a moment."""
+        self._stopping = True
+        self.resume_reading()
+        if self.exchanges:
+            self.exchanges[-1].keep_alive = False
+        elif not self._incomplete:
+            self.loop.call_later(LAST_REQUEST_SECONDS, self._close_if_idle)
+
+    def cut_if_late(self, now: float, *, request_seconds_max: float, keep_alive_seconds: float) -> None:
+        """Refuse a request that takes too long to come, and close a connection that nobody uses."""
+        if self._reading_paused or self._closing:
+            return
+        if self._incomplete and now - self._since > request_seconds_max:
+            self.refuse(RequestTimeout())
+        elif not self._incomplete and not self.exchanges and now - self._since > keep_alive_seconds:
+            self.transport.close()
+
+    def refuse(self, error: ShopError) -> None:
+        """Read nothing more. Answer the request that is coming with this problem, unless others are unanswered."""
+        coming, self._closing = self._coming if self._incomplete else None, True
+        begun = self._turned_away or (coming is not None and (coming.begun or coming not in self.exchanges))
+        if coming is not None:
+            coming.disconnect()
+            if coming in self.exchanges:
+                self.exchanges.remove(coming)
+        if self.exchanges:
+            self.exchanges[-1].keep_alive = False
+            return
+        if begun:
+            self.transport.close()
+            return
+        request_id = uuid4().hex
+        body = msgspec.json.encode(problem(error, instance="", request_id=request_id))
+        headers = [
+            (b"content-type", MEDIA_TYPE.encode()),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", request_id.encode()),
+            (b"connection", b"close"),
+        ]
+        self.transport.write(answer_head(error.status, self.server_state.default_headers, headers) + b"\r\n" + body)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.resume_reading()
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+    def _turn_away(self, refusal: Refusal, scope: dict[str, Any], *, keep_alive: bool) -> None:
+        """Answer without the application. The body is read and forgotten, unless the client waits to be asked."""
+        self._turned_away = True
+        status, headers, body = refusal
+        self._closing = not keep_alive or any(name == b"expect" for name, _ in self._headers)
+        if self._closing:
+            headers.append((b"connection", b"close"))
+        self.transport.write(answer_head(status, self.server_state.default_headers, headers) + b"\r\n" + body)
+        if self._closing:
+            self.transport.close()
+        else:
+            self._connections.rests(self, scope)
+
+    def _close_after_last(self) -> None:
+        self._closing = True
+        if self.exchanges:
+            self.exchanges[-1].keep_alive = False
+        else:
+            self.transport.close()
+
+    def _close_if_idle(self) -> None:
+        if not self.exchanges and not self._incomplete:
+            self.transport.close()
+
+
+def _set_target(scope: dict[str, Any], url: bytes) -> None:
+    """The path and the query of a request's target. Raises HttpParserInvalidURLError."""
+    if PLAIN_PATH.fullmatch(url):
+        scope["path"], scope["raw_path"], scope["query_string"] = url.decode("ascii"), url, b""
+        return
+    parsed = httptools.parse_url(url)
+    raw_path = parsed.path or b"/"
+    scope["path"], scope["raw_path"] = unquote(raw_path.decode("ascii")), raw_path
+    scope["query_string"] = parsed.query or b""

@@ -15,19 +15,19 @@ def accepted_body(
     reservation: Reservation, sale: LoadedSale, user_id: str, *, poll_after_ms: int, signer: Signer
 ) -> bytes:
     """The order as `PurchaseRead` describes it, in UTF-8."""
-    order_id, quantity, seq, reserved_ms, held, _ = reservation
+    order_id, quantity, reserved_ms = reservation.order_id, reservation.quantity, reservation.reserved_ms
     receipt = signer.receipt(
         order_id=order_id,
         sale_id=sale.sale_id,
         epoch=sale.epoch,
-        seq=seq,
+        seq=reservation.seq,
         user_id=user_id,
         quantity=quantity,
         reserved_ms=reserved_ms,
     )
     values = (
         order_id,
-        "reserved" if held else "released",
+        "reserved" if reservation.held else "released",
         sale.sale_id,
         quantity,
         quantity * sale.price_minor,

@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Awaitable, Sequence
-from typing import NamedTuple
 
+import msgspec
 import redis.asyncio as aioredis
 
 from shop import metrics
@@ -17,7 +17,7 @@ from shop.settings import Settings
 DROPPED = Answer("DROPPED")
 
 
-class _Waiting(NamedTuple):
+class _Waiting(msgspec.Struct, frozen=True, gc=False):
     request: ReserveRequest
     queued_at: float
     limited: bool
@@ -62,6 +62,12 @@ class GroupCommit:
         ScriptsNotLoaded or OutcomeUnknown.
         """
         return self._coalescer.ask(_Waiting(request, time.monotonic(), limited))
+
+    @property
+    def queued_seconds(self) -> float:
+        """How long the oldest purchase waits that was not sent yet."""
+        oldest = self._coalescer.oldest
+        return 0.0 if oldest is None else time.monotonic() - oldest.queued_at
 
     async def _send(self, batch: list[_Waiting]) -> Sequence[Answer]:
         refused = await self._refused(batch)

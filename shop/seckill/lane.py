@@ -8,6 +8,7 @@ import itertools
 import os
 import re
 import time
+from typing import NamedTuple
 
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,6 +17,7 @@ from shop.auth import BlockedUsers, TokenVerifier
 from shop.errors import (
     MEDIA_TYPE,
     BodyTooLarge,
+    Overloaded,
     ShopError,
     SoldOut,
     Unauthorized,
@@ -25,20 +27,33 @@ from shop.errors import (
 )
 from shop.rate_limit import RateLimiter, limit
 from shop.seckill.accepted import accepted_body
+from shop.seckill.gate import OverloadGate
 from shop.seckill.group_commit import GroupCommit
+from shop.seckill.prepared import PreparedProblem, SoldOutAnswer
 from shop.seckill.purchase import AskPostgres, RolledBack, order_meant, purchase
 from shop.seckill.receipts import Signer
 from shop.seckill.requests import parse_body, parse_key, sale_in_path
-from shop.seckill.sold_out import SoldOutAnswer
 from shop.seckill.tally import Tally
 from shop.settings import Settings
 
 ROUTE = "/v1/seckill/sales/{sale_id}/orders"
+ROUTE_OF = "/v1/seckill/sales/%d/orders"
 JSON = b"application/json"
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 CONTENT_TYPE_JSON = (b"content-type", JSON)
 CONTENT_TYPE_PROBLEM = (b"content-type", MEDIA_TYPE.encode())
 REPLAYED = (b"idempotency-replayed", b"true")
+
+
+OVERLOADED = PreparedProblem(Overloaded())
+
+
+class Refusal(NamedTuple):
+    """An answer that needs no application: its status, its headers, its body."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
 
 
 class ClientGone(Exception):
@@ -49,13 +64,21 @@ class PurchaseLane:
     """The fast way for `POST /v1/seckill/sales/{id}/orders`; every other request passes through to `app`."""
 
     def __init__(
-        self, app: ASGIApp, *, settings: Settings, limiter: RateLimiter, verifier: TokenVerifier, blocked: BlockedUsers
+        self,
+        app: ASGIApp,
+        *,
+        settings: Settings,
+        gate: OverloadGate,
+        limiter: RateLimiter,
+        verifier: TokenVerifier,
+        blocked: BlockedUsers,
     ) -> None:
         self.limiter = limiter
         # Sales whose ledger has lost an order that was reserved here; whoever follows the directory reports them.
         self.rolled_back: set[int] = set()
         self.tally = Tally("POST", ROUTE)
         self._app = app
+        self.gate = gate
         self._verifier = verifier
         self._blocked = blocked
         self._signer = Signer(settings.secret)
@@ -77,12 +100,30 @@ class PurchaseLane:
         if group.sale.epoch > self.epoch_of(group.sale.sale_id):
             sale = group.sale
             self._groups[sale.sale_id] = group
-            self._sold_out[sale.sale_id] = SoldOutAnswer(sale, self._signer, ROUTE.format(sale_id=sale.sale_id))
+            self._sold_out[sale.sale_id] = SoldOutAnswer(sale, self._signer)
 
     async def poll_latches(self) -> None:
         """Look whether a sale that was sold out has units again."""
         for group in tuple(self._groups.values()):  # a sale may be taken while a poll waits
             await group.latch.poll()
+
+    def is_purchase(self, scope: Scope) -> bool:
+        """Whether a request is this lane's."""
+        return scope["method"] == "POST" and sale_in_path(scope["path"]) is not None
+
+    def shed(self, scope: Scope) -> Refusal | None:
+        """The refusal of a purchase that would wait for too long; the server asks before it makes a task for it."""
+        sale_id = sale_in_path(scope["path"]) if scope["method"] == "POST" else None
+        if sale_id is None:
+            return None
+        group = self._groups.get(sale_id)
+        if self.gate.admits(0.0 if group is None else group.queued_seconds):
+            return None
+        request_id = _headers(scope)[3] or self._new_request_id()
+        body = OVERLOADED.body(scope["path"], request_id)
+        headers = [CONTENT_TYPE_PROBLEM, (b"retry-after", Overloaded().headers["Retry-After"].encode())]
+        self.tally.count(Overloaded.status, Overloaded.code, 0.0)
+        return Refusal(Overloaded.status, _with_length(headers, body, request_id), body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sale_id = sale_in_path(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
@@ -93,7 +134,7 @@ class PurchaseLane:
         body = b""
         authorization, key, media_type, request_id = _headers(scope)
         if request_id is None:
-            request_id = b"%b-%x" % (self._request_id_prefix, next(self._request_numbers))
+            request_id = self._new_request_id()
         try:
             body = await _read_body(receive, self._body_bytes_max)
             if media_type is not None and media_type != JSON and media_type.partition(b";")[0].strip().lower() != JSON:
@@ -111,6 +152,9 @@ class PurchaseLane:
             status, outcome = error.status, error.code
             await _refuse(send, error, scope["path"], request_id)
         self.tally.count(status, outcome, time.perf_counter() - started)
+
+    def _new_request_id(self) -> bytes:
+        return b"%b-%x" % (self._request_id_prefix, next(self._request_numbers))
 
     async def _sell(
         self, sale_id: int, authorization: bytes, key: bytes | None, body: bytes, request_id: bytes, send: Send
@@ -131,7 +175,7 @@ class PurchaseLane:
             await limit(self.limiter, user_id)
             raise AskPostgres
         if group.latch.closed and group.latch.knows_sold_out(order_meant(group.sale, user_id, idempotency_key)):
-            answer = self._sold_out[sale_id].body(group.latch.seq, request_id)
+            answer = self._sold_out[sale_id].body(group.latch.seq, ROUTE_OF % sale_id, request_id)
             await _respond(send, SoldOut.status, [CONTENT_TYPE_PROBLEM], answer, request_id)
             return SoldOut.status, SoldOut.code
         wait = self.limiter.ask_process(user_id)
@@ -193,6 +237,10 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
+def _with_length(headers: list[tuple[bytes, bytes]], body: bytes, request_id: bytes) -> list[tuple[bytes, bytes]]:
+    return [*headers, (b"content-length", b"%d" % len(body)), (b"x-request-id", request_id)]
+
+
 async def _refuse(send: Send, error: ShopError, path: str, request_id: bytes) -> None:
     document = problem(error, instance=path, request_id=request_id.decode())
     headers = [CONTENT_TYPE_PROBLEM]
@@ -201,7 +249,6 @@ async def _refuse(send: Send, error: ShopError, path: str, request_id: bytes) ->
 
 
 async def _respond(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes, request_id: bytes) -> None:
-    headers.append((b"content-length", b"%d" % len(body)))
-    headers.append((b"x-request-id", request_id))
+    headers = _with_length(headers, body, request_id)
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -29,7 +29,7 @@ class LoadedSale(msgspec.Struct, frozen=True):
     orders_per_user: int
 
 
-class ReserveRequest(NamedTuple):
+class ReserveRequest(msgspec.Struct, frozen=True, gc=False):
     """One purchase on its way to the script."""
 
     order_id: bytes
@@ -37,7 +37,7 @@ class ReserveRequest(NamedTuple):
     quantity: int
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """An outcome word of a script and what follows it (shapes in the header of each Lua file)."""
 
     word: str
@@ -112,7 +112,7 @@ async def reserve(
     deadline_ms = clock.now_ms + int(timeout * 1000)
     arguments: list[str | bytes | int] = [sale.epoch, deadline_ms, last.order_id, last.seq]
     for request in requests:
-        arguments += request
+        arguments += (request.order_id, request.user_id, request.quantity)
     reply = await call_script(client, "reserve", ledger_keys(sale.sale_id, sale.epoch), arguments, timeout=timeout)
     clock.learn(reply[0])
     if len(reply) == len(requests) + 1 and reply[1] not in BATCH_WORDS:

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+
+import msgspec
 
 from shop.errors import (
     IdempotencyMismatch,
@@ -34,7 +35,7 @@ class RolledBack(AskPostgres):
     """The ledger has lost an order that this process saw reserved: the sale must stay closed."""
 
 
-class Reservation(NamedTuple):
+class Reservation(msgspec.Struct, frozen=True, gc=False):
     """An order as the ledger knows it. `replayed` means that it was there before this request."""
 
     order_id: str

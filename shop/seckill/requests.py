@@ -1,6 +1,7 @@
 """What a purchase may look like: its body, its key, its path. Everything is checked before it comes near a script."""
 
 import re
+from functools import lru_cache
 from typing import Annotated
 
 import msgspec
@@ -23,6 +24,7 @@ class PurchaseBody(msgspec.Struct, forbid_unknown_fields=True):
 _body_decoder = msgspec.json.Decoder(PurchaseBody)
 
 
+@lru_cache(maxsize=4096)
 def sale_in_path(path: str) -> int | None:
     """The sale that a purchase path names; None for any other path."""
     if not (path.startswith(PATH_START) and path.endswith(PATH_END)):

@@ -7,6 +7,7 @@ from shop.app import create_app
 from shop.auth import BlockedUsers, TokenVerifier
 from shop.rate_limit import rate_limiter
 from shop.sales.models import Sale
+from shop.seckill.gate import OverloadGate
 from shop.seckill.group_commit import GroupCommit
 from shop.seckill.lane import PurchaseLane
 from shop.seckill.latch import BITS_MAX, BITS_MIN, winner_bits
@@ -132,6 +133,7 @@ async def test_a_sale_may_be_taken_while_the_latches_are_polled(
     lane = PurchaseLane(
         create_app(settings),
         settings=settings,
+        gate=OverloadGate(delay_seconds_max=1.0),
         limiter=limiter,
         verifier=TokenVerifier(settings),
         blocked=BlockedUsers(),

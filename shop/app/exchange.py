@@ -1,0 +1,213 @@
+"""One request and its answer on a connection, as ASGI sees them."""
+
+import asyncio
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from starlette.types import ASGIApp, Message
+
+if TYPE_CHECKING:
+    from shop.app.protocol import ShopProtocol
+
+UNREAD_BYTES_MAX = 64 * 1024
+STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+BODILESS = frozenset({204, 304})
+DISCONNECT: Message = {"type": "http.disconnect"}
+INTERNAL_ERROR = (
+    b'{"type":"/errors/internal_error","title":"Something went wrong","status":500,"code":"internal_error"}'
+)
+
+log = structlog.get_logger(__name__)
+
+
+class Exchange:
+    """Runs the application for one request; `begun` means that a byte of the answer was written."""
+
+    __slots__ = (
+        "_body",
+        "_chunked",
+        "_complete",
+        "_connection",
+        "_continued",
+        "_delivered",
+        "_disconnected",
+        "_head",
+        "_left",
+        "_more_body",
+        "_task",
+        "_waiter",
+        "begun",
+        "keep_alive",
+        "scope",
+    )
+
+    def __init__(self, connection: "ShopProtocol", scope: dict[str, Any], *, keep_alive: bool) -> None:
+        self.scope = scope
+        self.keep_alive = keep_alive
+        self.begun = False
+        self._connection = connection
+        self._body = b""
+        self._more_body = True
+        self._delivered = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None]
+        self._disconnected = False
+        self._complete = False
+        self._head: bytes | None = None
+        self._chunked = False
+        self._left: int | None = 0
+        self._continued = False
+
+    def start(self, app: ASGIApp) -> None:
+        """Let the application answer."""
+        self._task = self._connection.loop.create_task(self._run(app))
+        self._connection.server_state.tasks.add(self._task)
+
+    def feed(self, body: bytes) -> None:
+        """A part of the body has come."""
+        if self._complete:
+            return
+        self._body += body
+        if len(self._body) > UNREAD_BYTES_MAX:
+            self._connection.pause_reading()
+        self._wake()
+
+    def fed(self) -> None:
+        """The request is complete."""
+        self._more_body = False
+        self._wake()
+
+    def disconnect(self) -> None:
+        """Nobody waits for the answer any more."""
+        self._disconnected = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _run(self, app: ASGIApp) -> None:
+        try:
+            await app(self.scope, self.receive, self.send)
+            if not self._complete and not self._disconnected:
+                raise RuntimeError("the application has not answered")
+        except Exception as error:
+            log.error("unforeseen", path=self.scope["path"], exc_info=error)
+            await self._fail()
+        except BaseException:
+            self._connection.transport.close()  # Stopped in the midst: what became of it is unknown.
+            raise
+        finally:
+            self._connection.server_state.tasks.discard(self._task)
+
+    async def _fail(self) -> None:
+        if self.begun or self._complete or self._disconnected:
+            self._connection.transport.close()
+            return
+        self._head = None
+        headers = [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(INTERNAL_ERROR))]
+        await self.send({"type": "http.response.start", "status": 500, "headers": headers})
+        await self.send({"type": "http.response.body", "body": INTERNAL_ERROR})
+
+    async def receive(self) -> Message:
+        if self._more_body and not self._body and not self._continued:
+            self._continue()
+        while not (self._disconnected or self._complete):
+            if self._body or not (self._more_body or self._delivered):
+                body, self._body = self._body, b""
+                self._delivered = not self._more_body
+                self._connection.resume_reading()
+                return {"type": "http.request", "body": body, "more_body": self._more_body}
+            self._waiter = self._connection.loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return DISCONNECT
+
+    def _continue(self) -> None:
+        """Tell a client that waits for it to send the body."""
+        self._continued = True
+        if not self.begun and self._waits_for_continue():
+            self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _waits_for_continue(self) -> bool:
+        return any(name == b"expect" and value.lower() == b"100-continue" for name, value in self.scope["headers"])
+
+    async def send(self, message: Message) -> None:
+        """Write a part of the answer. The head waits for the first part of the body, unless its length is unknown."""
+        if self._connection.writable is not None:
+            await self._connection.writable.wait()
+        if self._disconnected:
+            return
+        if self._complete:
+            raise RuntimeError("the answer is complete already")
+        if self._head is None and not self.begun:
+            self._begin(message["status"], list(message.get("headers", ())))
+            return
+        body, more_body = message.get("body", b""), message.get("more_body", False)
+        self._write(self._framed(body, more_body=more_body))
+        if not more_body:
+            self._complete = True
+            self._wake()
+            self._connection.answered(self)
+
+    def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        bodiless = self.scope["method"] == "HEAD" or status in BODILESS
+        self._left = 0 if bodiless else None
+        closes = False
+        for name, value in headers:
+            if name == b"content-length" and not bodiless:
+                self._left = int(value)
+            elif name == b"connection" and value.lower() == b"close":
+                closes = True
+        if self._left is None and self.scope["http_version"] == "1.1":
+            self._chunked = True
+            headers.append((b"transfer-encoding", b"chunked"))
+        elif self._left is None:
+            self.keep_alive = False  # The end of the connection is the end of the body.
+        if closes:
+            self.keep_alive = False
+        elif self._more_body and not self._continued and self._waits_for_continue():
+            # Nobody can tell whether the body still comes or the next request.
+            self.keep_alive = False
+            headers.append((b"connection", b"close"))
+        elif not self.keep_alive:
+            headers.append((b"connection", b"close"))
+        self._head = answer_head(status, self._connection.server_state.default_headers, headers) + b"\r\n"
+        if self._left is None:
+            self._write(b"")
+
+    def _framed(self, body: bytes, *, more_body: bool) -> bytes:
+        if self._chunked:
+            chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            return chunk if more_body else chunk + b"0\r\n\r\n"
+        if self._left is None:
+            return body
+        if self.scope["method"] == "HEAD":
+            return b""
+        self._left -= len(body)
+        if self._left < 0 or (self._left and not more_body):
+            raise RuntimeError("the body does not have the length of its Content-Length")
+        return body
+
+    def _write(self, data: bytes) -> None:
+        if self._head is not None:
+            data, self._head = self._head + data, None
+            self.begun = True
+        if data:
+            self._connection.transport.write(data)
+
+
+def answer_head(status: int, own: Iterable[tuple[bytes, bytes]], headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The status line and the headers, without the empty line. Raises ValueError when a value could end its line."""
+    parts = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+    for name, value in (*own, *headers):
+        parts += (name, b": ", value, b"\r\n")
+    head = b"".join(parts)
+    lines = len(parts) // 4 + 1
+    if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
+        raise ValueError("a header has a line end in it")
+    return head
