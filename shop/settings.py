@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     """A request that is not complete so long after its first byte is cut with 408."""
     keep_alive_seconds: PositiveFloat = 75.0
     """How long a connection may be idle between two requests."""
-    overload_delay_seconds: PositiveFloat = 0.025
+    overload_delay_seconds: PositiveFloat = 0.04
     """A purchase that would be delayed for longer in this process is refused with 503."""
     pressure_after_seconds: PositiveFloat = 0.1
     """When every purchase was refused for so long, it did not help: connections are then read in turns."""
@@ -126,7 +126,7 @@ class Settings(BaseSettings):
     """How long cache and limiter go on without a Redis that did not answer."""
     batch_max: int = Field(128, ge=1, le=256)
     """Purchases that share one script call."""
-    batches_in_flight_max: PositiveInt = 2
+    batches_in_flight_max: PositiveInt = 4
     """Script calls of one process and sale that may be under way."""
     queue_max: PositiveInt = 10_000
     """Purchases that may wait for a script call; more are refused with 503."""

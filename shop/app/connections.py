@@ -2,11 +2,12 @@
 
 A refusal costs about as much as a bare answer. When so many clients ask that refusing them leaves no time to sell, the
 process stops reading: a connection whose purchase was answered rests, and so does a new one. What they send stays in
-the kernel, and the proxy and the client feel that. They are read again in their order, as fast as answers leave.
+the kernel, and the proxy and the client feel that. They are read again in their order, one for
+each answer that leaves, and a few more for as long as the loop keeps up.
 """
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from shop.seckill.lane import PurchaseLane, Refusal
@@ -17,10 +18,9 @@ if TYPE_CHECKING:
     from shop.app.protocol import ShopProtocol
 
 STATE = "connections"
-SWEEPS_PER_LIMIT = 10
+SWEEPS_PER_LIMIT, SWEPT_AT_ONCE = 10, 64
 TURN_SECONDS = 0.005
-TURN_CONNECTIONS_MIN = 8
-TURN_GROWTH = 1.25
+EXTRA_MIN, EXTRA_MAX = 4, 1024
 
 
 class Connections:
@@ -28,12 +28,14 @@ class Connections:
 
     def __init__(self, settings: Settings, lane: PurchaseLane) -> None:
         self.gate = lane.gate
+        self.body_bytes_usual = settings.purchase_body_bytes_max
         self._lane = lane
         self._settings = settings
         self._open: set[ShopProtocol] = set()
-        self._resting: deque[ShopProtocol] = deque()
+        self._resting: OrderedDict[ShopProtocol, None] = OrderedDict()
         self._pressed = False
         self._answers = 0
+        self._extra = EXTRA_MIN
 
     def opened(self, connection: "ShopProtocol") -> None:
         """Take note of a new connection; under pressure it waits for its turn."""
@@ -44,6 +46,7 @@ class Connections:
     def lost(self, connection: "ShopProtocol") -> None:
         """Forget a connection."""
         self._open.discard(connection)
+        self._resting.pop(connection, None)
 
     def refusal(self, scope: dict[str, Any]) -> Refusal | None:
         """The answer to a request that is not even begun, because the process has too much to do."""
@@ -63,15 +66,19 @@ class Connections:
 
     def _rest(self, connection: "ShopProtocol") -> None:
         connection.pause_reading()
-        self._resting.append(connection)
+        self._resting[connection] = None
 
     def _take_turn(self) -> None:
-        """Read from as many resting connections as answers have left since, and a few more, if the loop keeps up."""
-        count, self._answers = max(TURN_CONNECTIONS_MIN, int(self._answers * TURN_GROWTH)), 0
-        if self.gate.lag_seconds > self._settings.overload_delay_seconds:
+        """Read from the connections that rest longest: one for each answer since the last turn, and a few more.
+
+        Many more when no answer has left, for those may all be connections that nobody uses; none if the loop is late.
+        """
+        self._extra = EXTRA_MIN if self._answers else min(2 * self._extra, EXTRA_MAX)
+        count, self._answers = self._answers + self._extra, 0
+        if self.gate.lag_seconds > self._settings.overload_delay_seconds / 2:
             count = 0
         for _ in range(min(count, len(self._resting))):
-            self._resting.popleft().resume_reading()
+            self._resting.popitem(last=False)[0].resume_reading()
         if self._resting:
             asyncio.get_running_loop().call_later(TURN_SECONDS, self._take_turn)
         else:
@@ -86,6 +93,8 @@ class Connections:
         }
         while not stopping.is_set():
             now = loop.time()
-            for connection in tuple(self._open):
+            for number, connection in enumerate(tuple(self._open)):
                 connection.cut_if_late(now, **limits)
+                if number % SWEPT_AT_ONCE == 0:
+                    await asyncio.sleep(0)  # Others are served meanwhile.
             await rest(stopping, min(limits.values()) / SWEEPS_PER_LIMIT)

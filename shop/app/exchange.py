@@ -1,18 +1,17 @@
 """One request and its answer on a connection, as ASGI sees them."""
 
 import asyncio
-from collections.abc import Iterable
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from starlette.types import ASGIApp, Message
 
+from shop.app.heads import answer_head
+
 if TYPE_CHECKING:
     from shop.app.protocol import ShopProtocol
 
 UNREAD_BYTES_MAX = 64 * 1024
-STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 BODILESS = frozenset({204, 304})
 DISCONNECT: Message = {"type": "http.disconnect"}
 INTERNAL_ERROR = (
@@ -23,14 +22,17 @@ log = structlog.get_logger(__name__)
 
 
 class Exchange:
-    """Runs the application for one request; `begun` means that a byte of the answer was written."""
+    """Runs the application for one request; `begun` means that a byte of the answer was written.
+
+    It is `ready` to run when the request is complete, so that a request that is refused for its end has done nothing. A
+    body of unusual length is not waited for: the application says how much of it is too much.
+    """
 
     __slots__ = (
         "_body",
         "_chunked",
         "_complete",
         "_connection",
-        "_continued",
         "_delivered",
         "_disconnected",
         "_head",
@@ -40,6 +42,7 @@ class Exchange:
         "_waiter",
         "begun",
         "keep_alive",
+        "ready",
         "scope",
     )
 
@@ -47,29 +50,37 @@ class Exchange:
         self.scope = scope
         self.keep_alive = keep_alive
         self.begun = False
+        self.ready = False
         self._connection = connection
         self._body = b""
         self._more_body = True
         self._delivered = False
         self._waiter: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None]
+        self._task: asyncio.Task[None] | None = None
         self._disconnected = False
         self._complete = False
         self._head: bytes | None = None
         self._chunked = False
         self._left: int | None = 0
-        self._continued = False
 
     def start(self, app: ASGIApp) -> None:
-        """Let the application answer."""
-        self._task = self._connection.loop.create_task(self._run(app))
-        self._connection.server_state.tasks.add(self._task)
+        """Let the application answer, if it may run and does not yet."""
+        if self.ready and self._task is None:
+            self._task = self._connection.loop.create_task(self._run(app))
+            self._connection.server_state.tasks.add(self._task)
 
-    def feed(self, body: bytes) -> None:
-        """A part of the body has come."""
+    @property
+    def runs(self) -> bool:
+        """Whether the application has begun."""
+        return self._task is not None
+
+    def feed(self, body: bytes, *, unusual: int) -> None:
+        """A part of the body has come; with more than `unusual` bytes the rest is not waited for."""
         if self._complete:
             return
         self._body += body
+        if len(self._body) > unusual:
+            self.ready = True
         if len(self._body) > UNREAD_BYTES_MAX:
             self._connection.pause_reading()
         self._wake()
@@ -77,6 +88,7 @@ class Exchange:
     def fed(self) -> None:
         """The request is complete."""
         self._more_body = False
+        self.ready = True
         self._wake()
 
     def disconnect(self) -> None:
@@ -112,8 +124,6 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": INTERNAL_ERROR})
 
     async def receive(self) -> Message:
-        if self._more_body and not self._body and not self._continued:
-            self._continue()
         while not (self._disconnected or self._complete):
             if self._body or not (self._more_body or self._delivered):
                 body, self._body = self._body, b""
@@ -126,15 +136,6 @@ class Exchange:
             finally:
                 self._waiter = None
         return DISCONNECT
-
-    def _continue(self) -> None:
-        """Tell a client that waits for it to send the body."""
-        self._continued = True
-        if not self.begun and self._waits_for_continue():
-            self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def _waits_for_continue(self) -> bool:
-        return any(name == b"expect" and value.lower() == b"100-continue" for name, value in self.scope["headers"])
 
     async def send(self, message: Message) -> None:
         """Write a part of the answer. The head waits for the first part of the body, unless its length is unknown."""
@@ -170,10 +171,6 @@ class Exchange:
             self.keep_alive = False  # The end of the connection is the end of the body.
         if closes:
             self.keep_alive = False
-        elif self._more_body and not self._continued and self._waits_for_continue():
-            # Nobody can tell whether the body still comes or the next request.
-            self.keep_alive = False
-            headers.append((b"connection", b"close"))
         elif not self.keep_alive:
             headers.append((b"connection", b"close"))
         self._head = answer_head(status, self._connection.server_state.default_headers, headers) + b"\r\n"
@@ -199,15 +196,3 @@ class Exchange:
             self.begun = True
         if data:
             self._connection.transport.write(data)
-
-
-def answer_head(status: int, own: Iterable[tuple[bytes, bytes]], headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The status line and the headers, without the empty line. Raises ValueError when a value could end its line."""
-    parts = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-    for name, value in (*own, *headers):
-        parts += (name, b": ", value, b"\r\n")
-    head = b"".join(parts)
-    lines = len(parts) // 4 + 1
-    if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
-        raise ValueError("a header has a line end in it")
-    return head

@@ -5,21 +5,18 @@ comes too slowly or too large is cut, and what stands behind an unanswered reque
 """
 
 import asyncio
-import re
 from collections import deque
 from typing import Any, cast
-from urllib.parse import unquote
-from uuid import uuid4
 
 import httptools
-import msgspec
 from uvicorn import Config
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from shop.app.connections import STATE, Connections
-from shop.app.exchange import Exchange, answer_head
-from shop.errors import MEDIA_TYPE, BadRequest, HeadTooLarge, RequestTimeout, ShopError, problem
+from shop.app.exchange import Exchange
+from shop.app.heads import answer_head, problem_answer, set_target
+from shop.errors import BadRequest, HeadTooLarge, RequestTimeout, ShopError
 from shop.seckill.lane import Refusal
 
 HEAD_BYTES_MAX = 32 * 1024
@@ -27,9 +24,10 @@ HEADERS_MAX = 100
 PIPELINED_MAX = 16
 # After a refusal the client is still sending: to close at once would reset the connection and take the answer away.
 LINGER_SECONDS = 1.0
+# A client that takes nothing of its answer for so long is gone, or wants us to keep it in memory.
+UNREAD_SECONDS_MAX = 30.0
 # A stopping server answers what comes this long on a connection that was idle, so that it is not closed on a request.
 LAST_REQUEST_SECONDS = 0.5
-PLAIN_PATH = re.compile(rb"/[A-Za-z0-9/_.-]*")
 
 
 class ShopProtocol(asyncio.Protocol):
@@ -63,6 +61,7 @@ class ShopProtocol(asyncio.Protocol):
         self._turned_away = False
         self._head_bytes = self._unparsed_bytes = 0
         self._ended_another = False
+        self._asked_to_go_on = True
 
     # What the transport calls.
 
@@ -106,12 +105,15 @@ class ShopProtocol(asyncio.Protocol):
                 self._unparsed_bytes += len(data)
                 if self._unparsed_bytes > HEAD_BYTES_MAX:
                     self.refuse(HeadTooLarge())
+            elif not self._asked_to_go_on:
+                self._ask_to_go_on()
 
     def eof_received(self) -> None:
         """The transport closes; a purchase under way goes on, and its buyer may ask again."""
 
     def pause_writing(self) -> None:
         self.writable = asyncio.Event()
+        self._unread_since = self.loop.time()
 
     def resume_writing(self) -> None:
         if self.writable is not None:
@@ -138,7 +140,10 @@ class ShopProtocol(asyncio.Protocol):
         if self._head_bytes > HEAD_BYTES_MAX or len(self._headers) >= HEADERS_MAX:
             raise HeadTooLarge
         if self._in_head:  # A trailer is read, and is no header.
-            self._headers.append((name.lower(), value))
+            name = name.lower()
+            self._headers.append((name, value))
+            if name == b"expect" and value.lower() == b"100-continue":
+                self._asked_to_go_on = False
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -151,7 +156,7 @@ class ShopProtocol(asyncio.Protocol):
             if version != "1.0":
                 raise BadRequest("This is not HTTP/1.1")
             scope["http_version"] = version
-        _set_target(scope, self._url)
+        set_target(scope, self._url)
         keep_alive = version == "1.1" and parser.should_keep_alive() and not self._stopping
         if not self.exchanges and (refusal := self._connections.refusal(scope)) is not None:
             self._turn_away(refusal, scope, keep_alive=keep_alive)
@@ -159,22 +164,22 @@ class ShopProtocol(asyncio.Protocol):
         exchange = Exchange(self, scope, keep_alive=keep_alive)
         self._coming = exchange
         self.exchanges.append(exchange)
-        if len(self.exchanges) == 1:
-            exchange.start(self.app)
-        else:
+        if len(self.exchanges) > 1:
             self.pause_reading()
             if len(self.exchanges) > PIPELINED_MAX:
                 raise BadRequest("Too many requests at once on one connection")
 
     def on_body(self, body: bytes) -> None:
         if self._coming is not None:
-            self._coming.feed(body)
+            self._coming.feed(body, unusual=self._connections.body_bytes_usual)
+            self._start_oldest()
 
     def on_message_complete(self) -> None:
         self._ended_another = True
         self._incomplete = False
         if self._coming is not None:
             self._coming.fed()
+            self._start_oldest()
 
     # What an exchange calls.
 
@@ -198,7 +203,9 @@ class ShopProtocol(asyncio.Protocol):
             self._closing = True
             self.transport.close()
         elif self.exchanges:
-            self.exchanges[0].start(self.app)
+            self._start_oldest()
+            if not self.exchanges[0].ready:
+                self.resume_reading()
         elif not self._connections.rests(self, exchange.scope):
             self.resume_reading()
 
@@ -214,7 +221,9 @@ class ShopProtocol(asyncio.Protocol):
             self.loop.call_later(LAST_REQUEST_SECONDS, self._close_if_idle)
 
     def cut_if_late(self, now: float, *, request_seconds_max: float, keep_alive_seconds: float) -> None:
-        """Refuse a request that takes too long to come, and close a connection that nobody uses."""
+        """Refuse a request that takes too long to come; close a connection that nobody uses, or reads."""
+        if self.writable is not None and now - self._unread_since > UNREAD_SECONDS_MAX:
+            self.transport.abort()
         if self._reading_paused or self._closing:
             return
         if self._incomplete and now - self._since > request_seconds_max:
@@ -225,7 +234,8 @@ class ShopProtocol(asyncio.Protocol):
     def refuse(self, error: ShopError) -> None:
         """Read nothing more. Answer the request that is coming with this problem, unless others are unanswered."""
         coming, self._closing = self._coming if self._incomplete else None, True
-        begun = self._turned_away or (coming is not None and (coming.begun or coming not in self.exchanges))
+        # Where the application runs already, what it has done is unknown: no answer, rather than a wrong one.
+        begun = self._turned_away or (coming is not None and (coming.runs or coming not in self.exchanges))
         if coming is not None:
             coming.disconnect()
             if coming in self.exchanges:
@@ -236,19 +246,21 @@ class ShopProtocol(asyncio.Protocol):
         if begun:
             self.transport.close()
             return
-        request_id = uuid4().hex
-        body = msgspec.json.encode(problem(error, instance="", request_id=request_id))
-        headers = [
-            (b"content-type", MEDIA_TYPE.encode()),
-            (b"content-length", b"%d" % len(body)),
-            (b"x-request-id", request_id.encode()),
-            (b"connection", b"close"),
-        ]
-        self.transport.write(answer_head(error.status, self.server_state.default_headers, headers) + b"\r\n" + body)
+        self.transport.write(problem_answer(error, self.server_state.default_headers))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.resume_reading()
         self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+    def _ask_to_go_on(self) -> None:
+        """The client has sent the head and waits to be told that its body is wanted."""
+        self._asked_to_go_on = True
+        if self._incomplete and not self._closing and len(self.exchanges) == 1:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _start_oldest(self) -> None:
+        if self.exchanges:
+            self.exchanges[0].start(self.app)
 
     def _turn_away(self, refusal: Refusal, scope: dict[str, Any], *, keep_alive: bool) -> None:
         """Answer without the application. The body is read and forgotten, unless the client waits to be asked."""
@@ -273,14 +285,3 @@ class ShopProtocol(asyncio.Protocol):
     def _close_if_idle(self) -> None:
         if not self.exchanges and not self._incomplete:
             self.transport.close()
-
-
-def _set_target(scope: dict[str, Any], url: bytes) -> None:
-    """The path and the query of a request's target. Raises HttpParserInvalidURLError."""
-    if PLAIN_PATH.fullmatch(url):
-        scope["path"], scope["raw_path"], scope["query_string"] = url.decode("ascii"), url, b""
-        return
-    parsed = httptools.parse_url(url)
-    raw_path = parsed.path or b"/"
-    scope["path"], scope["raw_path"] = unquote(raw_path.decode("ascii")), raw_path
-    scope["query_string"] = parsed.query or b""

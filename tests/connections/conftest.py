@@ -1,0 +1,55 @@
+"""The API of these tests is a process of its own, as in production; a test's client does not share its loop."""
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+
+import pytest
+
+from shop.local import free_port
+from shop.settings import Settings
+from tests.api.conftest import retired_sales
+from tests.harness import Shop
+from tests.processes import Processes, copy_of
+
+__all__ = ["retired_sales"]
+
+REQUEST_SECONDS_MAX = 0.6
+CUT_SECONDS_MAX = REQUEST_SECONDS_MAX + 3.0
+
+
+@pytest.fixture(scope="session")
+def api(live_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """Where the API runs. It waits one second for a request, and has no gate: a storm is refused elsewhere."""
+    settings = copy_of(
+        live_settings,
+        api_port=free_port("127.0.0.1", 0),
+        request_seconds_max=REQUEST_SECONDS_MAX,
+        overload_delay_seconds=10.0,
+        pressure_after_seconds=60.0,
+    )
+    processes = Processes(settings, tmp_path_factory.mktemp("connections"))
+    yield processes
+    processes.end_all()
+
+
+@pytest.fixture(scope="session")
+async def served_shop(live_shop: Shop, api: Processes) -> AsyncIterator[Shop]:
+    """The running shop, reached through that process."""
+    address = await api.start_api()
+    found = replace(live_shop, settings=api.settings, base_url=address, clients=[])
+    yield found
+    await (await found.client()).aclose()
+
+
+@pytest.fixture
+def shop(served_shop: Shop) -> Shop:
+    """The running shop, reached through that process."""
+    return served_shop
+
+
+@pytest.fixture(autouse=True)
+def nothing_unforeseen(api: Processes) -> Iterator[None]:
+    """Whatever a client sends, the process has nothing to say about it as an error."""
+    before = len(api.log("api"))
+    yield
+    assert api.log("api")[before:] == ""

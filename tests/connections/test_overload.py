@@ -1,0 +1,99 @@
+"""More purchases than a process can serve: some are refused at once, nobody else is, and nothing comes to a halt."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shop.local import free_port
+from shop.settings import Settings
+from tests.connections.raw import LIVEZ, Wire, wires
+from tests.connections.wishes import Wish, assert_sold_to, wishes
+from tests.harness import Shop
+from tests.processes import Processes, copy_of
+
+CROWD = 300
+OTHERS = 20
+TRIES_MAX = 2_000
+
+
+@pytest.fixture
+async def hurried_shop(live_shop: Shop, live_settings: Settings, tmp_path: Path) -> AsyncIterator[Shop]:
+    """An API process that lets no purchase wait for longer than a moment, and soon reads in turns."""
+    settings = copy_of(
+        live_settings,
+        api_port=free_port("127.0.0.1", 0),
+        overload_delay_seconds=0.0005,
+        pressure_after_seconds=0.01,
+    )
+    processes = Processes(settings, tmp_path)
+    found = replace(live_shop, settings=settings, base_url=await processes.start_api(), clients=[])
+    yield found
+    await (await found.client()).aclose()
+    processes.end_all()
+
+
+async def open_sale(shop: Shop, live_shop: Shop, units: int) -> "Shop.sale":  # type: ignore[name-defined]
+    """A sale that the hurried process has learned of as well."""
+    sale = await live_shop.open_sale(units=units)
+    await shop.until_loaded(sale)
+    return sale
+
+
+async def test_a_purchase_that_would_wait_too_long_is_refused_and_nothing_was_done(
+    hurried_shop: Shop, live_shop: Shop
+) -> None:
+    """A refusal says when to come back, keeps the connection, and leaves no order behind (I9)."""
+    sale = await open_sale(hurried_shop, live_shop, CROWD)
+    wanted = wishes(hurried_shop, sale, CROWD)
+    async with wires(hurried_shop, CROWD) as connections:
+        for wish, connection in zip(wanted, connections, strict=True):
+            connection.send(wish.request())
+        answers = await asyncio.gather(*(connection.answer() for connection in connections))
+
+        refused = [answer for answer in answers if answer.status == 503]
+        orders = [wish.won(answer) for wish, answer in zip(wanted, answers, strict=True) if answer.status != 503]
+        assert set(Counter(answer.status for answer in answers)) == {202, 503}
+        assert {answer.refusal() for answer in refused} == {"overloaded"}
+        assert all(int(answer.headers["retry-after"]) >= 1 and not answer.closes for answer in refused)
+        await assert_sold_to(live_shop, sale, orders)
+
+
+async def test_other_requests_are_served_while_purchases_are_refused(hurried_shop: Shop, live_shop: Shop) -> None:
+    sale = await open_sale(hurried_shop, live_shop, CROWD)
+    wanted = wishes(hurried_shop, sale, CROWD)
+    async with wires(hurried_shop, CROWD) as buyers, wires(hurried_shop, OTHERS) as others:
+        for wish, buyer in zip(wanted, buyers, strict=True):
+            buyer.send(wish.request())
+        for other in others:
+            other.send(LIVEZ)
+        answers = await asyncio.gather(*(buyer.answer() for buyer in buyers))
+        assert {answer.status for answer in await asyncio.gather(*(other.answer("GET") for other in others))} == {200}
+
+    assert 503 in {answer.status for answer in answers}
+
+
+async def test_a_crowd_that_never_waits_is_read_in_turns_and_everybody_gets_his_order(
+    hurried_shop: Shop, live_shop: Shop
+) -> None:
+    """Refusing those who ask again at once does not help; left in the kernel, they cost nothing until their turn."""
+    sale = await open_sale(hurried_shop, live_shop, CROWD)
+    wanted = wishes(hurried_shop, sale, CROWD)
+    async with wires(hurried_shop, CROWD) as connections:
+        tries = await asyncio.gather(*(_insist(*pair) for pair in zip(wanted, connections, strict=True)))
+
+    await assert_sold_to(live_shop, sale, [order_id for order_id, _ in tries])
+    assert sum(count for _, count in tries) <= TRIES_MAX, sum(count for _, count in tries)
+
+
+async def _insist(wish: Wish, connection: Wire) -> tuple[str, int]:
+    """Ask until the answer is not a refusal, without any pause; the order, and how often it was asked for."""
+    for count in range(1, TRIES_MAX):
+        connection.send(wish.request())
+        answer = await connection.answer()
+        if answer.status != 503:
+            return wish.won(answer), count
+    raise AssertionError("refused for ever")
