@@ -5,7 +5,10 @@ import redis.asyncio as aioredis
 from shop import metrics
 from shop.database import Database
 from shop.orders import repository
+from shop.orders.life import By, move
+from shop.orders.models import OrderStatus
 from shop.orders.release import release
+from shop.orders.repository import Owed
 from shop.settings import Settings
 
 
@@ -14,7 +17,9 @@ async def expire_due(database: Database, client: aioredis.Redis, settings: Setti
     expired = 0
     while True:
         async with database.transaction() as session:
-            owed = await repository.expire_due(session, settings.expiry_batch_max)
+            due = repository.due(settings.expiry_batch_max)
+            closed = await move(session, due, OrderStatus.EXPIRED, by=By.SHOP, reason="the hold has run out")
+            owed = [Owed(order.id, order.sale_id or 0, order.seq or 0) for order in closed]
         expired += len(owed)
         metrics.EXPIRED.inc(len(owed))
         await release(database, client, owed, settings)

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, SmallInteger, String
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, Integer, SmallInteger, String, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from shop.database import Base
@@ -52,6 +52,20 @@ class Order(Base):
     expires_at: Mapped[datetime]
     closed_at: Mapped[datetime | None]
     released_at: Mapped[datetime | None]
+
+
+class OrderEvent(Base):
+    """One move of an order: where to, by whom, why. Written by `shop.orders.life` alone."""
+
+    __tablename__ = "order_events"
+    __table_args__ = (Index("ix_order_events_order_id", "order_id", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id"))
+    status: Mapped[OrderStatus] = mapped_column(String(16))
+    moved_by: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class OrderLine(Base):

@@ -5,10 +5,10 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import func, or_, select, tuple_, update
+from sqlalchemy import Select, func, insert, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shop.orders.models import Order, OrderLine, OrderStatus
+from shop.orders.models import Order, OrderEvent, OrderLine, OrderStatus
 from shop.seckill.order_ids import ids_of_sale
 
 
@@ -41,33 +41,44 @@ async def page(session: AsyncSession, user_id: str, *, limit: int, starting_afte
     return (await session.execute(query.limit(limit))).scalars().all()
 
 
-async def close_reserved(session: AsyncSession, order_id: UUID, user_id: str, *, status: OrderStatus) -> Order | None:
-    """Close an order that is still reserved; None when something else came first."""
-    closed = await session.execute(
+async def set_status(
+    session: AsyncSession,
+    orders: Sequence[UUID] | Select[UUID],
+    *,
+    before: OrderStatus,
+    after: OrderStatus,
+    closes: bool,
+) -> list[Order]:
+    """Compare and set: the orders that had the status `before` and have `after` now. For `shop.orders.life` alone."""
+    statement = (
         update(Order)
-        .where(Order.id == order_id, Order.user_id == user_id, Order.status == OrderStatus.RESERVED)
-        .values(status=status, closed_at=func.now())
+        .where(Order.id.in_(orders), Order.status == before)
+        .values(status=after, **({"closed_at": func.now()} if closes else {}))
         .returning(Order)
     )
-    return closed.scalar_one_or_none()
+    return list(await session.scalars(statement, execution_options={"populate_existing": True}))
 
 
-async def expire_due(session: AsyncSession, limit: int) -> Sequence[Owed]:
-    """Close up to `limit` orders whose hold has run out, by Postgres time; another worker's are skipped."""
-    due = (
+async def add_events(session: AsyncSession, order_ids: Sequence[UUID], **fields: str) -> None:
+    """Note the same move of several orders."""
+    await session.execute(insert(OrderEvent), [{"order_id": order_id, **fields} for order_id in order_ids])
+
+
+async def events(session: AsyncSession, order_id: UUID) -> Sequence[OrderEvent]:
+    """The moves of an order, in their order."""
+    query = select(OrderEvent).where(OrderEvent.order_id == order_id).order_by(OrderEvent.id)
+    return (await session.execute(query)).scalars().all()
+
+
+def due(limit: int) -> Select[UUID]:
+    """Up to `limit` orders whose hold has run out, by Postgres time; what another worker has locked is skipped."""
+    return (
         select(Order.id)
         .where(Order.status == OrderStatus.RESERVED, Order.expires_at <= func.now())
         .order_by(Order.expires_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    expired = await session.execute(
-        update(Order)
-        .where(Order.id.in_(due), Order.status == OrderStatus.RESERVED)
-        .values(status=OrderStatus.EXPIRED, closed_at=func.now())
-        .returning(Order.id, Order.sale_id, Order.seq)
-    )
-    return [Owed(order_id, sale_id or 0, seq or 0) for order_id, sale_id, seq in expired]
 
 
 async def owed(session: AsyncSession, *, limit: int, closed_before: datetime | None = None) -> Sequence[Owed]:

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
+from shop.orders.life import By
 from shop.orders.models import OrderStatus
 from shop.seckill.requests import QUANTITY_MAX
 from shop.seckill.times import iso_time
@@ -55,6 +56,15 @@ class OrderLineRead(BaseModel):
     price_minor: int
 
 
+class TimelineEntry(BaseModel):
+    """Something that became of an order: when, by whom, why."""
+
+    event: OrderStatus | Literal["released"]
+    at: datetime
+    by: By
+    reason: str
+
+
 class OrderRead(BaseModel):
     """An order. `recorded` is false while it is only in the ledger: it is accepted, and its row is on the way."""
 
@@ -72,6 +82,7 @@ class OrderRead(BaseModel):
     released_at: datetime | None
     recorded: bool
     poll_after_ms: int | None
+    timeline: list[TimelineEntry]
 
 
 class OrderSummary(BaseModel):

@@ -1,6 +1,7 @@
 """What a buyer may do with an order, whether its row exists already or only its entry in the ledger."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID
@@ -11,10 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop.database import Database, after_commit
 from shop.errors import NotReady, NotRecordedYet, OrderClosed, OrderNotFound
 from shop.orders import repository
-from shop.orders.models import Order, OrderStatus
+from shop.orders.life import By, move
+from shop.orders.models import Order, OrderEvent, OrderStatus
 from shop.orders.release import release
 from shop.orders.repository import Owed
-from shop.orders.schemas import OrderLineRead, OrderRead
+from shop.orders.schemas import OrderLineRead, OrderRead, TimelineEntry
 from shop.redis import CONNECTION_ERRORS
 from shop.sales import repository as sales
 from shop.sales.models import Sale
@@ -35,11 +37,9 @@ async def read(
     """
     order = await repository.find(session, order_id, buyer_id)
     if order is not None:
-        return _recorded(
-            order, [OrderLineRead.model_validate(line) for line in await repository.lines(session, order_id)]
-        )
+        return await recorded(session, order)
     sale, entry = await _in_ledger(session, client, order_id, buyer_id)
-    return _unrecorded(order_id, sale, entry, settings)
+    return unrecorded(order_id, sale, entry, settings)
 
 
 async def cancel(
@@ -54,11 +54,10 @@ async def cancel(
         async with database.transaction() as session:
             order = await _close(session, order_id, buyer_id)
             if order is not None:
-                lines = [OrderLineRead.model_validate(line) for line in await repository.lines(session, order_id)]
                 if order.released_at is None and order.sale_id is not None and order.seq is not None:
                     owed = [Owed(order.id, order.sale_id, order.seq)]
                     after_commit(session, partial(_give_back, database, client, owed, settings))
-                return _recorded(order, lines)
+                return await recorded(session, order)
             await _in_ledger(session, client, order_id, buyer_id)
         if asyncio.get_running_loop().time() >= deadline:
             raise NotRecordedYet
@@ -67,11 +66,12 @@ async def cancel(
 
 async def _close(session: AsyncSession, order_id: UUID, buyer_id: str) -> Order | None:
     """The cancelled order, or None while it has no row, or got it between our two looks. Raises OrderClosed."""
-    if order := await repository.close_reserved(session, order_id, buyer_id, status=OrderStatus.CANCELLED):
-        return order
     order = await repository.find(session, order_id, buyer_id)
-    if order is None or order.status == OrderStatus.RESERVED:
+    if order is None:
         return None
+    if closed := await move(session, [order_id], OrderStatus.CANCELLED, by=By.BUYER, reason="cancelled by the buyer"):
+        return closed[0]
+    await session.refresh(order)
     if order.status != OrderStatus.CANCELLED:
         raise OrderClosed(f"The order is {order.status}", order_status=order.status)
     return order
@@ -97,7 +97,9 @@ async def _in_ledger(
     return sale, entry
 
 
-def _recorded(order: Order, lines: list[OrderLineRead]) -> OrderRead:
+async def recorded(session: AsyncSession, order: Order) -> OrderRead:
+    """An order that has its row, with its lines and its timeline."""
+    lines, events = await repository.lines(session, order.id), await repository.events(session, order.id)
     return OrderRead(
         id=order.id,
         sale_id=order.sale_id,
@@ -105,17 +107,19 @@ def _recorded(order: Order, lines: list[OrderLineRead]) -> OrderRead:
         quantity=order.quantity,
         total_minor=order.total_minor,
         currency=order.currency,
-        lines=lines,
+        lines=[OrderLineRead.model_validate(line) for line in lines],
         reserved_at=order.reserved_at,
         expires_at=order.expires_at,
         closed_at=order.closed_at,
         released_at=order.released_at,
         recorded=True,
         poll_after_ms=None,
+        timeline=_timeline(order.reserved_at, order.released_at, events),
     )
 
 
-def _unrecorded(order_id: UUID, sale: Sale, entry: LedgerOrder, settings: Settings) -> OrderRead:
+def unrecorded(order_id: UUID, sale: Sale, entry: LedgerOrder, settings: Settings) -> OrderRead:
+    """An order that is accepted, while its row is on the way."""
     reserved_at = datetime.fromtimestamp(entry.reserved_ms / 1000, UTC)
     line = OrderLineRead(product_id=sale.product_id, quantity=entry.quantity, price_minor=sale.price_minor)
     return OrderRead(
@@ -132,4 +136,17 @@ def _unrecorded(order_id: UUID, sale: Sale, entry: LedgerOrder, settings: Settin
         released_at=None,
         recorded=False,
         poll_after_ms=settings.poll_after_ms,
+        timeline=_timeline(reserved_at, None, ()),
     )
+
+
+def _timeline(reserved_at: datetime, released_at: datetime | None, events: Sequence[OrderEvent]) -> list[TimelineEntry]:
+    """What became of an order: that it was made and that its units went back is told by its row, the rest by events."""
+    entries = [TimelineEntry(event=OrderStatus.RESERVED, at=reserved_at, by=By.BUYER, reason="asked for by the buyer")]
+    entries += [
+        TimelineEntry(event=OrderStatus(event.status), at=event.created_at, by=By(event.moved_by), reason=event.reason)
+        for event in events
+    ]
+    if released_at is not None:
+        entries.append(TimelineEntry(event="released", at=released_at, by=By.SHOP, reason="the units are back"))
+    return entries

@@ -65,7 +65,8 @@ async def test_an_order_is_never_missing_between_the_promise_and_its_row(shop: S
     assert (before.pop("poll_after_ms"), after.pop("poll_after_ms")) == (shop.settings.poll_after_ms, None)
     assert datetime.fromisoformat(after.pop("expires_at")) >= datetime.fromisoformat(before.pop("expires_at"))
     assert before == after
-    assert before | {"reserved_at": None} == {
+    assert [entry["event"] for entry in before["timeline"]] == ["reserved"]
+    assert before | {"reserved_at": None, "timeline": None} == {
         "object": "order",
         "id": promised["id"],
         "sale_id": sale.id,
@@ -77,6 +78,7 @@ async def test_an_order_is_never_missing_between_the_promise_and_its_row(shop: S
         "reserved_at": None,
         "closed_at": None,
         "released_at": None,
+        "timeline": None,
     }
     assert datetime.fromisoformat(before["reserved_at"]) == datetime.fromisoformat(promised["reserved_at"])
 

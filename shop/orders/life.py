@@ -1,0 +1,55 @@
+"""The life of an order in one place: which status follows which, and the one function that moves it.
+
+reserved ─► paid ─► refunded          reserved ─► cancelled | expired
+
+A move is a compare-and-set: whoever comes second finds that the order is elsewhere. A closed order never comes back.
+Each move is recorded in its own transaction as an `OrderEvent`; that an order was reserved is told by its row.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from uuid import UUID
+
+from sqlalchemy import Select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from shop.orders import repository
+from shop.orders.models import Order, OrderStatus
+
+COMES_FROM: Mapping[OrderStatus, OrderStatus] = {
+    OrderStatus.PAID: OrderStatus.RESERVED,
+    OrderStatus.CANCELLED: OrderStatus.RESERVED,
+    OrderStatus.EXPIRED: OrderStatus.RESERVED,
+    OrderStatus.REFUNDED: OrderStatus.PAID,
+}
+# The units of such an order are owed to the sale or the product. Those of a refunded one may be kept.
+CLOSED = frozenset({OrderStatus.CANCELLED, OrderStatus.EXPIRED})
+
+
+class By(StrEnum):
+    """Who moved an order."""
+
+    BUYER = "buyer"
+    SHOP = "shop"
+    ADMIN = "admin"
+    PROVIDER = "provider"
+
+
+async def move(
+    session: AsyncSession,
+    orders: Sequence[UUID] | Select[UUID],
+    to: OrderStatus,
+    *,
+    by: By,
+    reason: str,
+    closes: bool | None = None,
+) -> list[Order]:
+    """Move these orders, as far as `to` may follow where they are now; returns the ones that were moved.
+
+    `closes` tells whether their units are owed from now on; by default they are when an order is cancelled or expires.
+    """
+    closes = to in CLOSED if closes is None else closes
+    moved = await repository.set_status(session, orders, before=COMES_FROM[to], after=to, closes=closes)
+    if moved:
+        await repository.add_events(session, [order.id for order in moved], status=to, moved_by=by, reason=reason)
+    return moved
