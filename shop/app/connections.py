@@ -51,14 +51,18 @@ class Connections:
     def refusal(self, scope: dict[str, Any]) -> Refusal | None:
         """The answer to a request that is not even begun, because the process has too much to do."""
         found = self._lane.shed(scope)
-        if found is not None and not self._pressed and self.gate.closed_seconds > self._settings.pressure_after_seconds:
+        if found is not None and not self._pressed and self.gate.pressed:
             self._pressed = True
+            self._answers = 0
             asyncio.get_running_loop().call_later(TURN_SECONDS, self._take_turn)
         return found
 
+    def answered(self) -> None:
+        """An answer has left that was more than a refusal."""
+        self._answers += 1
+
     def rests(self, connection: "ShopProtocol", scope: dict[str, Any]) -> bool:
         """Whether this connection, whose request was just answered, waits for its turn to be read again."""
-        self._answers += 1
         if not self._pressed or not self._lane.is_purchase(scope):
             return False
         self._rest(connection)
@@ -75,7 +79,7 @@ class Connections:
         """
         self._extra = EXTRA_MIN if self._answers else min(2 * self._extra, EXTRA_MAX)
         count, self._answers = self._answers + self._extra, 0
-        if self.gate.lag_seconds > self._settings.overload_delay_seconds / 2:
+        if self.gate.late:
             count = 0
         for _ in range(min(count, len(self._resting))):
             self._resting.popitem(last=False)[0].resume_reading()

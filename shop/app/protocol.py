@@ -197,6 +197,7 @@ class ShopProtocol(asyncio.Protocol):
     def answered(self, exchange: Exchange) -> None:
         """Go on after an answer is complete."""
         self.server_state.total_requests += 1
+        self._connections.answered()
         self.exchanges.popleft()
         self._since = self.loop.time()
         if not exchange.keep_alive:
@@ -266,7 +267,7 @@ class ShopProtocol(asyncio.Protocol):
         """Answer without the application. The body is read and forgotten, unless the client waits to be asked."""
         self._turned_away = True
         status, headers, body = refusal
-        self._closing = not keep_alive or any(name == b"expect" for name, _ in self._headers)
+        self._closing = not (keep_alive and self._asked_to_go_on)
         if self._closing:
             headers.append((b"connection", b"close"))
         self.transport.write(answer_head(status, self.server_state.default_headers, headers) + b"\r\n" + body)

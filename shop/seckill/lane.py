@@ -6,6 +6,7 @@ on to the ordinary route of the same path, which asks Postgres.
 
 import itertools
 import os
+import random
 import re
 import time
 from typing import NamedTuple
@@ -46,6 +47,7 @@ REPLAYED = (b"idempotency-replayed", b"true")
 
 
 OVERLOADED = PreparedProblem(Overloaded())
+RETRY_OVERLOADED = [(b"retry-after", b"%d" % seconds) for seconds in range(1, 5)]
 
 
 class Refusal(NamedTuple):
@@ -121,7 +123,7 @@ class PurchaseLane:
             return None
         request_id = _headers(scope)[3] or self._new_request_id()
         body = OVERLOADED.body(scope["path"], request_id)
-        headers = [CONTENT_TYPE_PROBLEM, (b"retry-after", Overloaded().headers["Retry-After"].encode())]
+        headers = [CONTENT_TYPE_PROBLEM, random.choice(RETRY_OVERLOADED)]  # noqa: S311 - no secret
         self.tally.count(Overloaded.status, Overloaded.code, 0.0)
         return Refusal(Overloaded.status, _with_length(headers, body, request_id), body)
 

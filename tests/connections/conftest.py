@@ -25,7 +25,6 @@ def api(live_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> It
         api_port=free_port("127.0.0.1", 0),
         request_seconds_max=REQUEST_SECONDS_MAX,
         overload_delay_seconds=10.0,
-        pressure_after_seconds=60.0,
     )
     processes = Processes(settings, tmp_path_factory.mktemp("connections"))
     yield processes

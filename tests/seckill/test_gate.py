@@ -1,13 +1,16 @@
-"""The overload gate measures how late the loop is; nothing else decides."""
+"""The overload gate measures how late the loop is and how long a purchase takes; nothing else decides."""
 
 import asyncio
 import time
-from collections.abc import Callable
 
 from shop.seckill.gate import OverloadGate
 from tests.harness import wait_until
 
 MAX_SECONDS = 0.02
+
+
+def a_gate() -> OverloadGate:
+    return OverloadGate(delay_seconds_max=MAX_SECONDS)
 
 
 def work(seconds: float) -> None:
@@ -17,70 +20,84 @@ def work(seconds: float) -> None:
         pass
 
 
-async def turns(count: int, each: Callable[[], None]) -> None:
-    """Let the loop turn, with this work in each turn."""
-    for _ in range(count):
-        each()
-        await asyncio.sleep(0)
+async def turn(gate: OverloadGate, *, purchases: int = 0, seconds: float = 0.0) -> int:
+    """A turn of the loop with so many purchases and so much work; how many were admitted."""
+    gate.heard()
+    admitted = sum(gate.admits(0.0) for _ in range(purchases))
+    work(seconds)
+    await asyncio.sleep(0)
+    return admitted
 
 
-async def test_an_idle_loop_admits_everybody() -> None:
-    gate = OverloadGate(delay_seconds_max=MAX_SECONDS)
+async def test_an_idle_process_admits_everybody() -> None:
+    """Nothing is known of the time that a purchase takes before many were seen."""
+    assert await turn(a_gate(), purchases=1_000) == 1_000
 
-    assert gate.admits(0.0)
-    assert (gate.lag_seconds, gate.closed_seconds) == (0.0, 0.0)
+
+async def test_a_turn_admits_as_many_as_it_has_time_for() -> None:
+    """Purchases that were seen to take a tenth of the greatest delay: ten of them, and a few for the measurement."""
+    gate = a_gate()
+    for _ in range(20):
+        await turn(gate, purchases=10, seconds=MAX_SECONDS * 0.9)
+
+    assert 5 <= await turn(gate, purchases=100) <= 12
 
 
 async def test_a_purchase_is_refused_while_turns_of_the_loop_take_too_long() -> None:
-    """What is read now may have waited in the kernel since the last turn began."""
-    gate = OverloadGate(delay_seconds_max=MAX_SECONDS)
-    gate.heard()
+    """What is read now may have waited in the kernel for all of the last turn."""
+    gate = a_gate()
 
-    await turns(3, lambda: (gate.heard(), work(1.5 * MAX_SECONDS))[-1])
+    for _ in range(3):
+        await turn(gate, seconds=2.5 * MAX_SECONDS)
 
-    assert gate.lag_seconds > MAX_SECONDS
+    assert gate.late
     assert not gate.admits(0.0)
 
 
 async def test_the_gate_opens_as_soon_as_the_loop_keeps_up_again() -> None:
-    gate = OverloadGate(delay_seconds_max=MAX_SECONDS)
-    gate.heard()
-    await turns(3, lambda: (gate.heard(), work(1.5 * MAX_SECONDS))[-1])
+    gate = a_gate()
+    for _ in range(3):
+        await turn(gate, seconds=2.5 * MAX_SECONDS)
     assert not gate.admits(0.0)
 
     async def open_again() -> bool:
+        gate.heard()
         return gate.admits(0.0)
 
     await wait_until(open_again, reason="the gate is open")
-    assert gate.closed_seconds == 0.0
 
 
 async def test_the_wait_in_the_queue_counts_as_well() -> None:
     """The loop may be quick and Redis slow."""
-    gate = OverloadGate(delay_seconds_max=MAX_SECONDS)
+    gate = a_gate()
 
     assert gate.admits(0.9 * MAX_SECONDS)
     assert not gate.admits(1.1 * MAX_SECONDS)
 
 
-async def test_the_gate_knows_for_how_long_it_has_refused_everybody() -> None:
-    gate = OverloadGate(delay_seconds_max=MAX_SECONDS)
+async def test_turns_that_only_refuse_and_are_late_nevertheless_are_pressure() -> None:
+    gate = a_gate()
+    for _ in range(5):
+        await turn(gate, seconds=2.5 * MAX_SECONDS)
+        assert not gate.pressed
 
-    assert not gate.admits(1.0)
-    work(MAX_SECONDS)
-    assert not gate.admits(1.0)
-    assert gate.closed_seconds >= MAX_SECONDS
+    for _ in range(5):
+        await turn(gate, purchases=1, seconds=2.5 * MAX_SECONDS)
+    assert gate.pressed
 
-    assert gate.admits(0.0)
-    assert gate.closed_seconds == 0.0
+    for _ in range(3):
+        await turn(gate, purchases=1)
+    assert not gate.pressed
 
 
 async def test_a_loop_that_hears_nothing_is_not_measured() -> None:
-    """Otherwise an idle process would never sleep."""
-    gate = OverloadGate(delay_seconds_max=MAX_SECONDS)
-    gate.heard()
-    await turns(5, lambda: None)
+    """Otherwise an idle process would never sleep, and a pause would look like a delay."""
+    gate = a_gate()
+    await turn(gate)
+    for _ in range(5):
+        await asyncio.sleep(0)
 
-    work(2 * MAX_SECONDS)
+    work(3 * MAX_SECONDS)
 
-    assert gate.lag_seconds == 0.0
+    assert not gate.late
+    assert gate.admits(0.0)
