@@ -1,9 +1,9 @@
 """The overload gate: whether a purchase is admitted, by how long it would be delayed in this process.
 
 The delay is measured, not guessed from a number of requests. A turn of the event loop reads what has come and runs what
-was read before; in it, purchases are admitted for as long as the time that they were last seen to take fits into the
-greatest delay. What the loop was late in its last turn, and what the oldest purchase waits for a script call, comes on
-top. (That queueing time tells overload from slow answers: Zhou et al., "Overload Control for Scaling WeChat
+was read before; in it, purchases are admitted for as long as the CPU time that they were last seen to take fits into
+the greatest delay. What the loop was late in its last turn, and what the oldest purchase waits for a script call, is
+added. (That queueing time tells overload from slow answers: Zhou et al., "Overload Control for Scaling WeChat
 Microservices", SoCC 2018.)
 """
 
@@ -22,7 +22,7 @@ class OverloadGate:
 
     def __init__(self, *, delay_seconds_max: float) -> None:
         self._delay_seconds_max = delay_seconds_max
-        self._turn_began = 0.0
+        self._turn_began = self._cpu_began = 0.0
         self._measuring = False
         self._heard = False
         self._late_seconds = 0.0
@@ -38,14 +38,14 @@ class OverloadGate:
         if not self._measuring:
             self._measuring = True
             self._late_seconds, self._closed_turns = 0.0, 0
-            self._turn_began = time.monotonic()
+            self._turn_began, self._cpu_began = time.monotonic(), time.thread_time()
             asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
         """Runs once in each turn of the loop for as long as requests come."""
-        now = time.monotonic()
-        seconds, self._turn_began = now - self._turn_began, now
-        self._learn(seconds)
+        now, cpu = time.monotonic(), time.thread_time()
+        self._learn(cpu - self._cpu_began)
+        seconds, self._turn_began, self._cpu_began = now - self._turn_began, now, cpu
         self._closed_turns = self._closed_turns + 1 if self._refused and not self._admitted else 0
         self._late_seconds = max(seconds - self._delay_seconds_max, 0.0)
         self._admitted = self._refused = 0
@@ -53,11 +53,11 @@ class OverloadGate:
         if self._measuring:
             asyncio.get_running_loop().call_soon(self._turn)
 
-    def _learn(self, seconds: float) -> None:
-        """Take what a turn says about the time of a purchase into the next estimate."""
+    def _learn(self, cpu_seconds: float) -> None:
+        """Take what a turn says about the time of a purchase into the next estimate; waiting for the next is none."""
         if self._refused > REFUSED_SHARE_MAX * self._admitted:
             return
-        self._seen_seconds += seconds
+        self._seen_seconds += cpu_seconds
         self._seen_purchases += self._admitted
         if self._seen_purchases >= PURCHASES_ENOUGH:
             self._purchase_seconds = self._seen_seconds / self._seen_purchases
