@@ -51,10 +51,12 @@ class Connections:
     def refusal(self, scope: dict[str, Any]) -> Refusal | None:
         """The answer to a request that is not even begun, because the process has too much to do."""
         found = self._lane.shed(scope)
-        if found is not None and not self._pressed and self.gate.pressed:
-            self._pressed = True
-            self._answers = 0
-            asyncio.get_running_loop().call_later(TURN_SECONDS, self._take_turn)
+        if found is not None:
+            self._extra = EXTRA_MIN
+            if not self._pressed and self.gate.pressed:
+                self._pressed = True
+                self._answers = 0
+                asyncio.get_running_loop().call_later(TURN_SECONDS, self._take_turn)
         return found
 
     def answered(self) -> None:

@@ -10,10 +10,11 @@ Microservices", SoCC 2018.)
 import asyncio
 import time
 
-# How many purchases an estimate of their time is made from.
-PURCHASES_ENOUGH = 64
-# A turn that mostly refused tells nothing about it.
-REFUSED_SHARE_MAX = 4
+# A quiet turn says nothing about the time of a purchase among many, nor does one with much else in it.
+BUSY_REQUESTS_MIN, PURCHASES_SHARE_MIN = 16, 0.75
+# What a refusal, or an answer from memory, takes of the time of a purchase.
+LIGHT = 0.35
+MEMORY = 0.8
 PRESSED_AFTER_TURNS = 3
 
 
@@ -24,17 +25,15 @@ class OverloadGate:
         self._delay_seconds_max = delay_seconds_max
         self._turn_began = self._cpu_began = 0.0
         self._measuring = False
-        self._heard = False
+        self._heard = 0
         self._late_seconds = 0.0
         self._purchase_seconds = 0.0
-        self._seen_seconds, self._seen_purchases = 0.0, 0
-        self._admitted = 0
-        self._refused = 0
+        self._admitted = self._refused = self._remembered = 0
         self._closed_turns = 0
 
     def heard(self) -> None:
-        """A socket had something to read in this turn of the loop."""
-        self._heard = True
+        """A connection had something to read in this turn of the loop."""
+        self._heard += 1
         if not self._measuring:
             self._measuring = True
             self._late_seconds, self._closed_turns = 0.0, 0
@@ -48,29 +47,36 @@ class OverloadGate:
         seconds, self._turn_began, self._cpu_began = now - self._turn_began, now, cpu
         self._closed_turns = self._closed_turns + 1 if self._refused and not self._admitted else 0
         self._late_seconds = max(seconds - self._delay_seconds_max, 0.0)
-        self._admitted = self._refused = 0
-        self._measuring, self._heard = self._heard, False
+        self._measuring = self._heard > 0
+        self._heard = self._admitted = self._refused = self._remembered = 0
         if self._measuring:
             asyncio.get_running_loop().call_soon(self._turn)
 
     def _learn(self, cpu_seconds: float) -> None:
-        """Take what a turn says about the time of a purchase into the next estimate; waiting for the next is none."""
-        if self._refused > REFUSED_SHARE_MAX * self._admitted:
+        """Take what a turn says about the time of a purchase into the estimate."""
+        purchases = self._admitted + self._refused + self._remembered
+        if purchases < BUSY_REQUESTS_MIN or purchases < PURCHASES_SHARE_MIN * self._heard:
             return
-        self._seen_seconds += cpu_seconds
-        self._seen_purchases += self._admitted
-        if self._seen_purchases >= PURCHASES_ENOUGH:
-            self._purchase_seconds = self._seen_seconds / self._seen_purchases
-            self._seen_seconds, self._seen_purchases = 0.0, 0
+        seen = cpu_seconds / self._weight
+        self._purchase_seconds = MEMORY * (self._purchase_seconds or seen) + (1 - MEMORY) * seen
+
+    @property
+    def _weight(self) -> float:
+        """How many purchases' work this turn has brought."""
+        return self._admitted + LIGHT * (self._refused + self._remembered)
 
     def admits(self, queued_seconds: float) -> bool:
         """Whether a purchase may go on; the oldest one has waited so long for a script call."""
-        ahead_seconds = self._admitted * self._purchase_seconds if self._measuring else 0.0
+        ahead_seconds = self._weight * self._purchase_seconds if self._measuring else 0.0
         if self._late_seconds + ahead_seconds + queued_seconds > self._delay_seconds_max:
             self._refused += 1
             return False
         self._admitted += 1
         return True
+
+    def remembers(self) -> None:
+        """A purchase is answered from memory, which costs no more than a refusal: it is always admitted."""
+        self._remembered += 1
 
     @property
     def late(self) -> bool:

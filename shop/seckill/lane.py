@@ -120,7 +120,8 @@ class PurchaseLane:
             return None
         group = self._groups.get(sale_id)
         if group is not None and group.latch.closed:
-            return None  # "Sold out" is answered from memory, and costs no more than a refusal.
+            self.gate.remembers()
+            return None
         if self.gate.admits(0.0 if group is None else group.queued_seconds):
             return None
         request_id = _headers(scope)[3] or self._new_request_id()

@@ -34,14 +34,48 @@ async def test_an_idle_process_admits_everybody() -> None:
     assert await turn(a_gate(), purchases=1_000) == 1_000
 
 
-async def test_a_turn_admits_as_many_as_it_has_time_for() -> None:
-    """Purchases that were seen to take a tenth of the greatest delay: ten of them, and a few for the measurement."""
-    gate = a_gate()
-    for _ in range(20):
-        await turn(gate, purchases=10, seconds=MAX_SECONDS * 0.9)
-
+async def learn(gate: OverloadGate, purchases: int, seconds: float) -> None:
+    """Turns with so many purchases that take so long, and a quick one at the end."""
+    for _ in range(30):
+        await turn(gate, purchases=purchases, seconds=seconds)
     await turn(gate)
-    assert 1 <= await turn(gate, purchases=100) <= 12
+
+
+async def test_a_turn_admits_as_many_as_it_has_time_for() -> None:
+    """Purchases that were seen to take a twentieth of the greatest delay: about twenty of them."""
+    gate = a_gate()
+    await learn(gate, 20, MAX_SECONDS)
+
+    assert 1 <= await turn(gate, purchases=200) <= 25
+
+
+async def test_quiet_turns_teach_nothing_so_that_a_crowd_after_them_is_not_refused() -> None:
+    """A purchase alone takes far longer than one among many."""
+    gate = a_gate()
+    await learn(gate, 5, MAX_SECONDS / 2)
+
+    assert await turn(gate, purchases=200) == 200
+
+
+async def test_a_gate_that_has_learned_wrong_learns_again_while_it_refuses() -> None:
+    gate = a_gate()
+    await learn(gate, 20, 0.9 * MAX_SECONDS)
+    assert await turn(gate, purchases=200) <= 25
+
+    await learn(gate, 200, 0.0)
+
+    assert await turn(gate, purchases=200) == 200
+
+
+async def test_answers_from_memory_do_not_look_like_slow_purchases() -> None:
+    gate = a_gate()
+    for _ in range(30):
+        for _ in range(100):
+            gate.remembers()
+        await turn(gate, purchases=1, seconds=MAX_SECONDS / 10)
+    await turn(gate)
+
+    assert await turn(gate, purchases=200) >= 100
 
 
 async def test_a_purchase_is_refused_while_turns_of_the_loop_take_too_long() -> None:
