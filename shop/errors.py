@@ -63,6 +63,10 @@ class IdempotencyKeyInvalid(BadRequest):
     code, title = "idempotency_key_invalid", "The Idempotency-Key must be 1 to 128 visible ASCII characters"
 
 
+class IdempotencyKeyMissing(BadRequest):
+    code, title = "idempotency_key_missing", "This request needs an Idempotency-Key"
+
+
 class Unauthorized(ShopError):
     status, code, title = 401, "unauthorized", "A valid bearer token is needed"
 
@@ -272,12 +276,8 @@ PROBLEM_SCHEMA: dict[str, Any] = {
     "required": ["type", "title", "status", "code", "request_id"],
     "properties": {
         "type": {"type": "string", "format": "uri-reference"},
-        "title": {"type": "string"},
+        **{name: {"type": "string"} for name in ("title", "code", "detail", "instance", "request_id")},
         "status": {"type": "integer"},
-        "code": {"type": "string"},
-        "detail": {"type": "string"},
-        "instance": {"type": "string"},
-        "request_id": {"type": "string"},
         "retryable": {"type": "boolean"},
     },
 }

@@ -74,8 +74,6 @@ class Settings(BaseSettings):
     """How long a connection may be idle between two requests."""
     overload_delay_seconds: PositiveFloat = 0.04
     """A purchase that would be delayed for longer in this process is refused with 503."""
-    pressure_after_seconds: PositiveFloat = 0.1
-    """When every purchase was refused for so long, it did not help: connections are then read in turns."""
     graceful_stop_seconds: PositiveInt = 10
     """How long a process that is asked to stop may finish what it has in hand."""
 
@@ -136,6 +134,10 @@ class Settings(BaseSettings):
     """How often a process looks whether a sold-out sale has units again."""
     directory_poll_seconds: PositiveFloat = 0.25
     """How soon an API process learns of a sale that was loaded."""
+
+    # Ordinary orders.
+    order_hold_seconds: int = Field(900, ge=1, le=2_592_000)
+    """How long the units of an order without a sale are held for its payment."""
 
     # Sales.
     backlog_max: PositiveInt = 1_000_000

@@ -1,9 +1,9 @@
 """All connections of one process: who keeps it waiting is cut, and under pressure they are read in turns.
 
-A refusal costs about as much as a bare answer. When so many clients ask that refusing them leaves no time to sell, the
-process stops reading: a connection whose purchase was answered rests, and so does a new one. What they send stays in
-the kernel, and the proxy and the client feel that. They are read again in their order, one for
-each answer that leaves, and a few more for as long as the loop keeps up.
+A refusal costs about a third of a purchase. When so many clients ask that refusing them leaves no time to sell, the
+process stops reading: a connection whose purchase was answered or refused rests, and so does a new one. What they send
+stays in the kernel, and the proxy and the client feel that. They are read again in their order, one for each answer
+that leaves, and a few more for as long as the loop keeps up.
 """
 
 import asyncio
@@ -41,7 +41,8 @@ class Connections:
         """Take note of a new connection; under pressure it waits for its turn."""
         self._open.add(connection)
         if self._pressed:
-            self._rest(connection)
+            # Not at once: uvloop begins to read when this has returned, whatever was paused before.
+            connection.loop.call_soon(self._rest, connection)
 
     def lost(self, connection: "ShopProtocol") -> None:
         """Forget a connection."""
@@ -50,39 +51,39 @@ class Connections:
 
     def refusal(self, scope: dict[str, Any]) -> Refusal | None:
         """The answer to a request that is not even begun, because the process has too much to do."""
-        found = self._lane.shed(scope)
-        if found is not None:
-            self._extra = EXTRA_MIN
-            if not self._pressed and self.gate.pressed:
-                self._pressed = True
-                self._answers = 0
-                asyncio.get_running_loop().call_later(TURN_SECONDS, self._take_turn)
-        return found
+        return self._lane.shed(scope)
 
-    def answered(self) -> None:
-        """An answer has left that was more than a refusal."""
-        self._answers += 1
+    def refused(self, connection: "ShopProtocol") -> None:
+        """A purchase was refused; under pressure its connection waits for its turn."""
+        self._extra = EXTRA_MIN
+        if not self._pressed and self.gate.pressed:
+            self._pressed, self._answers = True, 0
+            connection.loop.call_later(TURN_SECONDS, self._take_turn)
+        if self._pressed:
+            self._rest(connection)
 
     def rests(self, connection: "ShopProtocol", scope: dict[str, Any]) -> bool:
-        """Whether this connection, whose request was just answered, waits for its turn to be read again."""
+        """Whether this connection, whose request was answered, waits for its turn to be read again."""
+        self._answers += 1
         if not self._pressed or not self._lane.is_purchase(scope):
             return False
         self._rest(connection)
         return True
 
     def _rest(self, connection: "ShopProtocol") -> None:
-        connection.pause_reading()
-        self._resting[connection] = None
+        if connection in self._open:
+            connection.pause_reading()
+            self._resting[connection] = None
 
     def _take_turn(self) -> None:
         """Read from the connections that rest longest: one for each answer since the last turn, and a few more.
 
-        Many more when no answer has left, for those may all be connections that nobody uses; none if the loop is late.
+        Ever more if nobody has to be refused, for those may be connections that nobody uses; none if the loop is late.
         """
-        self._extra = EXTRA_MIN if self._answers else min(2 * self._extra, EXTRA_MAX)
         count, self._answers = self._answers + self._extra, 0
+        self._extra = min(2 * self._extra, EXTRA_MAX)
         if self.gate.late:
-            count = 0
+            count, self._extra = 0, EXTRA_MIN
         for _ in range(min(count, len(self._resting))):
             self._resting.popitem(last=False)[0].resume_reading()
         if self._resting:

@@ -22,9 +22,15 @@ log = structlog.get_logger(__name__)
 
 
 async def follow_directory(
-    lane: PurchaseLane, database: Database, client: aioredis.Redis, settings: Settings, stopping: asyncio.Event
+    lane: PurchaseLane,
+    database: Database,
+    client: aioredis.Redis,
+    settings: Settings,
+    *,
+    looked: asyncio.Event,
+    stopping: asyncio.Event,
 ) -> None:
-    """Hand each newly loaded (sale, epoch) to the lane, until `stopping` is set.
+    """Hand each newly loaded (sale, epoch) to the lane, until `stopping` is set; `looked` tells the first look.
 
     The last order that Postgres has recorded goes with it: a ledger that does not know that order was rolled back.
     """
@@ -41,6 +47,7 @@ async def follow_directory(
             if healthy:
                 log.warning("directory_waits", reason=repr(error)[:200])
             healthy = False
+        looked.set()
         _report_pools(database, client)  # Also while a server is away: that is when the numbers are looked at.
         await rest(stopping, settings.directory_poll_seconds)
 

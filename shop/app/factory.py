@@ -3,7 +3,7 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Any, cast
 
@@ -27,6 +27,7 @@ from shop.auth import BlockedUsers, TokenVerifier
 from shop.cache import Cache
 from shop.database import Database
 from shop.logs import configure_logs
+from shop.orders.placing import order_limiter
 from shop.processes import die_with_parent
 from shop.rate_limit import rate_limiter
 from shop.redis import all_scripts, connect
@@ -50,6 +51,7 @@ EXPOSED_HEADERS = [
 ALLOWED_HEADERS = ["Authorization", "Content-Type", "Idempotency-Key", "Prefer", "X-Request-Id"]
 
 COLLECT_AFTER_ALLOCATIONS = 20_000
+FIRST_LOOK_SECONDS_MAX = 5.0
 
 DESCRIPTION = """
 Sells a fixed number of units to a crowd, and never one too many.
@@ -103,9 +105,9 @@ def create_app(settings: Settings) -> ShopApp:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         # They are asked to stop, not cancelled: redis-py on Python 3.11 can swallow a cancellation.
-        stopping = asyncio.Event()
+        stopping, looked = asyncio.Event(), asyncio.Event()
         followers: dict[str, Callable[[], Awaitable[None]]] = {
-            "directory": lambda: follow_directory(lane, database, ledger, settings, stopping),
+            "directory": lambda: follow_directory(lane, database, ledger, settings, looked=looked, stopping=stopping),
             "latches": lambda: follow_latches(lane, settings, stopping),
             "blocked": lambda: follow_blocked(database, blocked, settings, stopping),
             "connections": lambda: connections.keep(stopping),
@@ -113,6 +115,10 @@ def create_app(settings: Settings) -> ShopApp:
         async with asyncio.TaskGroup() as group:
             for name, follow in followers.items():
                 group.create_task(_keep_following(name, follow, settings, stopping))
+            # A process that does not know what is on sale would refuse the crowd that its predecessor served.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FIRST_LOOK_SECONDS_MAX):
+                    await looked.wait()
             yield {STATE: connections}
             stopping.set()
         lane.tally.flush()
@@ -130,6 +136,7 @@ def create_app(settings: Settings) -> ShopApp:
     fastapi.state.blocked = blocked
     fastapi.state.passwords = passwords
     fastapi.state.limiters = sign_in_limiters(side, settings)
+    fastapi.state.order_limiter = order_limiter(side, settings)
     limiter = rate_limiter(
         side, settings, name="buy", rate_per_second=settings.purchase_rate_per_second, burst=settings.purchase_burst
     )

@@ -159,7 +159,7 @@ class ShopProtocol(asyncio.Protocol):
         set_target(scope, self._url)
         keep_alive = version == "1.1" and parser.should_keep_alive() and not self._stopping
         if not self.exchanges and (refusal := self._connections.refusal(scope)) is not None:
-            self._turn_away(refusal, scope, keep_alive=keep_alive)
+            self._turn_away(refusal, keep_alive=keep_alive)
             return
         exchange = Exchange(self, scope, keep_alive=keep_alive)
         self._coming = exchange
@@ -197,7 +197,6 @@ class ShopProtocol(asyncio.Protocol):
     def answered(self, exchange: Exchange) -> None:
         """Go on after an answer is complete."""
         self.server_state.total_requests += 1
-        self._connections.answered()
         self.exchanges.popleft()
         self._since = self.loop.time()
         if not exchange.keep_alive:
@@ -263,7 +262,7 @@ class ShopProtocol(asyncio.Protocol):
         if self.exchanges:
             self.exchanges[0].start(self.app)
 
-    def _turn_away(self, refusal: Refusal, scope: dict[str, Any], *, keep_alive: bool) -> None:
+    def _turn_away(self, refusal: Refusal, *, keep_alive: bool) -> None:
         """Answer without the application. The body is read and forgotten, unless the client waits to be asked."""
         self._turned_away = True
         status, headers, body = refusal
@@ -274,7 +273,7 @@ class ShopProtocol(asyncio.Protocol):
         if self._closing:
             self.transport.close()
         else:
-            self._connections.rests(self, scope)
+            self._connections.refused(self)
 
     def _close_after_last(self) -> None:
         self._closing = True

@@ -1,15 +1,35 @@
-"""How the API is served: one place for the server's flags, for `shop api` and for the tests."""
+"""How the API is served: the server's flags, its sockets and its processes, for `shop api` and for the tests.
 
-from typing import Any
+Several processes have a listening socket each (SO_REUSEPORT), and the kernel spreads the connections evenly: of a burst
+of 256, two processes got 53 and 47 %; with one socket for both, whoever woke first took 67 % in the median, and all of
+it under load. The sockets belong to the process that keeps the others: who waits at the socket of a process that was
+killed is served by its successor, while a socket of its own would have taken them along, half of a burst.
+"""
 
+import asyncio
+import select
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any, cast
+
+import structlog
 import uvicorn
-from uvicorn.supervisors import Multiprocess
 
 from shop.app.protocol import ShopProtocol
-from shop.settings import Settings
+from shop.processes import Lifeline, ProcessPool
+from shop.settings import Settings, get_settings
 
 BACKLOG = 4096
-KEEP_ALIVE_SECONDS = 75
+TICKS_PER_BEAT = 10
+CLOSING_SECONDS = 3
+REST_SECONDS = 1.0
+# What every process of the pool imports; the second for the script that has started us, which they import as well.
+PRELOAD = ("shop.app", "shop.cli")
+
+log = structlog.get_logger(__name__)
 
 
 def server_config(app: Any, settings: Settings, **more: Any) -> uvicorn.Config:
@@ -23,22 +43,155 @@ def server_config(app: Any, settings: Settings, **more: Any) -> uvicorn.Config:
         backlog=BACKLOG,
         server_header=False,
         proxy_headers=False,  # the application does it, behind the purchase lane
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.graceful_stop_seconds,
         **more,
     )
 
 
-def serve(settings: Settings, *, processes: int) -> None:
-    """Serve the API until SIGTERM or Ctrl-C."""
-    config = server_config(
-        "shop.app:create_app_from_environment",
-        settings,
-        host=settings.api_host,
-        port=settings.api_port,
-        workers=processes,
-    )
+def listen(host: str, port: int, *, processes: int) -> list[socket.socket]:
+    """A listener for each process, or one for all where the kernel does not spread. Raises OSError."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    alone = _listener(family, address)
+    if processes == 1 or sys.platform != "linux":
+        return [alone]
+    # This one has shown that the port is free: SO_REUSEPORT would share it with another shop in silence.
+    with alone:
+        address = alone.getsockname()
+    return [_listener(family, address, socket.SO_REUSEPORT) for _ in range(processes)]
+
+
+def _listener(family: int, address: Any, *options: int) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        for option in (socket.SO_REUSEADDR, *options):
+            listener.setsockopt(socket.SOL_SOCKET, option, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def serve(settings: Settings, listeners: list[socket.socket], *, processes: int) -> int:
+    """Serve the API at these sockets until SIGTERM or Ctrl-C, and return the exit status."""
     if processes == 1:
-        uvicorn.Server(config).run()
-        return
-    Multiprocess(config, sockets=[config.bind_socket()]).run()
+        ShopServer(_config_from_environment(settings), listeners).run([])
+        return 0
+    places = [place % len(listeners) for place in range(processes)]
+
+    def close() -> None:
+        for listener in listeners:
+            listener.close()
+
+    return ProcessPool(
+        _serve_beside_others,
+        [(*listeners[place:], *listeners[:place]) for place in places],
+        preload=PRELOAD,
+        stop_seconds_max=settings.graceful_stop_seconds + CLOSING_SECONDS + 1,
+        before_stop=close,
+    ).run()
+
+
+def _serve_beside_others(lifeline: Lifeline, *listeners: socket.socket) -> None:
+    ShopServer(_config_from_environment(get_settings()), listeners, lifeline).run([])
+
+
+def _config_from_environment(settings: Settings) -> uvicorn.Config:
+    return server_config("shop.app:create_app_from_environment", settings)
+
+
+class ShopServer(uvicorn.Server):
+    """Serves at the first of the listeners until it is asked to stop, and then resets no connection.
+
+    The other listeners are those of the other processes; it helps when one of them cannot. It lets connections in by
+    itself: uvicorn's server would go on with it while it stops, and drop who came last.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, listeners: Sequence[socket.socket], lifeline: Lifeline | None = None
+    ) -> None:
+        super().__init__(config)
+        self._own, *self._others = listeners
+        self._lifeline = lifeline
+        self._have_waited: set[socket.socket] = set()
+        self._coming: set[asyncio.Future[Any]] = set()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop. A second Ctrl-C, or too long a stop, is the kernel's business, whatever state the process is in.
+
+        uvicorn would raise the signal again when it has stopped, and the exit status would be that of an accident.
+        """
+        self.should_exit = True
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.alarm((self.config.timeout_graceful_shutdown or 0) + CLOSING_SECONDS)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to serve, and say so."""
+        await super().startup([])
+        self._begin_to_let_in()
+        if self._lifeline is not None:
+            self._lifeline.serving()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: what uvicorn does then; once a second, what the other processes need."""
+        if self._lifeline is not None and counter % TICKS_PER_BEAT == 0:
+            self._lifeline.serving()
+            self._relieve()
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop after what is in hand, and who waits at a listener is in hand: its last one to close resets them."""
+        if self._lifeline is not None:
+            self._lifeline.leaving()
+        asyncio.get_running_loop().remove_reader(self._own)
+        for listener in (*self._others, self._own):
+            self._let_in(listener)
+            listener.close()
+        if self._coming:
+            await asyncio.wait(self._coming)
+        await super().shutdown([])
+
+    def _begin_to_let_in(self) -> None:
+        if self._own.fileno() >= 0:  # It may have been closed meanwhile.
+            asyncio.get_running_loop().add_reader(self._own, self._let_in, self._own)
+
+    def _let_in(self, listener: socket.socket) -> None:
+        """Accept who waits at a listener."""
+        loop = asyncio.get_running_loop()
+        try:
+            for _ in range(BACKLOG):
+                connection, _ = listener.accept()
+                connection.setblocking(False)
+                coming = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
+                self._coming.add(coming)
+                coming.add_done_callback(self._came)
+        except BlockingIOError:
+            return
+        except OSError as error:  # Out of descriptors, most likely. Who waits may wait until others have left.
+            log.warning("nobody_let_in", error=repr(error))
+            loop.remove_reader(self._own)
+            loop.call_later(REST_SECONDS, self._begin_to_let_in)
+
+    def _came(self, coming: "asyncio.Future[Any]") -> None:
+        self._coming.discard(coming)
+        if not coming.cancelled():
+            coming.exception()  # It has hung up already, and nobody wants to know.
+
+    def _relieve(self) -> None:
+        """Let in who has waited at the others' listeners since the last look: their process is dead, stuck or late."""
+        waiting = {listener for listener in self._others if _has_waiting(listener)}
+        for listener in waiting & self._have_waited:
+            self._let_in(listener)
+        self._have_waited = waiting
+
+    def _protocol(self) -> asyncio.Protocol:
+        kind = cast("type[ShopProtocol]", self.config.http_protocol_class)
+        return kind(self.config, self.server_state, self.lifespan.state)
+
+
+def _has_waiting(listener: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    return bool(poll.poll(0))

@@ -11,8 +11,10 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from pydantic import SecretStr
@@ -24,6 +26,7 @@ from shop.cli.output import Json, emit, fail
 from shop.database import Database, migrate
 from shop.embedded.process import locked
 from shop.logs import configure_logs
+from shop.processes import START_FAILED
 from shop.readiness import readiness
 from shop.redis import all_scripts, connect
 from shop.settings import DEVELOPMENT_SECRET, Settings, get_settings
@@ -31,6 +34,18 @@ from shop.settings import DEVELOPMENT_SECRET, Settings, get_settings
 DATA = Path(".shop")
 UNITS_MAX = 10_000_000
 SHOPPERS_MAX = 200_000
+API_EPILOG = """
+Exit status: 0 stopped when asked to, 1 a server or the metrics' port cannot be used, 2 wrong usage or settings, 3 the
+API cannot listen or start, 130 ended at once.
+
+Examples:
+
+  shop api                        one process, settings from SHOP_… or .env
+
+  SHOP_API_HOST=0.0.0.0 SHOP_API_PORT=8080 shop api --processes 4
+
+  kill -HUP PID                   replace the processes one by one; no request fails
+"""
 CONFIGURATION_HEAD = """# Configuration
 
 Every setting is a variable `SHOP_…` or a line of `.env`; its unit is the end of its name. This page is written by
@@ -46,7 +61,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: shop demo --units 1000 --shoppers 10000 --exit")(demo)
     app.command(epilog="Example: shop up --processes 2")(up)
     app.command()(reset)
-    app.command(epilog="Example: shop api --processes 4")(api)
+    app.command(epilog=API_EPILOG)(api)
     app.command()(worker)
     app.command(name="migrate", epilog="Example: shop migrate --to base")(migrate_command)
     app.command(name="settings", epilog="Example: shop settings --markdown > docs/configuration.md")(list_settings)
@@ -111,23 +126,37 @@ def reset(
 
 
 def api(
-    processes: Annotated[int | None, typer.Option(min=1, max=64, help="Default: SHOP_API_PROCESSES.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=64, help="How many share the work; default: SHOP_API_PROCESSES.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Serve the API, and its metrics on their own port."""
+    """Serve the API, and its metrics on their own port, until SIGTERM or Ctrl-C.
+
+    What was accepted is answered before it ends, for at most SHOP_GRACEFUL_STOP_SECONDS; a second Ctrl-C ends it at
+    once. With several processes one that dies is replaced, and SIGHUP replaces all of them, one by one.
+    """
     settings = get_settings()
     configure_logs(settings)
     all_scripts()
     asyncio.run(_preflight(settings, ("postgres", "migrations", "redis")))
-    count = processes or settings.api_processes
-    if count > 1 and metrics.MULTIPROCESS_VARIABLE not in os.environ:
-        metrics.prepare_multiprocess(Path(tempfile.mkdtemp(prefix="shop-metrics-")))
-    _serve_metrics(settings.metrics_host, settings.metrics_port)
-    if json:
-        emit({"api": f"http://{settings.api_host}:{settings.api_port}", "processes": count}, as_json=True)
-    from shop.app.server import serve
+    from shop.app.server import listen, serve
 
-    serve(settings, processes=count)
+    count = processes or settings.api_processes
+    try:
+        listeners = listen(settings.api_host, settings.api_port, processes=count)
+    except OSError as error:
+        _not_listening("API", settings.api_host, settings.api_port, error, status=START_FAILED)
+    with _metrics_of(count):
+        _serve_metrics(settings.metrics_host, settings.metrics_port)
+        if json:
+            port = listeners[0].getsockname()[1]
+            emit({"api": f"http://{settings.api_host}:{port}", "processes": count}, as_json=True)
+            sys.stdout.flush()
+        status = serve(settings, listeners, processes=count)
+    if status == START_FAILED:
+        fail("a process of the API did not start", code="not_started", status=status)
+    raise typer.Exit(status)
 
 
 def worker(json: Json = False) -> None:
@@ -212,7 +241,22 @@ def _serve_metrics(host: str, port: int) -> None:
     try:
         metrics.serve_metrics(host, port)
     except OSError as error:
-        fail(f"the metrics cannot listen on {host}:{port}: {error.strerror}", code="not_started")
+        _not_listening("metrics", host, port, error)
+
+
+def _not_listening(what: str, host: str, port: int, error: OSError, *, status: int = 1) -> NoReturn:
+    fail(f"the {what} cannot listen on {host}:{port}: {error.strerror}", code="not_started", status=status)
+
+
+@contextmanager
+def _metrics_of(processes: int) -> Iterator[None]:
+    """Let several processes count together, in a directory that is gone afterwards unless it was named from outside."""
+    if processes == 1 or metrics.MULTIPROCESS_VARIABLE in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="shop-metrics-", ignore_cleanup_errors=True) as directory:
+        metrics.prepare_multiprocess(Path(directory))
+        yield
 
 
 def _development_settings() -> Settings:

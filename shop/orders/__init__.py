@@ -1,1 +1,1 @@
-"""Orders: written by the persister, closed by cancel and expiry, their units given back in one place."""
+"""Orders: a sale's written by the persister, ordinary ones placed here; closed by cancel and expiry, in one life."""

@@ -7,21 +7,23 @@ from shop.database import Database
 from shop.orders import repository
 from shop.orders.life import By, move
 from shop.orders.models import OrderStatus
-from shop.orders.release import release
-from shop.orders.repository import Owed
+from shop.orders.release import owed_to_sales, release
 from shop.settings import Settings
 
 
 async def expire_due(database: Database, client: aioredis.Redis, settings: Settings) -> int:
-    """Close orders that are due, in batches that skip what another worker has locked; returns how many."""
+    """Close orders that are due, in batches that skip what another worker has locked; returns how many.
+
+    There is no cache here: the public may see a product as out of stock for up to `cache_ttl_seconds` after units of
+    ordinary orders came back to it.
+    """
     expired = 0
     while True:
         async with database.transaction() as session:
             due = repository.due(settings.expiry_batch_max)
             closed = await move(session, due, OrderStatus.EXPIRED, by=By.SHOP, reason="the hold has run out")
-            owed = [Owed(order.id, order.sale_id or 0, order.seq or 0) for order in closed]
-        expired += len(owed)
-        metrics.EXPIRED.inc(len(owed))
-        await release(database, client, owed, settings)
-        if len(owed) < settings.expiry_batch_max:
+        expired += len(closed)
+        metrics.EXPIRED.inc(len(closed))
+        await release(database, client, owed_to_sales(closed), settings)
+        if len(closed) < settings.expiry_batch_max:
             return expired

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.orders import repository
 from shop.orders.models import Order, OrderStatus
+from shop.products import repository as products
 
 COMES_FROM: Mapping[OrderStatus, OrderStatus] = {
     OrderStatus.PAID: OrderStatus.RESERVED,
@@ -47,9 +48,14 @@ async def move(
     """Move these orders, as far as `to` may follow where they are now; returns the ones that were moved.
 
     `closes` tells whether their units are owed from now on; by default they are when an order is cancelled or expires.
+    What is owed to a sale goes back through its ledger (`shop.orders.release`). What an ordinary order took from the
+    stock goes back here and now, once, because it is moved once (I8).
     """
     closes = to in CLOSED if closes is None else closes
     moved = await repository.set_status(session, orders, before=COMES_FROM[to], after=to, closes=closes)
     if moved:
         await repository.add_events(session, [order.id for order in moved], status=to, moved_by=by, reason=reason)
+    ordinary = [order.id for order in moved if order.sale_id is None]
+    if closes and ordinary:
+        await products.give_to_each(session, repository.units_of(ordinary))
     return moved

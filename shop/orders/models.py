@@ -4,7 +4,18 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, Integer, SmallInteger, String, func
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    String,
+    func,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from shop.database import Base
@@ -21,8 +32,9 @@ class OrderStatus(StrEnum):
 class Order(Base):
     """An order. It is live until its units are back (`released_at`), and closed once they are owed (`closed_at`).
 
-    The first 32 bits of `id` are the sale's id, so the rows of a sale lie together. `user_id` has no foreign key:
-    nothing that a client can send may make a batch fail.
+    The first 32 bits of `id` are the sale's id, so the rows of a sale lie together. An ordinary order has no sale, and
+    gives its units back in the step that closes it. `user_id` has no foreign key: nothing that a client can send may
+    make a batch fail.
     """
 
     __tablename__ = "orders"
@@ -32,6 +44,7 @@ class Order(Base):
         CheckConstraint("total_minor >= 0", name="total_not_negative"),
         CheckConstraint("(status IN ('cancelled', 'expired')) <= (closed_at IS NOT NULL)", name="closed"),
         CheckConstraint("released_at IS NULL OR closed_at IS NOT NULL", name="released_is_closed"),
+        CheckConstraint("sale_id IS NOT NULL OR (closed_at IS NULL) = (released_at IS NULL)", name="ordinary_released"),
         CheckConstraint("user_id ~ '^[A-Za-z0-9_-]{1,64}$'", name="user_id"),
         Index("ix_orders_due", "expires_at", postgresql_where="status = 'reserved'"),
         Index("ix_orders_owed", "closed_at", postgresql_where="closed_at IS NOT NULL AND released_at IS NULL"),
@@ -52,6 +65,22 @@ class Order(Base):
     expires_at: Mapped[datetime]
     closed_at: Mapped[datetime | None]
     released_at: Mapped[datetime | None]
+
+
+class OrderSalt(Base):
+    """The salt of the ids of ordinary orders: one row, made once by its migration and kept for ever.
+
+    A sale's salt stands in its row of `sales`. Ordinary orders cannot have a row 0 there, because a sale has a product.
+    """
+
+    __tablename__ = "order_salts"
+    __table_args__ = (
+        CheckConstraint("id = 0", name="one_row"),
+        CheckConstraint("octet_length(salt) = 16", name="salt"),
+    )
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    salt: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class OrderEvent(Base):

@@ -1,7 +1,10 @@
-"""The one place that gives stock back: closed orders that are not released are the outbox of `release.lua`."""
+"""The one place that gives units back to sales: closed orders that are not released are the outbox of `release.lua`.
+
+Ordinary orders are none of its business: no ledger knows them, and `shop.orders.life` releases those that it closes.
+"""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import redis.asyncio as aioredis
 import structlog
@@ -9,6 +12,7 @@ import structlog
 from shop import metrics
 from shop.database import Database
 from shop.orders import repository
+from shop.orders.models import Order
 from shop.orders.repository import Owed
 from shop.redis import NotSent, OutcomeUnknown
 from shop.sales import repository as sales
@@ -16,6 +20,15 @@ from shop.seckill import ledger
 from shop.settings import Settings
 
 log = structlog.get_logger(__name__)
+
+
+def owed_to_sales(closed: Iterable[Order]) -> list[Owed]:
+    """What these closed orders owe to the ledgers of sales."""
+    return [
+        Owed(order.id, order.sale_id, order.seq)
+        for order in closed
+        if order.released_at is None and order.sale_id is not None and order.seq is not None
+    ]
 
 
 async def release(database: Database, client: aioredis.Redis, owed: Sequence[Owed], settings: Settings) -> int:

@@ -1,19 +1,19 @@
 """Every query about orders."""
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import NamedTuple
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Select, func, insert, or_, select, tuple_, update
+from sqlalchemy import ARRAY, Select, Uuid, any_, case, func, insert, literal, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shop.orders.models import Order, OrderEvent, OrderLine, OrderStatus
+from shop.orders.models import Order, OrderEvent, OrderLine, OrderSalt, OrderStatus
 from shop.seckill.order_ids import ids_of_sale
 
 
 class Owed(NamedTuple):
-    """A closed order whose units are not back yet."""
+    """A closed order of a sale whose units are not back yet."""
 
     order_id: UUID
     sale_id: int
@@ -49,14 +49,60 @@ async def set_status(
     after: OrderStatus,
     closes: bool,
 ) -> list[Order]:
-    """Compare and set: the orders that had the status `before` and have `after` now. For `shop.orders.life` alone."""
+    """Compare and set: the orders that had the status `before` and have `after` now. For `shop.orders.life` alone.
+
+    When that closes them, an ordinary order is released too: the caller gives its units back.
+    """
+    changes: dict[str, Any] = {"status": after}
+    if closes:
+        released_at = case((Order.sale_id.is_(None), func.now()), else_=Order.released_at)
+        changes |= {"closed_at": func.now(), "released_at": released_at}
+    statement = update(Order).where(Order.id.in_(orders), Order.status == before).values(changes).returning(Order)
+    return list(await session.scalars(statement, execution_options={"populate_existing": True}))
+
+
+async def ordinary_salt(session: AsyncSession) -> bytes:
+    """The salt of the ids of orders that have no sale."""
+    return (await session.execute(select(OrderSalt.salt))).scalar_one()
+
+
+async def lock_id(session: AsyncSession, order_id: UUID) -> None:
+    """Let the requests that mean this order pass one by one, before it has a row and before they hold anything else."""
+    number = int.from_bytes(order_id.bytes[8:], "big", signed=True)
+    await session.execute(select(func.pg_advisory_xact_lock(number)))
+
+
+async def add_ordinary(
+    session: AsyncSession, lines: Sequence[tuple[int, int, int]], *, hold_seconds: int, **fields: Any
+) -> Order:
+    """The new order without a sale, reserved, with its lines of (product_id, quantity, price_minor)."""
+    now = func.now()
     statement = (
-        update(Order)
-        .where(Order.id.in_(orders), Order.status == before)
-        .values(status=after, **({"closed_at": func.now()} if closes else {}))
+        insert(Order)
+        .values(
+            status=OrderStatus.RESERVED,
+            reserved_at=now,
+            recorded_at=now,
+            expires_at=now + timedelta(seconds=hold_seconds),
+            **fields,
+        )
         .returning(Order)
     )
-    return list(await session.scalars(statement, execution_options={"populate_existing": True}))
+    order = (await session.scalars(statement)).one()
+    rows = [
+        {"order_id": order.id, "line": number, "product_id": product_id, "quantity": quantity, "price_minor": price}
+        for number, (product_id, quantity, price) in enumerate(lines, start=1)
+    ]
+    await session.execute(insert(OrderLine), rows)
+    return order
+
+
+def units_of(order_ids: Sequence[UUID]) -> Select[int, int]:
+    """The units of these orders by product, as a query of (product_id, units)."""
+    units = func.sum(OrderLine.quantity).label("units")
+    # One array: with a parameter an order, a large batch would have more than Postgres takes.
+    these = OrderLine.order_id == any_(literal(list(order_ids), ARRAY(Uuid)))
+    return select(OrderLine.product_id, units).where(these).group_by(OrderLine.product_id)
 
 
 async def add_events(session: AsyncSession, order_ids: Sequence[UUID], **fields: str) -> None:
@@ -82,7 +128,7 @@ def due(limit: int) -> Select[UUID]:
 
 
 async def owed(session: AsyncSession, *, limit: int, closed_before: datetime | None = None) -> Sequence[Owed]:
-    """Closed orders whose units are not back, the oldest first."""
+    """Closed orders of sales whose units are not back, the oldest first."""
     query = (
         select(Order.id, Order.sale_id, Order.seq)
         .where(Order.closed_at.is_not(None), Order.released_at.is_(None), Order.sale_id.is_not(None))

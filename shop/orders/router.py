@@ -6,13 +6,16 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from shop.auth import CurrentUser
+from shop.cache import CacheDep
 from shop.database import SessionDep
 from shop.errors import (
     BadRequest,
     BodyTooLarge,
     IdempotencyKeyInvalid,
+    IdempotencyKeyMissing,
     IdempotencyMismatch,
     Invalid,
+    NotEnoughStock,
     NotEnoughUnits,
     NotReady,
     NotRecordedYet,
@@ -20,6 +23,7 @@ from shop.errors import (
     OrderNotFound,
     OverLimit,
     Overloaded,
+    ProductNotFound,
     RateLimited,
     SaleEnded,
     SaleNotFound,
@@ -33,12 +37,14 @@ from shop.errors import (
     UserBlocked,
     problems,
 )
-from shop.orders import repeats, repository, service
-from shop.orders.schemas import OrderPage, OrderRead, OrderSummary, PurchaseRead, PurchaseRequest
+from shop.orders import placing, repeats, repository, service
+from shop.orders.schemas import OrderPage, OrderRead, OrderRequest, OrderSummary, PurchaseRead, PurchaseRequest
+from shop.rate_limit import limit as admit
 from shop.seckill.order_ids import SALE_ID_MAX
 from shop.seckill.requests import parse_key
 
 SaleId = Annotated[int, Path(ge=0, le=SALE_ID_MAX)]
+NeededKey = Annotated[str | None, Header(alias="Idempotency-Key", description="Needed: 1–128 visible ASCII.")]
 KeyHeader = Annotated[str | None, Header(alias="Idempotency-Key", max_length=130, description="1–128 visible ASCII.")]
 
 PURCHASE_PROBLEMS = problems(
@@ -60,6 +66,21 @@ PURCHASE_PROBLEMS = problems(
     SalePaused,
     NotReady,
     Overloaded,
+    UnknownOutcome,
+)
+PLACE_PROBLEMS = problems(
+    BadRequest,
+    IdempotencyKeyMissing,
+    IdempotencyKeyInvalid,
+    Unauthorized,
+    UserBlocked,
+    ProductNotFound,
+    NotEnoughStock,
+    BodyTooLarge,
+    Invalid,
+    IdempotencyMismatch,
+    RateLimited,
+    Unavailable,
     UnknownOutcome,
 )
 LOCATION = {"Location": {"description": "The order.", "schema": {"type": "string"}}}
@@ -110,6 +131,50 @@ async def purchase(
     return order
 
 
+@router.post(
+    "/orders",
+    tags=["orders"],
+    status_code=201,
+    responses={
+        200: {
+            "model": OrderRead,
+            "description": "The same request was made before: its order as it is now, no second effect.",
+            "headers": {**LOCATION, **REPLAYED},
+        },
+        201: {"description": "Reserved and recorded; the units are held until `expires_at`.", "headers": LOCATION},
+        **PLACE_PROBLEMS,
+    },
+)
+async def place_order(
+    wish: OrderRequest,
+    buyer: CurrentUser,
+    request: Request,
+    response: Response,
+    session: SessionDep,
+    cache: CacheDep,
+    idempotency_key: NeededKey = None,
+) -> OrderRead:
+    """Order products of the catalogue at its prices, all lines or none. The key makes a retry the same order."""
+    key = parse_key(idempotency_key)
+    if key is None:
+        raise IdempotencyKeyMissing
+    state = request.app.state
+    await admit(state.order_limiter, buyer.user_id)
+    placed = await placing.place(
+        session,
+        cache,
+        user_id=buyer.user_id,
+        key=key,
+        units={line.product_id: line.quantity for line in wish.lines},
+        hold_seconds=state.settings.order_hold_seconds,
+    )
+    response.headers["Location"] = f"/v1/orders/{placed.order.id}"
+    if placed.replayed:
+        response.status_code = 200
+        response.headers["Idempotency-Replayed"] = "true"
+    return placed.order
+
+
 @router.get("/orders", tags=["orders"], responses=problems(Unauthorized, UserBlocked, Invalid, Unavailable))
 async def list_orders(
     buyer: CurrentUser,
@@ -146,9 +211,9 @@ async def read_order(order_id: UUID, buyer: CurrentUser, request: Request, sessi
         Unauthorized, UserBlocked, OrderNotFound, OrderClosed, Invalid, NotReady, NotRecordedYet, Unavailable
     ),
 )
-async def cancel_order(order_id: UUID, buyer: CurrentUser, request: Request) -> OrderRead:
+async def cancel_order(order_id: UUID, buyer: CurrentUser, request: Request, cache: CacheDep) -> OrderRead:
     """Give the held units back. Cancelling twice is the same as once."""
     state = request.app.state
     return await service.cancel(
-        state.database, state.ledger, order_id=order_id, buyer_id=buyer.user_id, settings=state.settings
+        state.database, state.ledger, cache, order_id=order_id, buyer_id=buyer.user_id, settings=state.settings
     )

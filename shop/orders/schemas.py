@@ -4,12 +4,15 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from shop.orders.life import By
 from shop.orders.models import OrderStatus
+from shop.products.schemas import ID_MAX
 from shop.seckill.requests import QUANTITY_MAX
 from shop.seckill.times import iso_time
+
+LINES_MAX = 20
 
 
 def _as_the_lane_writes_it(at: datetime) -> str:
@@ -44,6 +47,31 @@ class PurchaseRead(BaseModel):
     expires_not_before: Moment
     poll_after_ms: int
     receipt: str
+
+
+class OrderLineRequest(BaseModel):
+    """So many units of one product."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    product_id: Annotated[int, Field(strict=True, ge=1, le=ID_MAX, examples=[1])]
+    quantity: Annotated[int, Field(strict=True, ge=1, le=QUANTITY_MAX, examples=[2])]
+
+
+def _each_product_once(lines: list[OrderLineRequest]) -> list[OrderLineRequest]:
+    if len({line.product_id for line in lines}) < len(lines):
+        raise ValueError("a product may stand in one line of an order only")
+    return lines
+
+
+class OrderRequest(BaseModel):
+    """What the buyer wants of the catalogue: all of these lines or none, each product once."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lines: Annotated[
+        list[OrderLineRequest], Field(min_length=1, max_length=LINES_MAX), AfterValidator(_each_product_once)
+    ]
 
 
 class OrderLineRead(BaseModel):

@@ -9,14 +9,16 @@ from uuid import UUID
 import redis.asyncio as aioredis
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from shop.cache import Cache
 from shop.database import Database, after_commit
 from shop.errors import NotReady, NotRecordedYet, OrderClosed, OrderNotFound
 from shop.orders import repository
 from shop.orders.life import By, move
 from shop.orders.models import Order, OrderEvent, OrderStatus
-from shop.orders.release import release
+from shop.orders.release import owed_to_sales, release
 from shop.orders.repository import Owed
 from shop.orders.schemas import OrderLineRead, OrderRead, TimelineEntry
+from shop.products.service import forget_after_commit
 from shop.redis import CONNECTION_ERRORS
 from shop.sales import repository as sales
 from shop.sales.models import Sale
@@ -43,10 +45,11 @@ async def read(
 
 
 async def cancel(
-    database: Database, client: aioredis.Redis, *, order_id: UUID, buyer_id: str, settings: Settings
+    database: Database, client: aioredis.Redis, cache: Cache, *, order_id: UUID, buyer_id: str, settings: Settings
 ) -> OrderRead:
-    """Move a reserved order to cancelled and give its units back right after the commit; twice is the same as once.
+    """Move a reserved order to cancelled; twice is the same as once.
 
+    Its units go back to the sale's ledger right after the commit, those of an ordinary order to the stock with it.
     Raises OrderNotFound, OrderClosed if payment or expiry came first, or NotRecordedYet while the row is on its way.
     """
     deadline = asyncio.get_running_loop().time() + settings.not_recorded_wait_seconds
@@ -54,10 +57,13 @@ async def cancel(
         async with database.transaction() as session:
             order = await _close(session, order_id, buyer_id)
             if order is not None:
-                if order.released_at is None and order.sale_id is not None and order.seq is not None:
-                    owed = [Owed(order.id, order.sale_id, order.seq)]
+                if owed := owed_to_sales([order]):
                     after_commit(session, partial(_give_back, database, client, owed, settings))
-                return await recorded(session, order)
+                found = await recorded(session, order)
+                if order.sale_id is None:
+                    for line in found.lines:
+                        forget_after_commit(session, cache, line.product_id)
+                return found
             await _in_ledger(session, client, order_id, buyer_id)
         if asyncio.get_running_loop().time() >= deadline:
             raise NotRecordedYet

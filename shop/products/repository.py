@@ -1,8 +1,9 @@
 """Every query about products. Stock only ever moves by a difference, and the database decides whether it may."""
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, cast, select, update
+from sqlalchemy import BigInteger, Integer, Select, cast, column, select, update, values
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.products.models import Product
@@ -72,4 +73,34 @@ async def take_stock(session: AsyncSession, product_id: int, units: int) -> bool
 async def give_stock(session: AsyncSession, product_id: int, units: int) -> None:
     """Put units back that were taken before."""
     statement = update(Product).where(Product.id == product_id).values(stock=Product.stock + units)
+    await session.execute(statement, execution_options={"synchronize_session": False})
+
+
+async def lock(session: AsyncSession, product_ids: Collection[int]) -> Sequence[Product]:
+    """Those of these products that exist, locked in the order of their ids, so that nobody waits in a circle.
+
+    The lock is the one of an update that leaves the key alone: whoever writes an order line does not wait for it.
+    """
+    statement = select(Product).where(Product.id.in_(product_ids)).order_by(Product.id).with_for_update(key_share=True)
+    return (await session.scalars(statement, execution_options={"populate_existing": True})).all()
+
+
+async def take_from_each(session: AsyncSession, units: Mapping[int, int]) -> set[int]:
+    """Take these units of these products, which are locked; returns the products that had them."""
+    asked = values(column("product_id", BigInteger), column("units", Integer), name="asked").data(list(units.items()))
+    statement = (
+        update(Product)
+        .where(Product.id == asked.c.product_id, Product.stock >= asked.c.units)
+        .values(stock=Product.stock - asked.c.units)
+        .returning(Product.id)
+    )
+    return set(await session.scalars(statement, execution_options={"synchronize_session": False}))
+
+
+async def give_to_each(session: AsyncSession, units: Select[int, int]) -> None:
+    """Put back what a query of (product_id, units), one row a product, says; it locks as `lock` does."""
+    given = units.subquery("given")
+    locked = select(Product.id).where(Product.id.in_(select(given.c.product_id))).order_by(Product.id)
+    await session.execute(locked.with_for_update(key_share=True))
+    statement = update(Product).where(Product.id == given.c.product_id).values(stock=Product.stock + given.c.units)
     await session.execute(statement, execution_options={"synchronize_session": False})

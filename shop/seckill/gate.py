@@ -15,7 +15,8 @@ BUSY_REQUESTS_MIN, PURCHASES_SHARE_MIN = 16, 0.75
 # What a refusal, or an answer from memory, takes of the time of a purchase.
 LIGHT = 0.35
 MEMORY = 0.8
-PRESSED_AFTER_TURNS = 3
+# Refusing takes at most so much of the greatest delay in one turn.
+PRESSED_SHARE = 2.0
 
 
 class OverloadGate:
@@ -29,14 +30,13 @@ class OverloadGate:
         self._late_seconds = 0.0
         self._purchase_seconds = 0.0
         self._admitted = self._refused = self._remembered = 0
-        self._closed_turns = 0
 
     def heard(self) -> None:
         """A connection had something to read in this turn of the loop."""
         self._heard += 1
         if not self._measuring:
             self._measuring = True
-            self._late_seconds, self._closed_turns = 0.0, 0
+            self._late_seconds = 0.0
             self._turn_began, self._cpu_began = time.monotonic(), time.thread_time()
             asyncio.get_running_loop().call_soon(self._turn)
 
@@ -45,7 +45,6 @@ class OverloadGate:
         now, cpu = time.monotonic(), time.thread_time()
         self._learn(cpu - self._cpu_began)
         seconds, self._turn_began, self._cpu_began = now - self._turn_began, now, cpu
-        self._closed_turns = self._closed_turns + 1 if self._refused and not self._admitted else 0
         self._late_seconds = max(seconds - self._delay_seconds_max, 0.0)
         self._measuring = self._heard > 0
         self._heard = self._admitted = self._refused = self._remembered = 0
@@ -85,8 +84,6 @@ class OverloadGate:
 
     @property
     def pressed(self) -> bool:
-        """Whether the loop stays late although it does nothing but refuse: then refusing does not help."""
-        if self._closed_turns >= PRESSED_AFTER_TURNS:
-            return True
-        # The loop reads on and on before it runs anything, if those who were refused come back at once.
-        return self._measuring and time.monotonic() - self._turn_began > PRESSED_AFTER_TURNS * self._delay_seconds_max
+        """Whether refusing alone takes much of a turn's time, so that it does not help: they come back at once."""
+        refusing_seconds = LIGHT * self._refused * self._purchase_seconds
+        return refusing_seconds > PRESSED_SHARE * self._delay_seconds_max

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shop.local import free_port
+from shop.sales.models import Sale
 from shop.settings import Settings
 from tests.connections.raw import LIVEZ, Wire, wires
 from tests.connections.wishes import Wish, assert_sold_to, wishes
@@ -35,7 +36,7 @@ async def hurried_shop(live_shop: Shop, live_settings: Settings, tmp_path: Path)
     processes.end_all()
 
 
-async def open_sale(shop: Shop, live_shop: Shop, units: int) -> "Shop.sale":  # type: ignore[name-defined]
+async def open_sale(shop: Shop, live_shop: Shop, units: int) -> Sale:
     """A sale that the hurried process has learned of as well."""
     sale = await live_shop.open_sale(units=units)
     await shop.until_loaded(sale)

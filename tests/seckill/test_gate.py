@@ -110,19 +110,20 @@ async def test_the_wait_in_the_queue_counts_as_well() -> None:
     assert not gate.admits(1.1 * MAX_SECONDS)
 
 
-async def test_turns_that_only_refuse_and_are_late_nevertheless_are_pressure() -> None:
+async def test_a_turn_that_refuses_for_too_long_is_pressure() -> None:
+    """Refused as many as would have taken several times the greatest delay to serve."""
     gate = a_gate()
-    for _ in range(5):
-        await turn(gate, seconds=2.5 * MAX_SECONDS)
-        assert not gate.pressed
+    await learn(gate, 20, MAX_SECONDS)
+    gate.heard()
 
-    for _ in range(5):
-        await turn(gate, purchases=1, seconds=2.5 * MAX_SECONDS)
-    assert gate.pressed
+    told = []
+    for crowd in (100, 200):
+        for _ in range(crowd):
+            gate.admits(0.0)
+        told.append(gate.pressed)
+    await turn(gate)
 
-    for _ in range(3):
-        await turn(gate, purchases=1)
-    assert not gate.pressed
+    assert [*told, gate.pressed] == [False, True, False]
 
 
 async def test_a_loop_that_hears_nothing_is_not_measured() -> None:
