@@ -72,8 +72,8 @@ class Settings(BaseSettings):
     """A request that is not complete so long after its first byte is cut with 408."""
     keep_alive_seconds: PositiveFloat = 75.0
     """How long a connection may be idle between two requests."""
-    overload_delay_seconds: PositiveFloat = 0.04
-    """A purchase that would be delayed for longer in this process is refused with 503."""
+    overload_delay_seconds: PositiveFloat = 0.02
+    """A purchase that would be delayed longer in one turn of the event loop is refused; it takes about five turns."""
     graceful_stop_seconds: PositiveInt = 10
     """How long a process that is asked to stop may finish what it has in hand."""
 

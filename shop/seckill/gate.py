@@ -16,7 +16,7 @@ BUSY_REQUESTS_MIN, PURCHASES_SHARE_MIN = 16, 0.75
 LIGHT = 0.35
 MEMORY = 0.8
 # Refusing takes at most so much of the greatest delay in one turn.
-PRESSED_SHARE = 2.0
+PRESSED_SHARE = 5.0
 
 
 class OverloadGate:

@@ -117,7 +117,7 @@ async def test_a_turn_that_refuses_for_too_long_is_pressure() -> None:
     gate.heard()
 
     told = []
-    for crowd in (100, 200):
+    for crowd in (100, 500):
         for _ in range(crowd):
             gate.admits(0.0)
         told.append(gate.pressed)
