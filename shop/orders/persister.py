@@ -66,9 +66,16 @@ class Persister:
         self._stopping = stopping
         self._batch_max = settings.persist_batch_max
         self._position: Position | None = None
+        self._ahead: tuple[Position, asyncio.Task[list[LedgerEvent] | None]] | None = None
 
     async def run(self) -> None:
         """Drain for ever. Data that cannot be right stops the sale; anything else is tried again with a back-off."""
+        try:
+            await self._drain()
+        finally:
+            await self._drop_ahead()
+
+    async def _drain(self) -> None:
         delay = self._settings.retry_delay_min_seconds
         while not self._stopping.is_set():
             try:
@@ -99,10 +106,15 @@ class Persister:
         if position is None:
             return False
         self._position = position
-        events = await self._read_events(position)
+        events = await self._next_events(position)
+        if events is None:
+            await self._require_moved(position)
+            return True
         if not events:
             await self._wait(position)
             return True
+        if len(events) == self._batch_max:
+            self._read_ahead(position.epoch, events[-1])
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._settings.persist_timeout_seconds):
@@ -126,8 +138,27 @@ class Persister:
             entry = await sales.ledger_entry(session, sale.id, sale.epoch, sale.watermark)
         return Position(sale.epoch, sale.watermark, entry)
 
-    async def _read_events(self, position: Position) -> list[LedgerEvent]:
-        """What follows the watermark, after the entry at the watermark was found to be the recorded one."""
+    def _read_ahead(self, epoch: int, last: LedgerEvent) -> None:
+        """Behind a full batch there is often another: read it while Postgres writes the first."""
+        position = Position(epoch, last.seq, sales.Entry(last.order_id, last.balance))
+        self._ahead = position, asyncio.ensure_future(self._read_events(position))
+
+    async def _next_events(self, position: Position) -> list[LedgerEvent] | None:
+        if self._ahead is not None and self._ahead[0] == position:
+            reading, self._ahead = self._ahead[1], None
+            return await reading
+        await self._drop_ahead()
+        return await self._read_events(position)
+
+    async def _drop_ahead(self) -> None:
+        if self._ahead is not None:
+            reading, self._ahead = self._ahead[1], None
+            await end_tasks([reading])
+            if not reading.cancelled() and reading.exception():
+                log.info("read_ahead_dropped", sale_id=self._sale_id, reason=repr(reading.exception())[:200])
+
+    async def _read_events(self, position: Position) -> list[LedgerEvent] | None:
+        """What follows the watermark; None if the entry at the watermark is not the recorded one."""
         recorded_before = min(position.watermark, 1)
         found = await ledger.stream_from(
             self._client, self._sale_id, position.epoch, position.watermark, recorded_before + self._batch_max
@@ -135,8 +166,7 @@ class Persister:
         if recorded_before:
             kept, found = found[:1], found[1:]
             if not kept or kept[0][0] != position.watermark or not is_recorded(*kept[0], position.entry):
-                await self._require_moved(position)
-                return []
+                return None
         events: list[LedgerEvent] = []
         for seq, fields in found:
             try:

@@ -1,8 +1,9 @@
 """The entries of a sale's stream, read back into values. What cannot be read is poison, and named as such."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
+
+import msgspec
 
 INT32_MAX = 2**31 - 1
 STOCK_KINDS = frozenset({"reserved", "released"})
@@ -13,8 +14,7 @@ class UnreadableEvent(ValueError):
     """An entry of the stream that no script of this release writes."""
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerEvent:
+class LedgerEvent(msgspec.Struct, frozen=True, gc=False):
     """One event. `order_id`, `user_id` and `quantity` belong to orders; `change_n` and `outcome` to changes."""
 
     seq: int
