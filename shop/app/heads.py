@@ -10,7 +10,8 @@ from uuid import uuid4
 import httptools
 import msgspec
 
-from shop.errors import MEDIA_TYPE, ShopError, problem
+from shop.errors import ShopError
+from shop.problem_json import MEDIA_TYPE, problem
 
 Headers = Iterable[tuple[bytes, bytes]]
 

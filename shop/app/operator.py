@@ -6,7 +6,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from shop.errors import RETRYABLE_STATUSES, Invalid, NotFound, problems, refusals
+from shop.errors import Invalid, NotFound
+from shop.problem_json import RETRYABLE_STATUSES, problems, refusals
 from shop.readiness import readiness
 
 router = APIRouter(tags=["operator"])

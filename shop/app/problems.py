@@ -12,17 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from shop.database import UNAVAILABLE_ERRORS, CommitUnknown, is_unavailable
-from shop.errors import (
-    MEDIA_TYPE,
-    BadRequest,
-    BodyTooLarge,
-    Invalid,
-    ShopError,
-    Unavailable,
-    UnknownOutcome,
-    problem,
-    problem_of_status,
-)
+from shop.errors import BadRequest, BodyTooLarge, Invalid, ShopError, Unavailable, UnknownOutcome
+from shop.problem_json import MEDIA_TYPE, problem, problem_of_status
 from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown
 
 log = structlog.get_logger(__name__)

@@ -16,8 +16,8 @@ from shop.errors import (
     Unauthorized,
     Unavailable,
     UserBlocked,
-    problems,
 )
+from shop.problem_json import problems
 from shop.seckill.order_ids import SALE_ID_MAX
 
 router = APIRouter(prefix="/v1")

@@ -35,10 +35,10 @@ from shop.errors import (
     UnknownOutcome,
     UnsupportedMediaType,
     UserBlocked,
-    problems,
 )
 from shop.orders import placing, repeats, repository, service
 from shop.orders.schemas import OrderPage, OrderRead, OrderRequest, OrderSummary, PurchaseRead, PurchaseRequest
+from shop.problem_json import problems
 from shop.rate_limit import limit as admit
 from shop.seckill.order_ids import SALE_ID_MAX
 from shop.seckill.requests import parse_key

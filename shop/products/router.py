@@ -17,8 +17,8 @@ from shop.errors import (
     Unauthorized,
     Unavailable,
     UserBlocked,
-    problems,
 )
+from shop.problem_json import problems
 from shop.products import repository, service
 from shop.products.schemas import (
     ID_MAX,

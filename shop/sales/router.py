@@ -24,8 +24,8 @@ from shop.errors import (
     Unavailable,
     UnknownOutcome,
     UserBlocked,
-    problems,
 )
+from shop.problem_json import problems
 from shop.sales import phase, repository, service
 from shop.sales.changes import ChangeOutOfOrder, outcome_of
 from shop.sales.loading import load

@@ -15,17 +15,8 @@ import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shop.auth import BlockedUsers, TokenVerifier
-from shop.errors import (
-    MEDIA_TYPE,
-    BodyTooLarge,
-    Overloaded,
-    ShopError,
-    SoldOut,
-    Unauthorized,
-    UnsupportedMediaType,
-    UserBlocked,
-    problem,
-)
+from shop.errors import BodyTooLarge, Overloaded, ShopError, SoldOut, Unauthorized, UnsupportedMediaType, UserBlocked
+from shop.problem_json import MEDIA_TYPE, problem
 from shop.rate_limit import RateLimiter, limit
 from shop.seckill.accepted import accepted_body
 from shop.seckill.gate import OverloadGate

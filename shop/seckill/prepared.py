@@ -4,7 +4,8 @@ import time
 
 import msgspec
 
-from shop.errors import ShopError, SoldOut, problem
+from shop.errors import ShopError, SoldOut
+from shop.problem_json import problem
 from shop.seckill.ledger import LoadedSale
 from shop.seckill.receipts import Signer, Witness
 

@@ -19,8 +19,8 @@ from shop.errors import (
     UserBlocked,
     UserNotFound,
     WrongCredentials,
-    problems,
 )
+from shop.problem_json import problems
 from shop.users import service
 from shop.users.schemas import Credentials, Registration, Token, UserRead
 from shop.users.throttle import throttle

@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 
-from shop.errors import MEDIA_TYPE, RETRYABLE_STATUSES, refusals
+from shop.problem_json import MEDIA_TYPE, RETRYABLE_STATUSES, refusals
 from shop.seckill.receipts import Receipt, Signer, Witness
 from tests.harness import Shop
 

@@ -14,8 +14,8 @@ from sqlalchemy import text
 
 from shop import metrics
 from shop.app.context import METHODS, UNMATCHED
-from shop.errors import refusals
 from shop.local import free_port
+from shop.problem_json import refusals
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.api.answers import problem_of

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from loadtests.http import Address
-from shop.errors import MEDIA_TYPE, refusals
+from shop.problem_json import MEDIA_TYPE, refusals
 from tests.harness import Shop
 
 ANSWER_SECONDS = 10.0

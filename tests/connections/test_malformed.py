@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from shop.errors import MEDIA_TYPE
+from shop.problem_json import MEDIA_TYPE
 from shop.sales.models import Sale
 from tests.connections.raw import exchange, wire
 from tests.connections.wishes import BODY, Frame, Wish, ask_again, chunked

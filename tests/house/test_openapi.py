@@ -9,7 +9,7 @@ import pytest
 import schemathesis
 
 from shop.app import create_app
-from shop.errors import MEDIA_TYPE, refusals
+from shop.problem_json import MEDIA_TYPE, refusals
 from shop.settings import Settings
 
 # They ask nobody and refuse nothing; `readyz` has a document of its own.
