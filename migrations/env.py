@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 import shop.admin_events
 import shop.orders.models
+import shop.payments.models
 import shop.products.models
 import shop.sales.models
 import shop.users.models  # noqa: F401 - each registers its rows

@@ -65,6 +65,8 @@ class Order(Base):
     expires_at: Mapped[datetime]
     closed_at: Mapped[datetime | None]
     released_at: Mapped[datetime | None]
+    replaces: Mapped[UUID | None]
+    """The expired order whose late money paid this one."""
 
 
 class OrderSalt(Base):

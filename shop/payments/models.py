@@ -1,0 +1,103 @@
+"""The rows of payments, refunds, and what the provider told."""
+
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, SmallInteger, String, func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from shop.database import Base, Recorded
+
+
+class PaymentStatus(StrEnum):
+    """What is known of the money, in the order in which it can happen; a payment never goes back.
+
+    `wanted` has no intent yet that we know of, `open` has one, `cancelled` can no longer be paid.
+    """
+
+    WANTED = "wanted"
+    OPEN = "open"
+    CANCELLED = "cancelled"
+    CAPTURED = "captured"
+
+
+class Payment(Recorded, Base):
+    """The one payment of an order; the order's id is its idempotency key at the provider.
+
+    Once captured, the money is `paid_order_id`'s (the order, or its replacement), or belongs to a `Refund`, or is
+    unsettled: then the settling job gives it one of the two (I11).
+    """
+
+    __tablename__ = "payments"
+    __table_args__ = (
+        CheckConstraint("status IN ('wanted', 'open', 'cancelled', 'captured')", name="status"),
+        CheckConstraint("amount_minor >= 0", name="amount_not_negative"),
+        CheckConstraint("(status = 'captured') = (captured_at IS NOT NULL)", name="captured"),
+        CheckConstraint("paid_order_id IS NULL OR captured_at IS NOT NULL", name="paid_is_captured"),
+        CheckConstraint("settled_at IS NULL OR captured_at IS NOT NULL", name="settled_is_captured"),
+        Index(
+            "ix_payments_unsettled", "captured_at", postgresql_where="captured_at IS NOT NULL AND settled_at IS NULL"
+        ),
+        Index("ix_payments_unfinished", "ask_at", postgresql_where="status IN ('wanted', 'open')"),
+    )
+
+    order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id"), primary_key=True)
+    intent_id: Mapped[str | None] = mapped_column(String(64), unique=True)
+    status: Mapped[PaymentStatus] = mapped_column(String(16))
+    amount_minor: Mapped[int] = mapped_column(BigInteger)
+    currency: Mapped[str] = mapped_column(String(3))
+    pay_url: Mapped[str | None] = mapped_column(String(2_000))
+    captured_at: Mapped[datetime | None]
+    settled_at: Mapped[datetime | None]
+    """When the captured money was given to an order or to a refund."""
+    paid_order_id: Mapped[UUID | None] = mapped_column(ForeignKey("orders.id"), unique=True)
+    ask_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    """When the provider is to be asked for the truth, if nothing is heard of it."""
+    tries: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+
+
+class RefundStatus(StrEnum):
+    PENDING = "pending"
+    DONE = "done"
+
+
+class Refund(Recorded, Base):
+    """Captured money that goes back, whole: one for a payment at most, whose id is the key at the provider too."""
+
+    __tablename__ = "refunds"
+    __table_args__ = (
+        CheckConstraint("status IN ('pending', 'done')", name="status"),
+        CheckConstraint("amount_minor >= 0", name="amount_not_negative"),
+        Index("ix_refunds_pending", "ask_at", postgresql_where="status = 'pending'"),
+    )
+
+    payment_id: Mapped[UUID] = mapped_column(ForeignKey("payments.order_id"), primary_key=True)
+    status: Mapped[RefundStatus] = mapped_column(String(16))
+    amount_minor: Mapped[int] = mapped_column(BigInteger)
+    reason: Mapped[str] = mapped_column(String(64))
+    done_at: Mapped[datetime | None]
+    ask_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    tries: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+
+
+class ProviderEvent(Base):
+    """An event of the provider that was taken, once, and what it meant: `applied`, `repeated` or why it was not."""
+
+    __tablename__ = "provider_events"
+
+    id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(64))
+    intent_id: Mapped[str] = mapped_column(String(64), index=True)
+    outcome: Mapped[str] = mapped_column(String(32))
+    received_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ProviderCursor(Base):
+    """Up to where the provider's own list of events was read: one row."""
+
+    __tablename__ = "provider_cursors"
+    __table_args__ = (CheckConstraint("id = 0", name="one_row"),)
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    after: Mapped[int] = mapped_column(BigInteger)
