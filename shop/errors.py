@@ -63,6 +63,10 @@ class IdempotencyKeyMissing(BadRequest):
     code, title = "idempotency_key_missing", "This request needs an Idempotency-Key"
 
 
+class WebhookInvalid(BadRequest):
+    code, title = "webhook_invalid", "The event is signed well, but it cannot be read"
+
+
 class Unauthorized(ShopError):
     status, code, title = 401, "unauthorized", "A valid bearer token is needed"
 
@@ -73,6 +77,14 @@ class Unauthorized(ShopError):
 
 class WrongCredentials(Unauthorized):
     code, title = "wrong_credentials", "The e-mail address or the password is wrong"
+
+
+class WebhookUnsigned(Unauthorized):
+    code, title = "webhook_signature", "The signature of the webhook is missing, stale or wrong"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {}
 
 
 class Forbidden(ShopError):
@@ -220,6 +232,11 @@ class SalePaused(Unavailable):
 
 class NotRecordedYet(Unavailable):
     code, title = "not_recorded_yet", "The order is accepted but not recorded yet"
+
+
+class ProviderUnavailable(Unavailable):
+    code, title = "provider_unavailable", "The payment provider does not answer; ask again"
+    retry_after = 2.0
 
 
 class UnknownOutcome(ShopError):

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from shop.database import migrate
 from shop.embedded import embedded_servers
 from shop.metrics import MULTIPROCESS_VARIABLE, prepare_multiprocess, serve_metrics
@@ -152,13 +154,17 @@ def _servers(
 def environment_of(settings: Settings) -> dict[str, str]:
     """The variables that give a child these settings; its metrics go to the parent's page."""
     variables = {
-        f"SHOP_{name.upper()}": json.dumps(value) if isinstance(value, list) else str(value)
-        for name, value in settings.model_dump(exclude={"secret_key"}, exclude_none=True).items()
+        f"SHOP_{name.upper()}": _variable(value) for name, value in settings.model_dump(exclude_none=True).items()
     }
-    variables["SHOP_SECRET_KEY"] = settings.secret_key.get_secret_value()
     if MULTIPROCESS_VARIABLE in os.environ:
         variables["SHOP_METRICS_PORT"] = "0"
     return variables
+
+
+def _variable(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return json.dumps(value) if isinstance(value, list) else str(value)
 
 
 def free_port(host: str, wanted: int) -> int:

@@ -28,6 +28,13 @@ PERSIST_SECONDS = Histogram("shop_persist_batch_duration_seconds", "Time of one 
 PERSIST_FAILURES = Counter("shop_persist_failures_total", "Batches that did not commit.", ["reason"])
 RELEASED = Counter("shop_released_orders_total", "Closed orders whose units went back.")
 EXPIRED = Counter("shop_expired_orders_total", "Orders whose hold ran out.")
+PROVIDER_CALLS = Counter("shop_provider_calls_total", "Calls to the payment provider.", ["operation", "outcome"])
+PROVIDER_SECONDS = Histogram(
+    "shop_provider_call_duration_seconds", "Time of a call to the payment provider.", ["operation"], buckets=SECONDS
+)
+PROVIDER_BREAKER = Gauge(
+    "shop_provider_breaker_open", "1 while the payment provider is left alone.", multiprocess_mode="livemax"
+)
 STREAM_LAG = Gauge("shop_stream_lag_entries", "Events not yet in Postgres.", ["sale"], multiprocess_mode="mostrecent")
 UNITS_AVAILABLE = Gauge("shop_units_available", "Units left on sale.", ["sale"], multiprocess_mode="mostrecent")
 ALARMS = Gauge(

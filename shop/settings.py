@@ -1,5 +1,7 @@
 """Every setting and every bound of the shop, each with its unit, read from `SHOP_…` variables or a `.env` file."""
 
+import base64
+import binascii
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Self
@@ -9,13 +11,21 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEVELOPMENT_SECRET = "a-secret-for-development-only-never-for-production"  # noqa: S105 - refused outside development
 SECRET_BYTES_MIN = 32
+DEVELOPMENT_PAYMENT_API_KEY = "a-key-of-the-sandbox-for-development-only"
+DEVELOPMENT_WEBHOOK_SECRET = "whsec_" + base64.b64encode(b"for-development-only-never-for-production").decode()
+WEBHOOK_SECRET_BYTES_MIN, WEBHOOK_SECRET_BYTES_MAX = 24, 64  # as Standard Webhooks has it
 
 
 class Settings(BaseSettings):
     """The configuration of one process. Wrong values stop the start with a message that names the variable."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SHOP_", env_file=".env", extra="ignore", frozen=True, use_attribute_docstrings=True
+        env_prefix="SHOP_",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,  # It may be a secret.
     )
 
     environment: Literal["development", "test", "production"] = "production"
@@ -173,6 +183,26 @@ class Settings(BaseSettings):
     not_recorded_wait_seconds: PositiveFloat = 1.0
     """How long a cancel waits for the order's row before it is refused with 503."""
 
+    # Payments.
+    payment_provider_url: str = Field("http://127.0.0.1:8900", pattern=r"^https?://[^/?#\s]+[^?#\s]*$")
+    """Where the payment provider's API is; `shop sandbox-provider` is one to develop against."""
+    payment_api_key: SecretStr = SecretStr(DEVELOPMENT_PAYMENT_API_KEY)
+    """What the shop shows the provider."""
+    payment_webhook_secret: SecretStr = SecretStr(DEVELOPMENT_WEBHOOK_SECRET)
+    """`whsec_…`, with which the provider signs; several with a space between them while it is changed."""
+    payment_timeout_seconds: PositiveFloat = 3.0
+    """How long one try of a call to the provider may take."""
+    payment_deadline_seconds: PositiveFloat = 8.0
+    """How long a call to the provider may take with all its tries; after it, 503."""
+    payment_tries_max: int = Field(3, ge=1, le=10)
+    """Tries of one call to the provider; each carries the same key, so that it is done once."""
+    payment_connections_max: PositiveInt = 20
+    """Connections to the provider of one process."""
+    payment_breaker_failures: PositiveInt = 5
+    """After so many failures in a row the provider is left alone for a while."""
+    payment_breaker_rest_seconds: PositiveFloat = 5.0
+    """For how long; then one call tries whether it is back."""
+
     # For tests.
     fault: str | None = None
     """Tests only: the point where a process breaks itself (`shop.faults`)."""
@@ -188,6 +218,17 @@ class Settings(BaseSettings):
             else url
         )
 
+    @field_validator("payment_webhook_secret")
+    @classmethod
+    def _standard_webhooks(cls, secrets: SecretStr) -> SecretStr:
+        named = secrets.get_secret_value().split()
+        if not named or not all(map(_is_webhook_secret, named)):
+            raise ValueError(
+                f"SHOP_PAYMENT_WEBHOOK_SECRET must be `whsec_` and the base64 of {WEBHOOK_SECRET_BYTES_MIN}"
+                f" to {WEBHOOK_SECRET_BYTES_MAX} random bytes"
+            )
+        return secrets
+
     @model_validator(mode="after")
     def _safe(self) -> Self:
         secret = self.secret_key.get_secret_value()
@@ -196,6 +237,13 @@ class Settings(BaseSettings):
                 f"SHOP_SECRET_KEY must be set to at least {SECRET_BYTES_MIN} random characters"
                 " (SHOP_ENVIRONMENT=development lifts this on your own machine)"
             )
+        if self.environment != "development":
+            for name, given, known in (
+                ("SHOP_PAYMENT_API_KEY", self.payment_api_key, ("", DEVELOPMENT_PAYMENT_API_KEY)),
+                ("SHOP_PAYMENT_WEBHOOK_SECRET", self.payment_webhook_secret, (DEVELOPMENT_WEBHOOK_SECRET,)),
+            ):
+                if given.get_secret_value().strip() in known:
+                    raise ValueError(f"{name} must be set to the one that the payment provider gave you")
         if self.environment == "production" and self.fault:
             raise ValueError("SHOP_FAULT is for tests; it must not be set in production")
         if self.persist_block_seconds >= self.redis_timeout_seconds:
@@ -207,6 +255,11 @@ class Settings(BaseSettings):
         return self.secret_key.get_secret_value().encode()
 
     @property
+    def webhook_secrets(self) -> tuple[str, ...]:
+        """The secrets that the provider may sign with; the first is the one it should use."""
+        return tuple(self.payment_webhook_secret.get_secret_value().split())
+
+    @property
     def side_redis_url(self) -> str:
         """The Redis of what may be lost: cache, limiter and queues."""
         return self.cache_redis_url or self.redis_url
@@ -216,6 +269,14 @@ class Settings(BaseSettings):
 def get_settings() -> Settings:
     """The settings of this process, read once."""
     return Settings()
+
+
+def _is_webhook_secret(text: str) -> bool:
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except binascii.Error:
+        return False
+    return text.startswith("whsec_") and WEBHOOK_SECRET_BYTES_MIN <= len(key) <= WEBHOOK_SECRET_BYTES_MAX
 
 
 def bundled(name: Literal["lua", "migrations"]) -> Path:

@@ -34,6 +34,8 @@ def _settings(servers: EmbeddedServers, *, database: str, redis_number: int, tem
         _env_file=None,
         environment="test",
         secret_key="a-secret-of-the-tests-that-is-long-enough",
+        payment_api_key="a-key-of-the-tests",
+        payment_webhook_secret="whsec_dGhlLXNlY3JldC1vZi10aGUtdGVzdHMtaXMtbG9uZw==",
         database_url=create_database(servers.database_url, database, template=template),
         redis_url=f"{servers.redis_url}?db={redis_number}",
         log_level="error",

@@ -5,6 +5,7 @@ second one. Where there is only one core, all share it, and the report says so.
 """
 
 import asyncio
+import base64
 import os
 import resource
 import secrets
@@ -232,6 +233,8 @@ def _settings(servers: EmbeddedServers) -> Settings:
         _env_file=None,
         environment="production",
         secret_key=SecretStr(secrets.token_urlsafe(32)),
+        payment_api_key=SecretStr(secrets.token_urlsafe(32)),
+        payment_webhook_secret=SecretStr("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()),
         database_url=servers.database_url,
         redis_url=servers.redis_url,
         cache_redis_url=None,

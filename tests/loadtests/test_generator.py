@@ -106,7 +106,7 @@ async def test_every_request_has_a_token_and_a_key_of_its_own() -> None:
 
 
 def test_the_shop_accepts_the_tokens() -> None:
-    verifier = TokenVerifier(Settings(_env_file=None, environment="test", secret_key=SECRET))
+    verifier = TokenVerifier(Settings(_env_file=None, environment="development", secret_key=SECRET))
     (request,) = purchase_requests(shoppers(1), host="127.0.0.1", port=1, path=PATH)
 
     identity = verifier.verify(header(request, b"Authorization").removeprefix(b"Bearer "))
