@@ -7,6 +7,7 @@ from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import shop.admin_events
+import shop.idempotency.models
 import shop.orders.models
 import shop.payments.models
 import shop.products.models

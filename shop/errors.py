@@ -33,6 +33,8 @@ class ShopError(Exception):
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Something went wrong"
     retry_after: float | None = None
+    replayed: bool = False
+    """Whether an earlier request with the same `Idempotency-Key` was told this."""
 
     def __init__(self, detail: str | None = None, *, retry_after: float | None = None, **extra: Any) -> None:
         super().__init__(detail or self.title)
@@ -44,11 +46,12 @@ class ShopError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         """The headers that belong to the answer, `Retry-After` jittered so that a crowd does not come back as one."""
+        told_before = {"Idempotency-Replayed": "true"} if self.replayed else {}
         if self.retry_after is None:
-            return {}
+            return told_before
         spread = max(RETRY_SPREAD_SECONDS_MIN, min(round(self.retry_after / 2), RETRY_SPREAD_SECONDS_MAX))
         seconds = math.ceil(self.retry_after) + random.randint(0, spread)  # noqa: S311 - no secret
-        return {"Retry-After": str(max(1, seconds))}
+        return {"Retry-After": str(max(1, seconds)), **told_before}
 
 
 class BadRequest(ShopError):

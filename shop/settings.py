@@ -145,6 +145,14 @@ class Settings(BaseSettings):
     directory_poll_seconds: PositiveFloat = 0.25
     """How soon an API process learns of a sale that was loaded."""
 
+    # Idempotency keys of admins.
+    idempotency_keep_hours: int = Field(48, ge=24)
+    """How long a repeat with the same key is told the first answer, at least."""
+    idempotency_forget_batch_max: PositiveInt = 1_000
+    """Keys that are deleted in one transaction."""
+    idempotency_forget_batches_max: PositiveInt = 10
+    """Transactions of one such run; there is one every minute."""
+
     # Ordinary orders.
     order_hold_seconds: int = Field(900, ge=1, le=2_592_000)
     """How long the units of an order without a sale are held for its payment."""

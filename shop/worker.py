@@ -21,6 +21,7 @@ from arq.worker import Worker
 from sqlalchemy.exc import DBAPIError
 
 from shop.database import UNAVAILABLE_ERRORS, Database
+from shop.idempotency.service import forget_old
 from shop.orders import repository as orders
 from shop.orders.expiry import expire_due
 from shop.orders.persister import APPLICATION_NAME, Persister
@@ -141,6 +142,7 @@ def _arq_worker(context: Context) -> Worker:
         cron_jobs=[
             cron(_expire, name="expire", second=EVERY_SECOND, unique=True, timeout=JOB_SECONDS_MAX),
             cron(_sweep, name="sweep", second=EVERY_FIVE_SECONDS, unique=True, timeout=JOB_SECONDS_MAX),
+            cron(_forget_keys, name="forget_keys", second=30, unique=True, timeout=JOB_SECONDS_MAX),
         ],
         redis_pool=ArqRedis(connection_pool=pool, job_serializer=msgspec.json.encode, default_queue_name=QUEUE),
         queue_name=QUEUE,
@@ -163,6 +165,11 @@ async def _expire(ctx: dict[str, Any]) -> None:
 async def _sweep(ctx: dict[str, Any]) -> None:
     context: Context = ctx["shop"]
     await sweep(context.database, context.ledger, context.settings)
+
+
+async def _forget_keys(ctx: dict[str, Any]) -> None:
+    context: Context = ctx["shop"]
+    await forget_old(context.database, context.settings)
 
 
 def _controller(context: Context) -> Controller:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -75,6 +76,16 @@ def new_user_id() -> str:
     return f"buyer{next(_numbers):07d}"
 
 
+def new_key() -> str:
+    """An Idempotency-Key that no other request has."""
+    return f"key-{next(_numbers)}-of-{os.getpid()}"
+
+
+def keyed(headers: Mapping[str, str]) -> dict[str, str]:
+    """These headers, with an Idempotency-Key that no other request has."""
+    return {**headers, "Idempotency-Key": new_key()}
+
+
 @dataclass
 class Shop:
     """A running shop and the hands to use it with."""
@@ -101,9 +112,9 @@ class Shop:
         headers = {"Authorization": f"Bearer {self.token(user_id or new_user_id(), role)}"}
         return headers if key is None else {**headers, "Idempotency-Key": key}
 
-    def admin_headers(self) -> dict[str, str]:
-        """The headers of a request by an admin."""
-        return self.headers("admin", role="admin")
+    def admin_headers(self, *, key: str | None = None) -> dict[str, str]:
+        """The headers of a request by an admin; what moves stock needs a key."""
+        return self.headers("admin", role="admin", key=key)
 
     async def sign_up(self, role: str = "shopper") -> dict[str, str]:
         """Register a user over HTTP and return the headers with a token of this role."""
@@ -202,9 +213,9 @@ class Shop:
         return Counter(outcome(answer) for answer in answers)
 
     async def change(self, sale: Sale, verb: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
-        """One of the admin's changes: window, stock, pause, resume, close."""
-        client = await self.client()
-        return await client.post(f"/v1/admin/sales/{sale.id}/{verb}", headers=self.admin_headers(), json=body)
+        """One of the admin's changes: window, stock, pause, resume, close; each call is a request of its own."""
+        client, headers = await self.client(), keyed(self.admin_headers())
+        return await client.post(f"/v1/admin/sales/{sale.id}/{verb}", headers=headers, json=body)
 
     async def row(self, sale: Sale) -> Sale:
         """The sale's row now."""

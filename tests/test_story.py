@@ -1,6 +1,6 @@
 """Read this first: one sale from draft to audit."""
 
-from tests.harness import Shop, outcome, wait_until
+from tests.harness import Shop, keyed, outcome, wait_until
 
 
 async def test_a_sale_from_draft_to_audit(shop: Shop) -> None:
@@ -22,7 +22,7 @@ async def test_a_sale_from_draft_to_audit(shop: Shop) -> None:
     await shop.drained(draft)
 
     # Two more units make two more buyers happy; one of them changes her mind, and her unit is sold again.
-    stocked = await client.post(f"/v1/admin/products/{draft.product_id}/stock", headers=admin, json={"delta": 5})
+    stocked = await client.post(f"/v1/admin/products/{draft.product_id}/stock", headers=keyed(admin), json={"delta": 5})
     assert stocked.json()["stock"] == 5
     more = await shop.change(draft, "stock", {"delta": 2})
     assert more.json()["outcome"] == "applied"

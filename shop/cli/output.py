@@ -3,9 +3,11 @@
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn, TypeVar
+from uuid import uuid4
 
 import redis.asyncio as aioredis
 import typer
@@ -13,12 +15,18 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from shop.database import Database
+from shop.auth import COMMAND_LINE
+from shop.database import CommitUnknown, Database
+from shop.idempotency.keys import parse_key
+from shop.idempotency.service import Asked, fingerprint
 from shop.logs import configure_logs
 from shop.redis import connect
 from shop.settings import Settings, get_settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+Key = Annotated[
+    str | None, typer.Option(help="The key of a command whose outcome is unknown, to repeat it: nothing is done twice.")
+]
 Result = TypeVar("Result")
 
 
@@ -46,6 +54,19 @@ def run(work: Callable[[Clients], Awaitable[Result]]) -> Result:
             await ledger.aclose(close_connection_pool=True)
 
     return asyncio.run(within())
+
+
+@contextmanager
+def keyed(key: str | None, *words: object) -> Iterator[Asked]:
+    """The key of a command that must not be done twice, a new one unless it was named; `words` are what is asked for.
+
+    When nobody can tell whether the command was carried out, its error names the key to repeat it with.
+    """
+    key = parse_key(key) or uuid4().hex
+    try:
+        yield Asked(COMMAND_LINE.id, key, fingerprint("shop", " ".join(map(str, words)), b""))
+    except CommitUnknown:
+        fail(f"the outcome is unknown; repeat the command with --key {key}", code="unknown_outcome")
 
 
 def emit(value: BaseModel | Mapping[str, Any] | Sequence[Mapping[str, Any]], *, as_json: bool) -> None:

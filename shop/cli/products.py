@@ -6,7 +6,8 @@ import typer
 
 from shop.auth import COMMAND_LINE
 from shop.cache import Cache
-from shop.cli.output import Clients, Json, emit, run
+from shop.cli.output import Clients, Json, Key, emit, keyed, run
+from shop.idempotency.service import once
 from shop.products import service
 from shop.products.models import Product
 from shop.products.schemas import AdminProductRead, ProductCreate, StockChange
@@ -39,6 +40,7 @@ def create(
 def stock(
     product: Annotated[int, typer.Argument(min=1, help="The product's id.")],
     delta: Annotated[int, typer.Argument(help="Units more (positive) or fewer (negative, after `--`).")],
+    key: Key = None,
     json: Json = False,
 ) -> None:
     """Move a product's stock by a difference."""
@@ -47,10 +49,15 @@ def stock(
     async def work(clients: Clients) -> AdminProductRead:
         cache = Cache(connect(clients.settings.side_redis_url, clients.settings), clients.settings)
         async with clients.database.transaction() as session:
-            moved = await service.move_stock(session, cache, COMMAND_LINE, product, change.delta)
-        return _read(moved)
 
-    emit(run(work), as_json=json)
+            async def move() -> AdminProductRead:
+                return _read(await service.move_stock(session, cache, COMMAND_LINE, product, change.delta))
+
+            done = await once(session, asked, move)
+        return AdminProductRead.model_validate_json(done.body)
+
+    with keyed(key, "product", "stock", product, change.delta) as asked:
+        emit(run(work), as_json=json)
 
 
 def _read(product: Product) -> AdminProductRead:

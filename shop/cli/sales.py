@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.audit.service import audit_sale
 from shop.auth import COMMAND_LINE
-from shop.cli.output import Clients, Json, emit, run
+from shop.cli.output import Clients, Json, Key, emit, keyed, run
 from shop.errors import NotReady
 from shop.orders import poison
 from shop.redis import NotSent, OutcomeUnknown
@@ -106,10 +106,17 @@ def close(sale: SaleArgument, json: Json = False) -> None:
 def stock(
     sale: SaleArgument,
     delta: Annotated[int, typer.Argument(help="Units more (positive) or fewer (negative, after `--`).")],
+    key: Key = None,
     json: Json = False,
 ) -> None:
     """Put units on sale or take some off, never below what is taken."""
-    _change(lambda session: service.change_units(session, COMMAND_LINE, sale, delta=delta), json)
+
+    async def ask(session: AsyncSession) -> SaleChange:
+        change, _ = await service.change_units_once(session, COMMAND_LINE, sale, asked, delta=delta)
+        return change
+
+    with keyed(key, "sale", "stock", sale, delta) as asked:
+        _change(ask, json)
 
 
 @app.command()

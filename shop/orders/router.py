@@ -36,12 +36,12 @@ from shop.errors import (
     UnsupportedMediaType,
     UserBlocked,
 )
+from shop.idempotency.keys import parse_key
 from shop.orders import placing, repeats, repository, service
 from shop.orders.schemas import OrderPage, OrderRead, OrderRequest, OrderSummary, PurchaseRead, PurchaseRequest
 from shop.problem_json import problems
 from shop.rate_limit import limit as admit
 from shop.seckill.order_ids import SALE_ID_MAX
-from shop.seckill.requests import parse_key
 
 SaleId = Annotated[int, Path(ge=0, le=SALE_ID_MAX)]
 NeededKey = Annotated[str | None, Header(alias="Idempotency-Key", description="Needed: 1–128 visible ASCII.")]

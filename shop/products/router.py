@@ -16,8 +16,11 @@ from shop.errors import (
     ProductNotFound,
     Unauthorized,
     Unavailable,
+    UnknownOutcome,
     UserBlocked,
 )
+from shop.idempotency.requests import KEY_PROBLEMS, REPLAYED_HEADER, AskedDep, answer
+from shop.idempotency.service import once
 from shop.problem_json import problems
 from shop.products import repository, service
 from shop.products.schemas import (
@@ -106,13 +109,27 @@ async def change_product(
 @router.post(
     "/admin/products/{product_id}/stock",
     tags=["admin"],
-    responses=problems(*REFUSED_TO_OTHERS, *REFUSED_BODIES, ProductNotFound, NotEnoughStock),
+    response_model=AdminProductRead,
+    responses={
+        200: {"headers": REPLAYED_HEADER},
+        **problems(*REFUSED_TO_OTHERS, *REFUSED_BODIES, *KEY_PROBLEMS, ProductNotFound, NotEnoughStock, UnknownOutcome),
+    },
 )
 async def move_stock(
-    product_id: ProductId, change: StockChange, actor: ActorDep, session: SessionDep, cache: CacheDep
-) -> AdminProductRead:
-    """Add units to the stock, or take some out with a negative `delta`; never below zero."""
-    return AdminProductRead.model_validate(await service.move_stock(session, cache, actor, product_id, change.delta))
+    product_id: ProductId,
+    change: StockChange,
+    asked: AskedDep,
+    actor: ActorDep,
+    session: SessionDep,
+    cache: CacheDep,
+) -> Response:
+    """Add units to the stock, or take some out with a negative `delta`; never below zero. A repeat moves nothing."""
+
+    async def work() -> AdminProductRead:
+        moved = await service.move_stock(session, cache, actor, product_id, change.delta)
+        return AdminProductRead.model_validate(moved)
+
+    return answer(await once(session, asked, work))
 
 
 def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:

@@ -78,12 +78,14 @@ def milliseconds(at: datetime) -> int:
 async def outcome_of(
     database: Database, client: aioredis.Redis, change: SaleChange, epoch: int, settings: Settings
 ) -> SaleChange:
-    """Apply a change that was just committed, and return it with its outcome; None when that is not known in time.
+    """Apply a change that was committed, and return it with its outcome; None when that is not known in time.
 
     Raises ChangeRefused with the ledger's reason.
     """
-    outcomes = await apply_open_changes(database, client, change.sale_id, epoch, settings)
-    outcome = outcomes.get(change.n)
+    outcome = change.outcome
+    if outcome is None:
+        outcomes = await apply_open_changes(database, client, change.sale_id, epoch, settings)
+        outcome = outcomes.get(change.n)
     deadline = asyncio.get_running_loop().time() + settings.change_wait_seconds
     while outcome is None and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(POLL_SECONDS)

@@ -25,6 +25,7 @@ from shop.errors import (
     UnknownOutcome,
     UserBlocked,
 )
+from shop.idempotency.requests import KEY_PROBLEMS, REPLAYED, REPLAYED_HEADER, AskedDep
 from shop.problem_json import problems
 from shop.sales import phase, repository, service
 from shop.sales.changes import ChangeOutOfOrder, outcome_of
@@ -149,15 +150,27 @@ async def change_window(
 @router.post(
     "/admin/sales/{sale_id}/stock",
     tags=["admin"],
-    responses={**PENDING, **problems(*WRITE, ChangeRefused, NotEnoughStock, UnknownOutcome)},
+    responses={
+        200: {"headers": REPLAYED_HEADER},
+        **PENDING,
+        **problems(*WRITE, *KEY_PROBLEMS, ChangeRefused, NotEnoughStock, UnknownOutcome),
+    },
 )
 async def change_units(
-    sale_id: SaleId, units: UnitsChange, actor: ActorDep, request: Request, response: Response
+    sale_id: SaleId, units: UnitsChange, asked: AskedDep, actor: ActorDep, request: Request, response: Response
 ) -> ChangeRead:
-    """Put units on sale or take some off, never below what is taken."""
-    return await _changed(
-        request, response, lambda session: service.change_units(session, actor, sale_id, delta=units.delta)
-    )
+    """Put units on sale or take some off, never below what is taken. A repeat changes nothing, and tells the outcome.
+
+    After a 202 a repeat is told what became of the change: the answer is final once the ledger has given its own.
+    """
+
+    async def ask(session: AsyncSession) -> SaleChange:
+        change, replayed = await service.change_units_once(session, actor, sale_id, asked, delta=units.delta)
+        if replayed:
+            response.headers[REPLAYED] = "true"
+        return change
+
+    return await _changed(request, response, ask)
 
 
 def _simple(
@@ -194,6 +207,9 @@ async def _changed(
         sale = await repository.find(session, change.sale_id)
     try:
         change = await outcome_of(state.database, state.ledger, change, sale.epoch if sale else 0, state.settings)
+    except ChangeRefused as refusal:
+        refusal.replayed = REPLAYED in response.headers
+        raise
     except (ChangeOutOfOrder, *UNAVAILABLE_ERRORS, DBAPIError) as error:
         log.warning("change_waits", sale_id=change.sale_id, n=change.n, reason=repr(error)[:200])
     if change.outcome is None:

@@ -13,10 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop.admin_events import record_admin_event
 from shop.auth import Actor
 from shop.errors import Invalid, NotEnoughStock, ProductNotFound, SaleNotFound, SaleStateConflict
+from shop.idempotency.service import Asked, once
 from shop.products import repository as products
 from shop.sales import repository
 from shop.sales.models import ChangeKind, Sale, SaleChange, SaleEpoch, SaleStatus
-from shop.sales.schemas import UNITS_MAX, SaleCreate, SalePatch
+from shop.sales.schemas import UNITS_MAX, ChangeRead, SaleCreate, SalePatch
 
 SALT_BYTES = 16
 
@@ -110,6 +111,25 @@ async def change_units(session: AsyncSession, actor: Actor, sale_id: int, *, del
             raise NotEnoughStock(f"The product does not have {delta} units in stock")
         sale.units += delta
     return await _number(session, actor, sale, ChangeKind.UNITS, units_delta=delta)
+
+
+async def change_units_once(
+    session: AsyncSession, actor: Actor, sale_id: int, asked: Asked, *, delta: int
+) -> tuple[SaleChange, bool]:
+    """`change_units`, once for the key: the change as it is now, and whether an earlier request made it.
+
+    What is kept under the key only names the change. Its row is never deleted, and tells at any time what the ledger
+    made of it. Raises IdempotencyMismatch, and what `change_units` raises.
+    """
+
+    async def work() -> ChangeRead:
+        return ChangeRead.model_validate(await change_units(session, actor, sale_id, delta=delta))
+
+    done = await once(session, asked, work, status=202)
+    change = await repository.find_change(session, sale_id, ChangeRead.model_validate_json(done.body).n)
+    if change is None:
+        raise SaleNotFound
+    return change, done.replayed
 
 
 async def pause(session: AsyncSession, actor: Actor, sale_id: int) -> SaleChange:

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shop.auth import BlockedUsers, TokenVerifier
 from shop.errors import BodyTooLarge, Overloaded, ShopError, SoldOut, Unauthorized, UnsupportedMediaType, UserBlocked
+from shop.idempotency.keys import parse_key
 from shop.problem_json import MEDIA_TYPE, problem
 from shop.rate_limit import RateLimiter, limit
 from shop.seckill.accepted import accepted_body
@@ -24,7 +25,7 @@ from shop.seckill.group_commit import GroupCommit
 from shop.seckill.prepared import PreparedProblem, SoldOutAnswer
 from shop.seckill.purchase import AskPostgres, RolledBack, order_meant, purchase
 from shop.seckill.receipts import Signer
-from shop.seckill.requests import parse_body, parse_key, sale_in_path
+from shop.seckill.requests import parse_body, sale_in_path
 from shop.seckill.tally import Tally
 from shop.settings import Settings
 

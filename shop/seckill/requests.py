@@ -1,18 +1,16 @@
-"""What a purchase may look like: its body, its key, its path. Everything is checked before it comes near a script."""
+"""What a purchase may look like: its body and its path. Everything is checked before it comes near a script."""
 
-import re
 from functools import lru_cache
 from typing import Annotated
 
 import msgspec
 
-from shop.errors import BadRequest, IdempotencyKeyInvalid, Invalid
+from shop.errors import BadRequest, Invalid
 from shop.seckill.order_ids import SALE_ID_MAX
 
 QUANTITY_MAX = 10_000
 PATH_START, PATH_END = "/v1/seckill/sales/", "/orders"
 SALE_ID_DIGITS_MAX = 10
-IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,128}")
 
 
 class PurchaseBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -48,13 +46,3 @@ def parse_body(body: bytes) -> PurchaseBody:
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest("The body is not JSON") from error
-
-
-def parse_key(header: str | None) -> str | None:
-    """The `Idempotency-Key`, bare or quoted; None when none was sent. Raises IdempotencyKeyInvalid."""
-    if header is None:
-        return None
-    key = header[1:-1] if len(header) >= 2 and header[0] == header[-1] == '"' else header
-    if not IDEMPOTENCY_KEY.fullmatch(key):
-        raise IdempotencyKeyInvalid
-    return key

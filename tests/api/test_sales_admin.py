@@ -14,7 +14,7 @@ from shop.products import repository as products
 from shop.sales.models import Sale, SaleStatus
 from shop.seckill.keys import DIRECTORY, ledger_keys
 from tests.api.answers import problem_of
-from tests.harness import Shop, new_user_id, outcome, wait_until
+from tests.harness import Shop, keyed, new_user_id, outcome, wait_until
 
 ADMIN_SALES = "/v1/admin/sales"
 
@@ -233,7 +233,7 @@ async def test_a_sale_that_does_not_exist_is_not_found(shop: Shop, verb: str) ->
     method = "GET" if verb in {"", "/audit"} else "POST"
 
     answer = await client.request(
-        method, f"{ADMIN_SALES}/999999999{verb}", headers=shop.admin_headers(), json=bodies.get(verb)
+        method, f"{ADMIN_SALES}/999999999{verb}", headers=keyed(shop.admin_headers()), json=bodies.get(verb)
     )
 
     problem_of(answer, 404, "not_found")
@@ -490,7 +490,7 @@ async def test_every_change_says_who_asked_for_it_when_and_from_where(shop: Shop
     ]
     for number, (method, verb, body) in enumerate(asked):
         answer = await client.request(
-            method, path + verb, json=body, headers={**headers, "X-Request-Id": f"eve-{number}"}
+            method, path + verb, json=body, headers={**keyed(headers), "X-Request-Id": f"eve-{number}"}
         )
         assert answer.status_code == 200, answer.text
 

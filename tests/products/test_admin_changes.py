@@ -16,7 +16,7 @@ from shop.products import repository, service
 from shop.products.models import Product
 from shop.products.schemas import STOCK_MAX, ProductCreate, ProductPatch
 from shop.settings import Settings
-from tests.harness import Shop
+from tests.harness import Shop, keyed
 
 PHONE: dict[str, Any] = {"name": "Phone", "price_minor": 19_900, "currency": "EUR"}
 
@@ -134,8 +134,8 @@ async def test_every_change_is_recorded_with_who_made_it(shop: Shop) -> None:
     await client.patch(path, json={"name": "Tablet"}, headers=admin)
     await client.patch(path, json={}, headers=admin)
     await client.patch(path, json={"stock": 1}, headers=admin)
-    await client.post(f"{path}/stock", json={"delta": 7}, headers=admin)
-    await client.post(f"{path}/stock", json={"delta": -8}, headers=admin)
+    await client.post(f"{path}/stock", json={"delta": 7}, headers=keyed(admin))
+    await client.post(f"{path}/stock", json={"delta": -8}, headers=keyed(admin))
 
     recorded = await events(shop.database, product_id)
 
@@ -239,7 +239,7 @@ async def test_a_bad_stock_change_moves_nothing(shop: Shop, body: object) -> Non
     client, admin = await shop.client(), shop.admin_headers()
     product = (await client.post("/v1/admin/products", json=PHONE | {"stock": 5}, headers=admin)).json()
 
-    answer = await client.post(f"/v1/admin/products/{product['id']}/stock", json=body, headers=admin)
+    answer = await client.post(f"/v1/admin/products/{product['id']}/stock", json=body, headers=keyed(admin))
 
     assert answer.status_code == 422
     assert await read(shop, product["id"]) == product
@@ -250,7 +250,9 @@ async def test_the_stock_has_a_top(shop: Shop) -> None:
     client, admin = await shop.client(), shop.admin_headers()
     product = (await client.post("/v1/admin/products", json=PHONE | {"stock": STOCK_MAX}, headers=admin)).json()
 
-    answer = await client.post(f"/v1/admin/products/{product['id']}/stock", json={"delta": STOCK_MAX}, headers=admin)
+    answer = await client.post(
+        f"/v1/admin/products/{product['id']}/stock", json={"delta": STOCK_MAX}, headers=keyed(admin)
+    )
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
 
@@ -260,8 +262,8 @@ async def test_more_than_there_is_cannot_be_taken_out(shop: Shop) -> None:
     product = (await client.post("/v1/admin/products", json=PHONE | {"stock": 5}, headers=admin)).json()
     path = f"/v1/admin/products/{product['id']}/stock"
 
-    refused = await client.post(path, json={"delta": -6}, headers=admin)
-    taken = await client.post(path, json={"delta": -5}, headers=admin)
+    refused = await client.post(path, json={"delta": -6}, headers=keyed(admin))
+    taken = await client.post(path, json={"delta": -5}, headers=keyed(admin))
 
     assert (refused.status_code, refused.json()["code"]) == (409, "not_enough_stock")
     assert taken.json()["stock"] == 0

@@ -13,7 +13,7 @@ from shop.database import Database
 from shop.products import service
 from shop.products.schemas import ProductCreate
 from shop.settings import Settings
-from tests.harness import Shop
+from tests.harness import Shop, keyed
 
 ID_MAX = 2**63 - 1
 PHONE: dict[str, Any] = {"name": "Phone", "price_minor": 19_900, "currency": "EUR"}
@@ -94,7 +94,7 @@ async def test_every_change_is_seen_at_once(shop: Shop) -> None:
         return [product.json()[field], *(page.json()["data"][0][field] for page in pages)]
 
     assert await seen("availability") == ["out_of_stock"] * 3
-    await client.post(f"/v1/admin/products/{product_id}/stock", json={"delta": 3}, headers=admin)
+    await client.post(f"/v1/admin/products/{product_id}/stock", json={"delta": 3}, headers=keyed(admin))
     assert await seen("availability") == ["low"] * 3
     await client.patch(f"/v1/admin/products/{product_id}", json={"name": "Tablet"}, headers=admin)
     assert await seen("name") == ["Tablet"] * 3
@@ -179,7 +179,7 @@ async def test_an_impossible_id_is_refused(shop: Shop, product_id: str) -> None:
     answers = [
         await client.get(f"/v1/products/{product_id}"),
         await client.patch(f"/v1/admin/products/{product_id}", json={}, headers=admin),
-        await client.post(f"/v1/admin/products/{product_id}/stock", json={"delta": 1}, headers=admin),
+        await client.post(f"/v1/admin/products/{product_id}/stock", json={"delta": 1}, headers=keyed(admin)),
     ]
 
     assert {answer.status_code for answer in answers} <= {404, 422}
@@ -191,8 +191,8 @@ async def test_an_unknown_id_is_not_found(shop: Shop) -> None:
         await client.get(f"/v1/products/{ID_MAX}"),
         await client.patch(f"/v1/admin/products/{ID_MAX}", json={"name": "Phone"}, headers=admin),
         await client.patch(f"/v1/admin/products/{ID_MAX}", json={}, headers=admin),
-        await client.post(f"/v1/admin/products/{ID_MAX}/stock", json={"delta": 1}, headers=admin),
-        await client.post(f"/v1/admin/products/{ID_MAX}/stock", json={"delta": -1}, headers=admin),
+        await client.post(f"/v1/admin/products/{ID_MAX}/stock", json={"delta": 1}, headers=keyed(admin)),
+        await client.post(f"/v1/admin/products/{ID_MAX}/stock", json={"delta": -1}, headers=keyed(admin)),
     ]
 
     assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(404, "not_found")}

@@ -1,0 +1,45 @@
+"""The key over HTTP. A route that needs one looks like this:
+
+    @router.post(…, response_model=Read, responses=problems(…, *KEY_PROBLEMS))
+    async def route(…, asked: AskedDep, session: SessionDep) -> Response:
+        return answer(await once(session, asked, lambda: service.work(session, …), status=200))
+
+where the work returns the model that is answered.
+"""
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Request, Response
+
+from shop.auth import ActorDep
+from shop.errors import IdempotencyKeyInvalid, IdempotencyKeyMissing, IdempotencyMismatch
+from shop.idempotency.keys import parse_key
+from shop.idempotency.service import Answer, Asked, fingerprint
+
+KEY_PROBLEMS = (IdempotencyKeyMissing, IdempotencyKeyInvalid, IdempotencyMismatch)
+REPLAYED = "Idempotency-Replayed"
+REPLAYED_HEADER: dict[str, Any] = {
+    REPLAYED: {"description": "`true` when an earlier request did it.", "schema": {"type": "string"}}
+}
+
+
+async def _asked(
+    request: Request,
+    actor: ActorDep,
+    idempotency_key: Annotated[
+        str | None, Header(alias="Idempotency-Key", description="Needed: 1–128 visible ASCII.")
+    ] = None,
+) -> Asked:
+    key = parse_key(idempotency_key)
+    if key is None:
+        raise IdempotencyKeyMissing
+    return Asked(actor.id, key, fingerprint(request.method, request.url.path, await request.body()))
+
+
+AskedDep = Annotated[Asked, Depends(_asked)]
+
+
+def answer(done: Answer) -> Response:
+    """The kept answer, byte for byte; a replay says that it is one."""
+    headers = {REPLAYED: "true"} if done.replayed else None
+    return Response(done.body, status_code=done.status, media_type="application/json", headers=headers)
