@@ -158,6 +158,14 @@ class OrderClosed(Conflict):
     code, title = "order_closed", "The order is closed"
 
 
+class OrderPaid(Conflict):
+    code, title = "order_paid", "The order is paid already"
+
+
+class OrderNotPaid(Conflict):
+    code, title = "order_not_paid", "The order is not paid, so there is nothing to refund"
+
+
 class SaleEnded(ShopError):
     status, code, title = 410, "sale_ended", "The sale is over"
 

@@ -40,6 +40,11 @@ UNITS_AVAILABLE = Gauge("shop_units_available", "Units left on sale.", ["sale"],
 ALARMS = Gauge(
     "shop_ledger_alarms", "Sales stopped because ledger and Postgres disagree.", multiprocess_mode="mostrecent"
 )
+PROVIDER_EVENTS = Counter("shop_provider_events_total", "Events of the payment provider by outcome.", ["outcome"])
+PAYMENT_MISMATCHES = Counter(
+    "shop_payment_mismatches_total", "Events whose amount, currency or order is not ours: somebody must look.", ["kind"]
+)
+PROVIDER_REFUSALS = Counter("shop_provider_refusals_total", "Requests that the provider refused.", ["operation"])
 
 
 def add_observations(histogram: Histogram, buckets: list[int], total: float) -> None:

@@ -210,6 +210,16 @@ class Settings(BaseSettings):
     """After so many failures in a row the provider is left alone for a while."""
     payment_breaker_rest_seconds: PositiveFloat = 5.0
     """For how long; then one call tries whether it is back."""
+    settle_batch_max: PositiveInt = 200
+    """Payments whose money one run of the settling job looks at."""
+    provider_batch_max: PositiveInt = 50
+    """Intents and refunds that one run of a job asks the provider about."""
+    provider_pause_seconds: PositiveFloat = 1.0
+    """The first pause until the provider is asked the same again; it doubles up to 128 times that."""
+    reconcile_page_max: int = Field(500, ge=1, le=500)
+    """Events of the provider's own list that are read at once."""
+    reconcile_pages_max: PositiveInt = 20
+    """Such pages in one run of the reconciling job."""
 
     # For tests.
     fault: str | None = None

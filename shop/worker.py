@@ -21,11 +21,15 @@ from arq.worker import Worker
 from sqlalchemy.exc import DBAPIError
 
 from shop.database import UNAVAILABLE_ERRORS, Database
+from shop.errors import ProviderUnavailable
 from shop.idempotency.service import forget_old
 from shop.orders import repository as orders
 from shop.orders.expiry import expire_due
 from shop.orders.persister import APPLICATION_NAME, Persister
 from shop.orders.release import sweep
+from shop.payments.gateway import Gateway, HttpGateway
+from shop.payments.provider import ask_again, end_needless, reconcile, send_refunds
+from shop.payments.settling import settle
 from shop.redis import CONNECTION_ERRORS, all_scripts, connect
 from shop.sales import repository as sales
 from shop.sales.controller import Controller
@@ -34,6 +38,7 @@ from shop.stopping import end_tasks, keep_running, rest
 
 QUEUE = "shop:jobs"
 EVERY_SECOND = set(range(60))
+EVERY_TWO_SECONDS = set(range(0, 60, 2))
 EVERY_FIVE_SECONDS = set(range(0, 60, 5))
 JOB_SECONDS_MAX = 30
 WORKER_POOL_MAX = 20
@@ -51,6 +56,7 @@ class Context:
     ledger: aioredis.Redis
     streams: aioredis.Redis
     side: aioredis.Redis
+    gateway: Gateway
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -72,6 +78,7 @@ class Context:
             ledger=ledger,
             streams=streams,
             side=ledger if same else connect(settings.side_redis_url, settings),
+            gateway=HttpGateway(settings),
         )
 
     async def close(self) -> None:
@@ -80,6 +87,7 @@ class Context:
         await end_tasks(self.tasks, within=self.settings.graceful_stop_seconds)
         await self.database.close()
         await self.persist_database.close()
+        await self.gateway.close()
         for client in {self.ledger, self.streams, self.side}:
             await client.aclose(close_connection_pool=True)
 
@@ -143,6 +151,10 @@ def _arq_worker(context: Context) -> Worker:
             cron(_expire, name="expire", second=EVERY_SECOND, unique=True, timeout=JOB_SECONDS_MAX),
             cron(_sweep, name="sweep", second=EVERY_FIVE_SECONDS, unique=True, timeout=JOB_SECONDS_MAX),
             cron(_forget_keys, name="forget_keys", second=30, unique=True, timeout=JOB_SECONDS_MAX),
+            cron(_settle, name="settle", second=EVERY_SECOND, unique=True, timeout=JOB_SECONDS_MAX),
+            cron(_refund, name="refund", second=EVERY_SECOND, unique=True, timeout=JOB_SECONDS_MAX),
+            cron(_reconcile, name="reconcile", second=EVERY_TWO_SECONDS, unique=True, timeout=JOB_SECONDS_MAX),
+            cron(_tidy_intents, name="tidy_intents", second=EVERY_TWO_SECONDS, unique=True, timeout=JOB_SECONDS_MAX),
         ],
         redis_pool=ArqRedis(connection_pool=pool, job_serializer=msgspec.json.encode, default_queue_name=QUEUE),
         queue_name=QUEUE,
@@ -170,6 +182,30 @@ async def _sweep(ctx: dict[str, Any]) -> None:
 async def _forget_keys(ctx: dict[str, Any]) -> None:
     context: Context = ctx["shop"]
     await forget_old(context.database, context.settings)
+
+
+async def _settle(ctx: dict[str, Any]) -> None:
+    context: Context = ctx["shop"]
+    await settle(context.database, context.ledger, context.settings)
+
+
+async def _refund(ctx: dict[str, Any]) -> None:
+    context: Context = ctx["shop"]
+    await send_refunds(context.database, context.gateway, context.settings)
+
+
+async def _reconcile(ctx: dict[str, Any]) -> None:
+    context: Context = ctx["shop"]
+    try:
+        await reconcile(context.database, context.gateway, context.settings)
+    except ProviderUnavailable as error:
+        log.warning("provider_unavailable", operation="events", reason=str(error))
+
+
+async def _tidy_intents(ctx: dict[str, Any]) -> None:
+    context: Context = ctx["shop"]
+    await end_needless(context.database, context.gateway, context.settings)
+    await ask_again(context.database, context.gateway, context.settings)
 
 
 def _controller(context: Context) -> Controller:

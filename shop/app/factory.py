@@ -16,6 +16,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import shop.audit.router
 import shop.orders.router
+import shop.payments.router
 import shop.products.router
 import shop.sales.router
 import shop.users.router
@@ -28,6 +29,7 @@ from shop.cache import Cache
 from shop.database import Database
 from shop.logs import configure_logs
 from shop.orders.placing import order_limiter
+from shop.payments.gateway import HttpGateway
 from shop.processes import die_with_parent
 from shop.rate_limit import rate_limiter
 from shop.redis import all_scripts, connect
@@ -100,6 +102,7 @@ def create_app(settings: Settings) -> ShopApp:
     ledger = connect(settings.redis_url, settings)
     side = ledger if settings.side_redis_url == settings.redis_url else connect(settings.side_redis_url, settings)
     verifier, blocked, passwords = TokenVerifier(settings), BlockedUsers(), Passwords(settings)
+    gateway = HttpGateway(settings)
     gate = OverloadGate(delay_seconds_max=settings.overload_delay_seconds)
 
     @asynccontextmanager
@@ -124,6 +127,7 @@ def create_app(settings: Settings) -> ShopApp:
         lane.tally.flush()
         passwords.close()
         await database.close()
+        await gateway.close()
         for client in {ledger, side}:
             await client.aclose(close_connection_pool=True)
 
@@ -131,6 +135,7 @@ def create_app(settings: Settings) -> ShopApp:
     fastapi.state.settings = settings
     fastapi.state.database = database
     fastapi.state.ledger = ledger
+    fastapi.state.gateway = gateway
     fastapi.state.cache = Cache(side, settings)
     fastapi.state.verifier = verifier
     fastapi.state.blocked = blocked
@@ -177,6 +182,7 @@ def _fastapi(settings: Settings, lifespan: object) -> FastAPI:
         shop.products.router.router,
         shop.sales.router.router,
         shop.orders.router.router,
+        shop.payments.router.router,
         shop.audit.router.router,
         operator.router,
     ):

@@ -39,7 +39,7 @@ class Answer:
 
 
 def fingerprint(method: str, path: str, body: bytes) -> bytes:
-    """What a request asks for: 32 bytes that do not depend on the order of the members of its JSON, or on its spaces."""
+    """What a request asks for, as 32 bytes: the order of the members of its JSON and its spaces do not matter."""
     with suppress(ValueError, RecursionError):  # what is not JSON means itself
         body = json.dumps(json.loads(body), sort_keys=True, separators=(",", ":")).encode()
     digest = hashlib.sha256()

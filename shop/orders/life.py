@@ -36,6 +36,11 @@ class By(StrEnum):
     PROVIDER = "provider"
 
 
+async def note(session: AsyncSession, order_id: UUID, word: str, *, reason: str) -> None:
+    """Tell the buyer in the order's timeline what the shop has done about it; its status stays."""
+    await repository.add_events(session, [order_id], status=word, moved_by=By.SHOP, reason=reason)
+
+
 async def move(
     session: AsyncSession,
     orders: Sequence[UUID] | Select[UUID],

@@ -86,14 +86,17 @@ class OrderSalt(Base):
 
 
 class OrderEvent(Base):
-    """One move of an order: where to, by whom, why. Written by `shop.orders.life` alone."""
+    """One move of an order: where to, by whom, why. Written by `shop.orders.life` alone.
+
+    `status` may also be a word of what was done about an order that stays what it is, such as `replaced`.
+    """
 
     __tablename__ = "order_events"
     __table_args__ = (Index("ix_order_events_order_id", "order_id", "id"),)
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id"))
-    status: Mapped[OrderStatus] = mapped_column(String(16))
+    status: Mapped[str] = mapped_column(String(16))
     moved_by: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

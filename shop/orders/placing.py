@@ -77,6 +77,31 @@ async def place(
     return Placed(await recorded(session, order), replayed=False)
 
 
+async def place_again(session: AsyncSession, expired: Order, *, key: str, hold_seconds: int) -> Order | None:
+    """A new order of what an expired one had, at the prices it had; None when the stock does not have all of it.
+
+    `key` names the new order as an idempotency key would. The caller sees to it that this is done once.
+    """
+    found = await repository.lines(session, expired.id)
+    units = {line.product_id: line.quantity for line in found}
+    await products.lock(session, units)
+    async with session.begin_nested() as all_or_none:
+        if len(await products.take_from_each(session, units)) < len(units):
+            await all_or_none.rollback()
+            return None
+    salt = await repository.ordinary_salt(session)
+    return await repository.add_ordinary(
+        session,
+        [(line.product_id, line.quantity, line.price_minor) for line in found],
+        hold_seconds=hold_seconds,
+        id=UUID(bytes=keyed_order_id(NO_SALE, salt, expired.user_id, key)),
+        user_id=expired.user_id,
+        quantity=expired.quantity,
+        total_minor=expired.total_minor,
+        currency=expired.currency,
+    )
+
+
 async def _repeat(session: AsyncSession, order: Order, units: Mapping[int, int]) -> OrderRead:
     found = await recorded(session, order)
     if {line.product_id: line.quantity for line in found.lines} != units:

@@ -14,20 +14,25 @@ from shop.database import Database
 from shop.orders import repository
 from shop.orders.models import Order
 from shop.orders.repository import Owed
+from shop.products import repository as products
 from shop.redis import NotSent, OutcomeUnknown
 from shop.sales import repository as sales
+from shop.sales.models import SaleStatus
 from shop.seckill import ledger
 from shop.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 
-def owed_to_sales(closed: Iterable[Order]) -> list[Owed]:
-    """What these closed orders owe to the ledgers of sales."""
+def owed_to_sales(orders: Iterable[Order]) -> list[Owed]:
+    """What those of these orders that are closed owe to the ledgers of sales."""
     return [
         Owed(order.id, order.sale_id, order.seq)
-        for order in closed
-        if order.released_at is None and order.sale_id is not None and order.seq is not None
+        for order in orders
+        if order.closed_at is not None
+        and order.released_at is None
+        and order.sale_id is not None
+        and order.seq is not None
     ]
 
 
@@ -45,12 +50,28 @@ async def release(database: Database, client: aioredis.Redis, owed: Sequence[Owe
     released = 0
     for sale_id, orders in by_sale.items():
         sale = found[sale_id]
+        if sale is not None and sale.status == SaleStatus.SETTLED:
+            released += await _release_to_stock(database, sale_id, orders)
+            continue
         for start in range(0, len(orders), settings.release_batch_max):
             batch = orders[start : start + settings.release_batch_max]
             if sale is not None:
                 released += await _release_batch(client, sale_id, sale.epoch, batch, settings)
     metrics.RELEASED.inc(released)
     return released
+
+
+async def _release_to_stock(database: Database, sale_id: int, orders: Sequence[Owed]) -> int:
+    """The ledger of a settled sale is gone: what it still owed (a refund with restock) is the product's at once."""
+    async with database.transaction() as session:
+        sale = await sales.lock(session, sale_id)
+        units_of = await repository.mark_released(session, [order.order_id for order in orders])
+        units = sum(units_of.values())
+        if sale is not None and units:
+            sale.units_taken -= units
+            sale.units -= units
+            await products.give_stock(session, sale.product_id, units)
+    return len(units_of)
 
 
 async def _release_batch(

@@ -26,6 +26,16 @@ async def find(session: AsyncSession, order_id: UUID, user_id: str) -> Order | N
     return (await session.execute(query)).scalar_one_or_none()
 
 
+async def find_any(session: AsyncSession, order_id: UUID) -> Order | None:
+    """The order, whoever its buyer is."""
+    return await session.get(Order, order_id, populate_existing=True)
+
+
+async def lock(session: AsyncSession, order_id: UUID) -> Order:
+    """The order, which must be there, locked until the transaction ends."""
+    return await session.get_one(Order, order_id, with_for_update=True, populate_existing=True)
+
+
 async def lines(session: AsyncSession, order_id: UUID) -> Sequence[OrderLine]:
     """The lines of an order."""
     query = select(OrderLine).where(OrderLine.order_id == order_id).order_by(OrderLine.line)

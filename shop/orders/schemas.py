@@ -87,7 +87,7 @@ class OrderLineRead(BaseModel):
 class TimelineEntry(BaseModel):
     """Something that became of an order: when, by whom, why."""
 
-    event: OrderStatus | Literal["released"]
+    event: OrderStatus | Literal["released", "replaced", "money_returned"]
     at: datetime
     by: By
     reason: str

@@ -40,7 +40,7 @@ async def read(
     order = await repository.find(session, order_id, buyer_id)
     if order is not None:
         return await recorded(session, order)
-    sale, entry = await _in_ledger(session, client, order_id, buyer_id)
+    sale, entry = await in_ledger(session, client, order_id, buyer_id)
     return unrecorded(order_id, sale, entry, settings)
 
 
@@ -64,7 +64,7 @@ async def cancel(
                     for line in found.lines:
                         forget_after_commit(session, cache, line.product_id)
                 return found
-            await _in_ledger(session, client, order_id, buyer_id)
+            await in_ledger(session, client, order_id, buyer_id)
         if asyncio.get_running_loop().time() >= deadline:
             raise NotRecordedYet
         await asyncio.sleep(POLL_SECONDS)
@@ -87,9 +87,10 @@ async def _give_back(database: Database, client: aioredis.Redis, owed: list[Owed
     await release(database, client, owed, settings)
 
 
-async def _in_ledger(
+async def in_ledger(
     session: AsyncSession, client: aioredis.Redis, order_id: UUID, buyer_id: str
 ) -> tuple[Sale, LedgerOrder]:
+    """The order of this buyer that has no row yet, and its sale. Raises OrderNotFound or NotReady."""
     sale_id = sale_of(order_id)
     sale = await sales.find(session, sale_id) if 0 < sale_id <= SALE_ID_MAX else None
     if sale is None or sale.epoch == 0:
@@ -150,7 +151,9 @@ def _timeline(reserved_at: datetime, released_at: datetime | None, events: Seque
     """What became of an order: that it was made and that its units went back is told by its row, the rest by events."""
     entries = [TimelineEntry(event=OrderStatus.RESERVED, at=reserved_at, by=By.BUYER, reason="asked for by the buyer")]
     entries += [
-        TimelineEntry(event=OrderStatus(event.status), at=event.created_at, by=By(event.moved_by), reason=event.reason)
+        TimelineEntry.model_validate(
+            {"event": event.status, "at": event.created_at, "by": event.moved_by, "reason": event.reason}
+        )
         for event in events
     ]
     if released_at is not None:

@@ -1,0 +1,221 @@
+"""Every query about payments, refunds and the provider's events."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from shop.orders.models import Order, OrderStatus
+from shop.payments.models import Payment, PaymentStatus, ProviderCursor, ProviderEvent, Refund, RefundStatus
+
+UNFINISHED = (PaymentStatus.WANTED, PaymentStatus.OPEN)
+# The n-th try of something at the provider waits 2^n times the first pause, but no longer than this many times.
+BACK_OFF_DOUBLINGS_MAX = 7
+
+
+@dataclass(frozen=True)
+class Money:
+    """All the money in minor units, whatever its currency (I11: captured = paid + refunded + pending + unsettled)."""
+
+    captured: int
+    paid: int
+    refunded: int
+    refund_pending: int
+    unsettled: int
+    wrong_payments: int
+
+
+async def find(session: AsyncSession, order_id: UUID) -> Payment | None:
+    """The payment of an order."""
+    return await session.get(Payment, order_id)
+
+
+async def lock(session: AsyncSession, order_id: UUID) -> Payment | None:
+    """The payment of an order, locked. Whoever locks both takes the payment before the order."""
+    return await session.get(Payment, order_id, with_for_update=True, populate_existing=True)
+
+
+async def lock_paying(session: AsyncSession, order_id: UUID) -> Payment | None:
+    """The payment whose money this order has, its own or a late one's; locked."""
+    query = select(Payment).where(Payment.paid_order_id == order_id).with_for_update()
+    return (await session.scalars(query, execution_options={"populate_existing": True})).one_or_none()
+
+
+async def add_wanted(session: AsyncSession, order: Order) -> Payment:
+    """The payment of this order, made now unless it is there."""
+    statement = (
+        insert(Payment)
+        .values(order_id=order.id, status=PaymentStatus.WANTED, amount_minor=order.total_minor, currency=order.currency)
+        .on_conflict_do_nothing(index_elements=[Payment.order_id])
+    )
+    await session.execute(statement)
+    payment = await find(session, order.id)
+    assert payment is not None  # noqa: S101 - a row is never deleted
+    return payment
+
+
+async def add_refund(session: AsyncSession, payment: Payment, *, reason: str) -> Refund:
+    """The refund of this payment, made now unless it is there."""
+    statement = (
+        insert(Refund)
+        .values(
+            payment_id=payment.order_id,
+            status=RefundStatus.PENDING,
+            amount_minor=payment.amount_minor,
+            reason=reason,
+        )
+        .on_conflict_do_nothing(index_elements=[Refund.payment_id])
+    )
+    await session.execute(statement)
+    refund = await session.get(Refund, payment.order_id, populate_existing=True)
+    assert refund is not None  # noqa: S101 - a row is never deleted
+    return refund
+
+
+async def find_refund(session: AsyncSession, payment_id: UUID) -> Refund | None:
+    """The refund of a payment."""
+    return await session.get(Refund, payment_id)
+
+
+async def unsettled(session: AsyncSession, *, limit: int) -> Sequence[UUID]:
+    """Payments whose money belongs to no order and no refund yet, the oldest first."""
+    query = (
+        select(Payment.order_id)
+        .where(Payment.captured_at.is_not(None), Payment.settled_at.is_(None))
+        .order_by(Payment.captured_at)
+        .limit(limit)
+    )
+    return (await session.scalars(query)).all()
+
+
+async def lease_pending_refunds(session: AsyncSession, *, limit: int, pause_seconds: float) -> Sequence[Payment]:
+    """Payments that wait for their refund to be asked for; nobody else gets them for a while that doubles."""
+    pending = (
+        select(Refund.payment_id)
+        .where(Refund.status == RefundStatus.PENDING, Refund.ask_at <= func.now())
+        .order_by(Refund.ask_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    leased = await session.scalars(
+        update(Refund)
+        .where(Refund.payment_id.in_(pending))
+        .values(ask_at=func.now() + _pause(Refund.tries, pause_seconds), tries=Refund.tries + 1)
+        .returning(Refund.payment_id),
+        execution_options={"synchronize_session": False},
+    )
+    return (await session.scalars(select(Payment).where(Payment.order_id.in_(leased.all())))).all()
+
+
+async def lease_needless(session: AsyncSession, *, limit: int, pause_seconds: float) -> Sequence[Payment]:
+    """Payments that can still be paid although their order is closed; nobody else gets them for a while."""
+    closed = exists().where(Order.id == Payment.order_id, Order.status != OrderStatus.RESERVED)
+    return await _lease(session, and_(Payment.status.in_(UNFINISHED), closed), limit, pause_seconds)
+
+
+async def lease_without_intent(session: AsyncSession, *, limit: int, pause_seconds: float) -> Sequence[Payment]:
+    """Payments of open orders whose intent was asked for, and of which no answer came; nobody else gets them."""
+    reserved = exists().where(Order.id == Payment.order_id, Order.status == OrderStatus.RESERVED)
+    aged = Payment.created_at <= func.now() - timedelta(seconds=pause_seconds)
+    return await _lease(session, and_(Payment.status == PaymentStatus.WANTED, reserved, aged), limit, pause_seconds)
+
+
+async def _lease(
+    session: AsyncSession, which: ColumnElement[bool], limit: int, pause_seconds: float
+) -> Sequence[Payment]:
+    due: Select[UUID] = (
+        select(Payment.order_id)
+        .where(which, Payment.ask_at <= func.now())
+        .order_by(Payment.ask_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    statement = (
+        update(Payment)
+        .where(Payment.order_id.in_(due))
+        .values(ask_at=func.now() + _pause(Payment.tries, pause_seconds), tries=Payment.tries + 1)
+        .returning(Payment)
+    )
+    return (await session.scalars(statement, execution_options={"populate_existing": True})).all()
+
+
+def _pause(tries: ColumnElement[int] | object, pause_seconds: float) -> ColumnElement[timedelta]:
+    doublings = func.least(tries, BACK_OFF_DOUBLINGS_MAX)
+    return func.make_interval(0, 0, 0, 0, 0, 0, pause_seconds * func.power(2, doublings))
+
+
+async def any_payment(session: AsyncSession) -> bool:
+    """Whether there is anything that the provider may know of."""
+    return (await session.execute(select(Payment.order_id).limit(1))).first() is not None
+
+
+async def note_event(session: AsyncSession, *, event_id: str, kind: str, intent_id: str, outcome: str) -> bool:
+    """Take note of an event; False when it was taken before. A second taker waits here for the first."""
+    statement = (
+        insert(ProviderEvent)
+        .values(id=event_id, kind=kind, intent_id=intent_id, outcome=outcome)
+        .on_conflict_do_nothing(index_elements=[ProviderEvent.id])
+        .returning(ProviderEvent.id)
+    )
+    return (await session.execute(statement)).scalar_one_or_none() is not None
+
+
+async def set_outcome(session: AsyncSession, event_id: str, outcome: str) -> None:
+    """What an event that was noted in this transaction has meant."""
+    await session.execute(update(ProviderEvent).where(ProviderEvent.id == event_id).values(outcome=outcome))
+
+
+async def known_events(session: AsyncSession, event_ids: Collection[str]) -> set[str]:
+    """Those of these events that were taken."""
+    return set(await session.scalars(select(ProviderEvent.id).where(ProviderEvent.id.in_(event_ids))))
+
+
+async def cursor(session: AsyncSession) -> int:
+    """Up to where the provider's list of events was read."""
+    return (await session.execute(select(ProviderCursor.after))).scalar_one_or_none() or 0
+
+
+async def move_cursor(session: AsyncSession, after: int) -> None:
+    """The list was read up to here. It never goes back."""
+    statement = insert(ProviderCursor).values(id=0, after=after)
+    newer = statement.excluded.after > ProviderCursor.after
+    await session.execute(
+        statement.on_conflict_do_update(index_elements=[ProviderCursor.id], set_={"after": after}, where=newer)
+    )
+
+
+async def money(session: AsyncSession) -> Money:
+    """Sum the money by where it is, in one snapshot, and count the payments that break I11 by themselves."""
+    has_refund = Refund.payment_id.is_not(None)
+    done = Refund.status == RefundStatus.DONE
+    pays = and_(Payment.paid_order_id.is_not(None), ~has_refund)
+    captured = Payment.captured_at.is_not(None)
+    open_money = and_(captured, Payment.settled_at.is_(None), ~has_refund)
+
+    def total(which: ColumnElement[bool]) -> ColumnElement[int]:
+        return func.coalesce(func.sum(Payment.amount_minor).filter(which), 0)
+
+    wrong = or_(
+        and_(pays, Order.status != OrderStatus.PAID),
+        and_(has_refund, Order.status == OrderStatus.PAID),
+        and_(has_refund, or_(~captured, Refund.amount_minor != Payment.amount_minor)),
+        and_(Payment.settled_at.is_not(None), Payment.paid_order_id.is_(None), ~has_refund),
+    )
+    query = (
+        select(
+            total(captured),
+            total(pays),
+            total(and_(has_refund, done)),
+            total(and_(has_refund, ~done)),
+            total(open_money),
+            func.count().filter(wrong),
+        )
+        .select_from(Payment)
+        .outerjoin(Refund, Refund.payment_id == Payment.order_id)
+        .outerjoin(Order, Order.id == Payment.paid_order_id)
+    )
+    return Money(*(int(value) for value in (await session.execute(query)).one()))

@@ -1,0 +1,129 @@
+"""Payments over HTTP: for buyers, for the provider, and for admins who refund."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Request, Response
+
+from shop.auth import ActorDep, CurrentAdmin, CurrentUser
+from shop.database import SessionDep
+from shop.errors import (
+    BadRequest,
+    BodyTooLarge,
+    Forbidden,
+    IdempotencyKeyInvalid,
+    IdempotencyKeyMissing,
+    Invalid,
+    NotReady,
+    NotRecordedYet,
+    OrderClosed,
+    OrderNotFound,
+    OrderNotPaid,
+    OrderPaid,
+    ProviderUnavailable,
+    Unauthorized,
+    Unavailable,
+    UnknownOutcome,
+    UserBlocked,
+    WebhookInvalid,
+    WebhookUnsigned,
+)
+from shop.idempotency.keys import parse_key
+from shop.idempotency.requests import KEY_PROBLEMS, REPLAYED_HEADER, AskedDep, answer
+from shop.idempotency.service import once
+from shop.payments import repository, service
+from shop.payments.events import take
+from shop.payments.schemas import MoneyReport, PaymentRead, RefundRead, RefundRequest
+from shop.payments.webhook_signature import parse_webhook
+from shop.problem_json import problems
+
+NeededKey = Annotated[str | None, Header(alias="Idempotency-Key", description="Needed: 1–128 visible ASCII.")]
+
+router = APIRouter(prefix="/v1")
+
+
+@router.post(
+    "/orders/{order_id}/payment",
+    tags=["orders"],
+    status_code=201,
+    responses=problems(
+        IdempotencyKeyMissing,
+        IdempotencyKeyInvalid,
+        Unauthorized,
+        UserBlocked,
+        OrderNotFound,
+        OrderPaid,
+        OrderClosed,
+        Invalid,
+        NotReady,
+        NotRecordedYet,
+        ProviderUnavailable,
+        UnknownOutcome,
+    ),
+)
+async def start_payment(
+    order_id: UUID, buyer: CurrentUser, request: Request, idempotency_key: NeededKey = None
+) -> PaymentRead:
+    """Say where to pay. An order has one payment: asking again gives the same one, and never extends the hold."""
+    if parse_key(idempotency_key) is None:
+        raise IdempotencyKeyMissing
+    state = request.app.state
+    return await service.start(
+        state.database, state.ledger, state.gateway, order_id=order_id, buyer_id=buyer.user_id, settings=state.settings
+    )
+
+
+@router.post(
+    "/payments/webhook",
+    tags=["payments"],
+    status_code=204,
+    responses=problems(WebhookInvalid, WebhookUnsigned, BodyTooLarge, Unavailable, UnknownOutcome),
+)
+async def receive_webhook(request: Request, session: SessionDep) -> None:
+    """Take an event of the payment provider, once, in any order (Standard Webhooks)."""
+    event = parse_webhook(request.app.state.settings, request.headers, await request.body())
+    await take(session, event)
+
+
+@router.post(
+    "/admin/orders/{order_id}/refund",
+    tags=["admin"],
+    status_code=202,
+    response_model=RefundRead,
+    responses={
+        202: {"headers": REPLAYED_HEADER},
+        **problems(
+            BadRequest,
+            *KEY_PROBLEMS,
+            Unauthorized,
+            Forbidden,
+            UserBlocked,
+            OrderNotFound,
+            OrderNotPaid,
+            BodyTooLarge,
+            Invalid,
+            Unavailable,
+            UnknownOutcome,
+        ),
+    },
+)
+async def refund_order(
+    order_id: UUID, wish: RefundRequest, asked: AskedDep, actor: ActorDep, request: Request, session: SessionDep
+) -> Response:
+    """Give all the money of a paid order back, with or without its units. A repeat refunds nothing more."""
+    state = request.app.state
+
+    async def work() -> RefundRead:
+        return await service.refund(
+            session, state.database, state.ledger, actor, order_id=order_id, wish=wish, settings=state.settings
+        )
+
+    return answer(await once(session, asked, work, status=202))
+
+
+@router.get(
+    "/admin/reports/money", tags=["admin"], responses=problems(Unauthorized, Forbidden, UserBlocked, Unavailable)
+)
+async def read_money(admin: CurrentAdmin, session: SessionDep) -> MoneyReport:
+    """Prove I11: all captured money is paid, refunded, about to be refunded, or waits to be settled."""
+    return service.money_report(await repository.money(session))

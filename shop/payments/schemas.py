@@ -1,0 +1,56 @@
+"""Payments and refunds as JSON."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shop.payments.models import PaymentStatus, RefundStatus
+
+
+class PaymentRead(BaseModel):
+    """The payment of an order. While it is `open`, `pay_url` is where to pay, until `expires_at`."""
+
+    object: Literal["payment"] = "payment"
+    order_id: UUID
+    status: PaymentStatus
+    amount_minor: int
+    currency: str
+    pay_url: str | None
+    expires_at: datetime
+
+
+class RefundRequest(BaseModel):
+    """All the money of a paid order goes back. `restock` puts the units on sale again; else they are kept."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    restock: Annotated[bool, Field(strict=True)] = True
+    amount_minor: Annotated[int | None, Field(strict=True, ge=0, description="If sent, what was captured.")] = None
+    reason: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")] = "refunded by the shop"
+
+
+class RefundRead(BaseModel):
+    """A refund: `pending` until the provider has said that it is done."""
+
+    object: Literal["refund"] = "refund"
+    order_id: UUID
+    status: RefundStatus
+    amount_minor: int
+    currency: str
+    restocked: bool
+    reason: str
+
+
+class MoneyReport(BaseModel):
+    """All captured money in minor units by where it is (I11), and the payments for which that does not hold."""
+
+    object: Literal["money"] = "money"
+    captured_minor: int
+    paid_minor: int
+    refunded_minor: int
+    refund_pending_minor: int
+    unsettled_minor: int
+    wrong_payments: int
+    balanced: bool

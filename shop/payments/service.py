@@ -1,0 +1,154 @@
+"""Starting a payment, and giving money back: what buyers and admins may ask for."""
+
+import asyncio
+from uuid import UUID
+
+import redis.asyncio as aioredis
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from shop.admin_events import record_admin_event
+from shop.auth import Actor
+from shop.database import Database, after_commit
+from shop.errors import Invalid, NotRecordedYet, OrderClosed, OrderNotFound, OrderNotPaid, OrderPaid
+from shop.orders import repository as orders
+from shop.orders.life import By, move
+from shop.orders.models import Order, OrderStatus
+from shop.orders.release import owed_to_sales, release
+from shop.orders.service import in_ledger
+from shop.payments import repository
+from shop.payments.events import apply
+from shop.payments.gateway import Gateway
+from shop.payments.models import Payment, PaymentStatus
+from shop.payments.repository import Money
+from shop.payments.schemas import MoneyReport, PaymentRead, RefundRead, RefundRequest
+from shop.sales.repository import database_time
+from shop.settings import Settings
+
+POLL_SECONDS = 0.05
+
+
+async def start(
+    database: Database,
+    client: aioredis.Redis,
+    gateway: Gateway,
+    *,
+    order_id: UUID,
+    buyer_id: str,
+    settings: Settings,
+) -> PaymentRead:
+    """The payment of an order that waits for it. An order has one payment, so starting it again is the same.
+
+    The hold is absolute: nothing here extends it. Raises OrderNotFound, OrderPaid, OrderClosed, NotRecordedYet while
+    the order's row is on its way, or ProviderUnavailable.
+    """
+    payment = await _wanted(database, client, order_id=order_id, buyer_id=buyer_id, settings=settings)
+    if payment.status == PaymentStatus.WANTED:
+        intent = await gateway.create(order_id=order_id, amount_minor=payment.amount_minor, currency=payment.currency)
+        async with database.transaction() as session:
+            await apply(session, intent)
+    async with database.transaction() as session:
+        order, found = await orders.find(session, order_id, buyer_id), await repository.find(session, order_id)
+    if order is None or found is None:
+        raise OrderNotFound
+    return PaymentRead(
+        order_id=order_id,
+        status=found.status,
+        amount_minor=found.amount_minor,
+        currency=found.currency,
+        pay_url=found.pay_url if found.status == PaymentStatus.OPEN else None,
+        expires_at=order.expires_at,
+    )
+
+
+async def _wanted(
+    database: Database, client: aioredis.Redis, *, order_id: UUID, buyer_id: str, settings: Settings
+) -> Payment:
+    """The payment of this order as it is recorded before anybody is asked for it."""
+    deadline = asyncio.get_running_loop().time() + settings.not_recorded_wait_seconds
+    while True:
+        async with database.transaction() as session:
+            order = await orders.find(session, order_id, buyer_id)
+            if order is not None:
+                await _require_payable(session, order)
+                return await _want(session, order)
+            await in_ledger(session, client, order_id, buyer_id)
+        if asyncio.get_running_loop().time() >= deadline:
+            raise NotRecordedYet
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def _require_payable(session: AsyncSession, order: Order) -> None:
+    if order.status == OrderStatus.PAID:
+        raise OrderPaid
+    if order.status != OrderStatus.RESERVED:
+        raise OrderClosed(f"The order is {order.status}", order_status=order.status)
+    if order.expires_at <= await database_time(session):
+        raise OrderClosed("The hold is over", order_status=OrderStatus.EXPIRED)
+
+
+async def _want(session: AsyncSession, order: Order) -> Payment:
+    payment = await repository.add_wanted(session, order)
+    if payment.amount_minor == 0 and payment.captured_at is None:
+        now = await database_time(session)
+        payment.status, payment.captured_at = PaymentStatus.CAPTURED, now
+        if await move(session, [order.id], OrderStatus.PAID, by=By.SHOP, reason="there is nothing to pay"):
+            payment.paid_order_id, payment.settled_at = order.id, now
+    return payment
+
+
+def money_report(money: Money) -> MoneyReport:
+    """The sums as JSON, and whether they add up."""
+    accounted = money.paid + money.refunded + money.refund_pending + money.unsettled
+    return MoneyReport(
+        captured_minor=money.captured,
+        paid_minor=money.paid,
+        refunded_minor=money.refunded,
+        refund_pending_minor=money.refund_pending,
+        unsettled_minor=money.unsettled,
+        wrong_payments=money.wrong_payments,
+        balanced=money.captured == accounted and money.wrong_payments == 0,
+    )
+
+
+async def refund(
+    session: AsyncSession,
+    database: Database,
+    client: aioredis.Redis,
+    actor: Actor,
+    *,
+    order_id: UUID,
+    wish: RefundRequest,
+    settings: Settings,
+) -> RefundRead:
+    """Give all the money of a paid order back, and its units too if `restock` says so; either happens once.
+
+    The provider is asked by a job, again and again until it has done it. Raises OrderNotFound, OrderNotPaid, or
+    Invalid for an amount that is not the captured one.
+    """
+    payment = await repository.lock_paying(session, order_id)
+    order = await orders.find_any(session, order_id)
+    if order is None:
+        raise OrderNotFound
+    if payment is None or order.status != OrderStatus.PAID:
+        raise OrderNotPaid(f"The order is {order.status}", order_status=order.status)
+    if wish.amount_minor not in (None, payment.amount_minor):
+        raise Invalid(f"Orders are refunded whole: {payment.amount_minor}", captured_minor=payment.amount_minor)
+    moved = await move(session, [order_id], OrderStatus.REFUNDED, by=By.ADMIN, reason=wish.reason, closes=wish.restock)
+    if not moved:
+        raise OrderNotPaid("The order was moved by somebody else")
+    found = await repository.add_refund(session, payment, reason=wish.reason)
+    record_admin_event(session, actor, action="refund", subject="order", subject_id=str(order_id), restock=wish.restock)
+    if owed := owed_to_sales(moved):
+
+        async def give_back() -> None:
+            await release(database, client, owed, settings)
+
+        after_commit(session, give_back)
+    return RefundRead(
+        order_id=order_id,
+        status=found.status,
+        amount_minor=found.amount_minor,
+        currency=payment.currency,
+        restocked=wish.restock,
+        reason=found.reason,
+    )
