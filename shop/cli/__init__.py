@@ -4,7 +4,7 @@ import typer
 from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 
-from shop.cli import products, sales, servers, users
+from shop.cli import products, sales, sandbox, servers, users
 from shop.cli.output import fail
 from shop.database import UNAVAILABLE_ERRORS, is_unavailable
 from shop.embedded import ServerUnavailable
@@ -38,6 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 servers.add_to(app)
+sandbox.add_to(app)
 app.add_typer(users.app, name="user")
 app.add_typer(products.app, name="product")
 app.add_typer(sales.app, name="sale")

@@ -1,0 +1,1 @@
+"""A payment provider to develop and test against, with the faults of a real one. It knows nothing of the shop."""

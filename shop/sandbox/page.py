@@ -1,0 +1,103 @@
+"""The hosted payment page: one plain document without anything from elsewhere, and without a script."""
+
+import base64
+import hashlib
+from html import escape
+
+from starlette.responses import HTMLResponse
+
+from shop.sandbox.records import Intent
+
+WITHOUT_MINOR_UNITS = frozenset({"CLP", "ISK", "JPY", "KRW", "PYG", "UGX", "VND", "XAF", "XOF", "XPF"})
+STYLE = """
+:root { color-scheme: light dark; font-family: system-ui, sans-serif; line-height: 1.5; }
+main { max-width: 26rem; margin: 4rem auto; padding: 0 1.25rem; }
+.amount { font-size: 2.25rem; font-weight: 700; margin: 0; }
+dt { opacity: .75; } dd { margin: 0 0 .75rem; overflow-wrap: anywhere; }
+.outcome { border-left: .25rem solid currentColor; padding: .25rem .75rem; font-weight: 600; }
+form { display: flex; gap: .75rem; flex-wrap: wrap; margin: 1.5rem 0; }
+button { font: inherit; padding: .6rem 1.4rem; border-radius: .5rem; border: 1px solid currentColor; cursor: pointer;
+  background: Canvas; color: CanvasText; }
+button[value=pay] { background: #0a5c36; border-color: #0a5c36; color: #fff; font-weight: 600; }
+button:focus-visible { outline: .2rem solid #3b82f6; outline-offset: .15rem; }
+small { opacity: .75; }
+"""
+_STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+HEADERS = {
+    "Content-Security-Policy": (
+        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; base-uri 'none';"
+        " frame-ancestors 'none'"
+    ),
+    "Cache-Control": "no-store",
+    # Who knows the address may pay: it is told to nobody.
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def payment_page(intent: Intent) -> HTMLResponse:
+    """The page of an intent, as it is now."""
+    details = f"""
+<p class="amount">{escape(_money(intent))}</p>
+{_outcome(intent)}
+<dl><dt>Order</dt><dd>{escape(intent.order_id)}</dd><dt>Payment</dt><dd>{escape(intent.id)}</dd></dl>
+{_form(intent) if intent.status == "open" else ""}"""
+    return _page("Payment", details)
+
+
+def missing_page() -> HTMLResponse:
+    """What is shown when there is no such intent."""
+    return _page("No such payment", '<p role="status">There is no payment at this address.</p>', status=404)
+
+
+def _outcome(intent: Intent) -> str:
+    if intent.status == "captured" and intent.refunded_minor:
+        said = (
+            "Paid, and given back."
+            if intent.refunded_minor >= intent.captured_minor
+            else "Paid, and partly given back."
+        )
+    elif intent.status == "captured":
+        said = "Paid. Thank you."
+    elif intent.status == "cancelled":
+        said = "This payment was cancelled. Nothing was charged."
+    elif intent.attempts:
+        said = "The payment was declined. Nothing was charged; you can try again."
+    else:
+        return ""
+    return f'<p class="outcome" role="status">{said}</p>'
+
+
+def _form(intent: Intent) -> str:
+    return f"""<form method="post" action="/pay/{escape(intent.id)}">
+<button name="outcome" value="pay">Pay {escape(_money(intent))}</button>
+<button name="outcome" value="decline">Have it declined</button>
+</form>"""
+
+
+def _money(intent: Intent) -> str:
+    if intent.currency in WITHOUT_MINOR_UNITS:
+        return f"{intent.amount_minor} {intent.currency}"
+    whole, part = divmod(intent.amount_minor, 100)
+    return f"{whole}.{part:02d} {intent.currency}"
+
+
+def _page(title: str, content: str, *, status: int = 200) -> HTMLResponse:
+    document = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title} · sandbox</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<main>
+<h1>{title}</h1>
+{content}
+<p><small>This is a sandbox: no money moves.</small></p>
+</main>
+</body>
+</html>
+"""
+    return HTMLResponse(document, status, HEADERS)
