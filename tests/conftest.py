@@ -29,7 +29,8 @@ def servers() -> Iterator[EmbeddedServers]:
         yield running
 
 
-def _settings(servers: EmbeddedServers, *, database: str, redis_number: int, template: str = "template1") -> Settings:
+def settings_of(servers: EmbeddedServers, *, database: str, redis_number: int, template: str = "template1") -> Settings:
+    """The settings of a shop of the tests, with a new database."""
     return Settings(
         _env_file=None,
         environment="test",
@@ -52,7 +53,7 @@ def _settings(servers: EmbeddedServers, *, database: str, redis_number: int, tem
 @pytest.fixture(scope="session")
 def clean_settings(servers: EmbeddedServers) -> Settings:
     """The settings of the clean servers, with the schema in place."""
-    settings = _settings(servers, database="clean", redis_number=1)
+    settings = settings_of(servers, database="clean", redis_number=1)
     migrate(settings)
     return settings
 
@@ -60,7 +61,7 @@ def clean_settings(servers: EmbeddedServers) -> Settings:
 @pytest.fixture(scope="session")
 def live_settings(servers: EmbeddedServers) -> Settings:
     """The settings of the running shop, with the schema in place."""
-    settings = _settings(servers, database="live", redis_number=0)
+    settings = settings_of(servers, database="live", redis_number=0)
     migrate(settings)
     return settings
 
@@ -113,7 +114,7 @@ def shop(live_shop: Shop) -> Shop:
 @pytest.fixture(scope="session")
 def template_database(servers: EmbeddedServers) -> str:
     """A migrated database that others are copied from, which takes a tenth of the time of migrating."""
-    settings = _settings(servers, database="template_of_shops", redis_number=0)
+    settings = settings_of(servers, database="template_of_shops", redis_number=0)
     migrate(settings)
     return "template_of_shops"
 
@@ -122,4 +123,4 @@ def template_database(servers: EmbeddedServers) -> str:
 def fresh_settings(servers: EmbeddedServers, template_database: str) -> Settings:
     """The settings of a database of the test's own, with the schema in place; see `tests.processes.own_shop`."""
     name = f"fresh_{next(_numbers)}"
-    return _settings(servers, database=name, redis_number=0, template=template_database)
+    return settings_of(servers, database=name, redis_number=0, template=template_database)

@@ -126,6 +126,12 @@ async def events(session: AsyncSession, order_id: UUID) -> Sequence[OrderEvent]:
     return (await session.execute(query)).scalars().all()
 
 
+async def hold_is_over(session: AsyncSession, order_id: UUID) -> bool:
+    """Whether the hold of this order has run out, by Postgres time."""
+    query = select(Order.expires_at <= func.now()).where(Order.id == order_id)
+    return (await session.execute(query)).scalar_one()
+
+
 def due(limit: int) -> Select[UUID]:
     """Up to `limit` orders whose hold has run out, by Postgres time; what another worker has locked is skipped."""
     return (

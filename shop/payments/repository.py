@@ -34,6 +34,11 @@ async def find(session: AsyncSession, order_id: UUID) -> Payment | None:
     return await session.get(Payment, order_id)
 
 
+async def get(session: AsyncSession, order_id: UUID) -> Payment:
+    """The payment of an order that has one."""
+    return await session.get_one(Payment, order_id)
+
+
 async def lock(session: AsyncSession, order_id: UUID) -> Payment | None:
     """The payment of an order, locked. Whoever locks both takes the payment before the order."""
     return await session.get(Payment, order_id, with_for_update=True, populate_existing=True)
@@ -53,9 +58,7 @@ async def add_wanted(session: AsyncSession, order: Order) -> Payment:
         .on_conflict_do_nothing(index_elements=[Payment.order_id])
     )
     await session.execute(statement)
-    payment = await find(session, order.id)
-    assert payment is not None  # noqa: S101 - a row is never deleted
-    return payment
+    return await get(session, order.id)
 
 
 async def add_refund(session: AsyncSession, payment: Payment, *, reason: str) -> Refund:
@@ -71,9 +74,7 @@ async def add_refund(session: AsyncSession, payment: Payment, *, reason: str) ->
         .on_conflict_do_nothing(index_elements=[Refund.payment_id])
     )
     await session.execute(statement)
-    refund = await session.get(Refund, payment.order_id, populate_existing=True)
-    assert refund is not None  # noqa: S101 - a row is never deleted
-    return refund
+    return await session.get_one(Refund, payment.order_id, populate_existing=True)
 
 
 async def find_refund(session: AsyncSession, payment_id: UUID) -> Refund | None:

@@ -41,36 +41,33 @@ async def start(
     The hold is absolute: nothing here extends it. Raises OrderNotFound, OrderPaid, OrderClosed, NotRecordedYet while
     the order's row is on its way, or ProviderUnavailable.
     """
-    payment = await _wanted(database, client, order_id=order_id, buyer_id=buyer_id, settings=settings)
+    order, payment = await _wanted(database, client, order_id=order_id, buyer_id=buyer_id, settings=settings)
     if payment.status == PaymentStatus.WANTED:
         intent = await gateway.create(order_id=order_id, amount_minor=payment.amount_minor, currency=payment.currency)
         async with database.transaction() as session:
             await apply(session, intent)
-    async with database.transaction() as session:
-        order, found = await orders.find(session, order_id, buyer_id), await repository.find(session, order_id)
-    if order is None or found is None:
-        raise OrderNotFound
+            payment = await repository.get(session, order_id)
     return PaymentRead(
         order_id=order_id,
-        status=found.status,
-        amount_minor=found.amount_minor,
-        currency=found.currency,
-        pay_url=found.pay_url if found.status == PaymentStatus.OPEN else None,
+        status=payment.status,
+        amount_minor=payment.amount_minor,
+        currency=payment.currency,
+        pay_url=payment.pay_url if payment.status == PaymentStatus.OPEN else None,
         expires_at=order.expires_at,
     )
 
 
 async def _wanted(
     database: Database, client: aioredis.Redis, *, order_id: UUID, buyer_id: str, settings: Settings
-) -> Payment:
-    """The payment of this order as it is recorded before anybody is asked for it."""
+) -> tuple[Order, Payment]:
+    """The order, and its payment as it is recorded before anybody is asked for it."""
     deadline = asyncio.get_running_loop().time() + settings.not_recorded_wait_seconds
     while True:
         async with database.transaction() as session:
             order = await orders.find(session, order_id, buyer_id)
             if order is not None:
                 await _require_payable(session, order)
-                return await _want(session, order)
+                return order, await _want(session, order)
             await in_ledger(session, client, order_id, buyer_id)
         if asyncio.get_running_loop().time() >= deadline:
             raise NotRecordedYet
@@ -82,7 +79,7 @@ async def _require_payable(session: AsyncSession, order: Order) -> None:
         raise OrderPaid
     if order.status != OrderStatus.RESERVED:
         raise OrderClosed(f"The order is {order.status}", order_status=order.status)
-    if order.expires_at <= await database_time(session):
+    if await orders.hold_is_over(session, order.id):
         raise OrderClosed("The hold is over", order_status=OrderStatus.EXPIRED)
 
 

@@ -50,7 +50,7 @@ def _truth(words: tuple[str, ...]) -> OrderStatus:
 
 @pytest.mark.timeout(300)
 async def test_every_order_of_arrival_ends_as_the_truth_at_the_provider(shop: Shop) -> None:
-    """All sequences of up to four events, doubled ones among them; in the shorter ones each is delivered twice (F25)."""
+    """All sequences of up to four events, doubled ones among them; shorter ones are delivered twice (F25)."""
     sequences = [words for length in range(1, LENGTH_MAX + 1) for words in product(TOLD, repeat=length)]
     sale = await shop.open_sale(units=len(sequences))
     orders = await bought(shop, sale, len(sequences))

@@ -1,0 +1,251 @@
+"""Paying over HTTP: from the order to the payment page of the provider, and its webhook back."""
+
+import base64
+import secrets
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+from sqlalchemy import func, select
+from standardwebhooks import Webhook
+
+from shop.orders.models import Order, OrderStatus
+from shop.payments.gateway import ProviderEvent
+from shop.payments.models import Payment
+from tests.harness import new_user_id, wait_until
+from tests.orders.catalogue import line, placed
+from tests.payments.conftest import Paying
+from tests.payments.orders import event_of, intent_of, make_due, one_bought, order_of, payment_of
+
+HOOK = "/v1/payments/webhook"
+
+
+async def _paid(paying: Paying, order_id: UUID) -> Order:
+    async def paid() -> Order | None:
+        order = await order_of(paying.shop, order_id)
+        return order if order.status == OrderStatus.PAID else None
+
+    order: Order = await wait_until(paid, reason="the order is paid")
+    return order
+
+
+async def _bought(paying: Paying, **wishes: Any) -> Order:
+    return await one_bought(paying.shop, await paying.shop.open_sale(units=1, **wishes))
+
+
+async def test_an_order_is_paid_at_the_provider(paying: Paying) -> None:
+    order = await _bought(paying)
+
+    answer = await paying.start(order.id, order.user_id)
+
+    payment = answer.json()
+    assert answer.status_code == 201, answer.text
+    assert (payment["status"], payment["amount_minor"], payment["currency"]) == ("open", order.total_minor, "EUR")
+    assert payment["pay_url"].startswith(paying.provider_url)
+    assert (await paying.attempt(payment["pay_url"])).status_code == 200
+    await _paid(paying, order.id)
+    client = await paying.shop.client()
+    document = (await client.get(f"/v1/orders/{order.id}", headers=paying.shop.headers(order.user_id))).json()
+    assert [entry["event"] for entry in document["timeline"]] == ["reserved", "paid"]
+    assert document["timeline"][-1]["by"] == "provider"
+
+
+async def test_an_ordinary_order_is_paid_the_same_way(paying: Paying) -> None:
+    product, user = await paying.shop.make_product(), new_user_id()
+    order_id = UUID((await placed(paying.shop, user, line(product, 2)))["id"])
+
+    payment = (await paying.start(order_id, user)).json()
+    await paying.attempt(payment["pay_url"])
+
+    await _paid(paying, order_id)
+
+
+async def test_starting_again_gives_the_same_payment_and_never_extends_the_hold(paying: Paying) -> None:
+    """However often a buyer starts, the moment of expiry stays (F18)."""
+    order = await _bought(paying)
+
+    answers = [await paying.start(order.id, order.user_id, key=f"try-{number}") for number in range(3)]
+
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.text for answer in answers}) == 1
+    assert (await order_of(paying.shop, order.id)).expires_at == order.expires_at
+
+
+async def test_a_declined_payment_may_be_tried_again(paying: Paying) -> None:
+    order = await _bought(paying)
+    pay_url = (await paying.start(order.id, order.user_id)).json()["pay_url"]
+
+    declined = await paying.attempt(pay_url, "decline")
+
+    assert (declined.status_code, declined.json()["code"]) == (402, "payment_declined")
+    assert (await order_of(paying.shop, order.id)).status == OrderStatus.RESERVED
+    assert (await paying.attempt(pay_url)).status_code == 200
+    await _paid(paying, order.id)
+
+
+async def test_there_is_nothing_to_pay_for_a_free_order(paying: Paying) -> None:
+    product, user = await paying.shop.make_product(price_minor=0), new_user_id()
+    order_id = UUID((await placed(paying.shop, user, line(product)))["id"])
+
+    answer = await paying.start(order_id, user)
+
+    assert (answer.status_code, answer.json()["status"]) == (201, "captured")
+    await _paid(paying, order_id)
+
+
+async def test_a_payment_needs_a_key(paying: Paying) -> None:
+    order = await _bought(paying)
+
+    answer = await paying.start(order.id, order.user_id, key=None)
+
+    assert (answer.status_code, answer.json()["code"]) == (400, "idempotency_key_missing")
+
+
+async def test_nobody_pays_for_what_is_not_theirs_or_not_there(paying: Paying) -> None:
+    order = await _bought(paying)
+
+    foreign = await paying.start(order.id, new_user_id())
+    unknown = await paying.start("00000001-0000-8000-8000-000000000000", order.user_id)
+    senseless = await paying.start("no-uuid", order.user_id)
+
+    assert foreign.status_code == unknown.status_code == 404
+    assert foreign.json()["code"] == unknown.json()["code"] == "not_found"
+    assert senseless.status_code == 422
+
+
+async def test_a_paid_a_cancelled_and_an_expired_order_take_no_payment(paying: Paying) -> None:
+    paid, cancelled, expired = [await _bought(paying) for _ in range(3)]
+    await paying.attempt((await paying.start(paid.id, paid.user_id)).json()["pay_url"])
+    await _paid(paying, paid.id)
+    client = await paying.shop.client()
+    await client.post(f"/v1/orders/{cancelled.id}/cancel", headers=paying.shop.headers(cancelled.user_id))
+    await make_due(paying.shop, [expired.id])
+
+    answers = [await paying.start(order.id, order.user_id) for order in (paid, cancelled, expired)]
+
+    assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [
+        (409, "order_paid"),
+        (409, "order_closed"),
+        (409, "order_closed"),
+    ]
+    assert answers[1].json()["order_status"] == "cancelled"
+    assert answers[2].json()["order_status"] == "expired"
+
+
+async def test_an_order_that_is_not_recorded_yet_is_refused_after_a_while_and_nothing_is_asked_for(
+    paying: Paying,
+) -> None:
+    """The 202 is a promise, its row may be on the way: the buyer is told to come back."""
+    sale, user = await paying.shop.open_sale(units=1), new_user_id()
+    async with paying.shop.database.transaction() as session:
+        from shop.sales import repository as sales
+
+        await sales.lock(session, sale.id)  # the persister waits for it
+        order_id = (await paying.shop.buys(sale, user)).json()["id"]
+        answer = await paying.start(order_id, user)
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_recorded_yet")
+    await paying.shop.drained(sale)
+    assert (await paying.start(order_id, user)).status_code == 201
+
+
+async def test_a_provider_that_is_away_is_a_clear_refusal_and_the_next_try_works(paying: Paying) -> None:
+    order = await _bought(paying)
+    await paying.behave(refuse_share=1.0)
+
+    answer = await paying.start(order.id, order.user_id)
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "provider_unavailable")
+    assert "Retry-After" in answer.headers
+    await paying.behave()
+
+    async def started() -> bool:
+        return (await paying.start(order.id, order.user_id)).status_code == 201
+
+    await wait_until(started, reason="the provider is asked again")
+
+
+def _signed(
+    paying: Paying, event: ProviderEvent, *, at: datetime | None = None, secret: str | None = None
+) -> dict[str, Any]:
+    body = msgspec.json.encode(event).decode()
+    secret = secret or paying.shop.settings.webhook_secrets[0]
+    at = at or datetime.now(UTC)
+    headers = {
+        "webhook-id": event.id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": Webhook(secret).sign(event.id, at, body),
+        "content-type": "application/json",
+    }
+    return {"headers": headers, "content": body}
+
+
+async def _captured(paying: Paying) -> tuple[Order, ProviderEvent]:
+    order = await _bought(paying)
+    await paying.webhooks(on=False)
+    await paying.start(order.id, order.user_id)
+    intent_id = (await payment_of(paying.shop, order.id)).intent_id
+    return order, event_of(intent_of(order, captured=True, intent_id=intent_id), event_id=f"evt_{secrets.token_hex(8)}")
+
+
+async def test_a_webhook_that_is_replayed_is_taken_once(paying: Paying) -> None:
+    order, event = await _captured(paying)
+    client = await paying.shop.client()
+
+    answers = [await client.post(HOOK, **_signed(paying, event)) for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [204, 204, 204]
+    assert (await order_of(paying.shop, order.id)).status == OrderStatus.PAID
+
+
+@pytest.mark.parametrize("forgery", ["secret", "stale", "future", "missing", "other body", "other id"])
+async def test_a_forged_or_stale_webhook_moves_nothing(paying: Paying, forgery: str) -> None:
+    order, event = await _captured(paying)
+    sent = _signed(paying, event)
+    if forgery == "secret":
+        sent = _signed(paying, event, secret="whsec_" + base64.b64encode(secrets.token_bytes(32)).decode())
+    elif forgery in {"stale", "future"}:
+        distance = timedelta(minutes=-6 if forgery == "stale" else 6)
+        sent = _signed(paying, event, at=datetime.now(UTC) + distance)
+    elif forgery == "missing":
+        del sent["headers"]["webhook-signature"]
+    elif forgery == "other body":
+        sent["content"] = sent["content"].replace('"captured_minor"', '"captured_minor" ')
+    else:
+        sent["headers"]["webhook-id"] = "evt_another"
+
+    answer = await (await paying.shop.client()).post(HOOK, **sent)
+
+    assert (answer.status_code, answer.json()["code"]) == (401, "webhook_signature")
+    assert (await order_of(paying.shop, order.id)).status == OrderStatus.RESERVED
+
+
+async def test_an_oversized_or_senseless_webhook_is_refused(paying: Paying) -> None:
+    client = await paying.shop.client()
+    large = await client.post(HOOK, content=b"x" * (paying.shop.settings.body_bytes_max + 1))
+    at, body = datetime.now(UTC), "not an event"
+    headers = {
+        "webhook-id": "evt_1",
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": Webhook(paying.shop.settings.webhook_secrets[0]).sign("evt_1", at, body),
+    }
+    senseless = await client.post(HOOK, content=body, headers=headers)
+
+    assert (large.status_code, large.json()["code"]) == (413, "body_too_large")
+    assert (senseless.status_code, senseless.json()["code"]) == (400, "webhook_invalid")
+
+
+async def test_only_one_payment_row_is_made_however_many_start_at_once(paying: Paying) -> None:
+    import asyncio
+
+    order = await _bought(paying)
+
+    answers = await asyncio.gather(*(paying.start(order.id, order.user_id, key=f"k{n}") for n in range(20)))
+
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.json()["pay_url"] for answer in answers}) == 1
+    async with paying.shop.database.transaction() as session:
+        rows = (await session.execute(select(func.count()).where(Payment.order_id == order.id))).scalar_one()
+    assert rows == 1
