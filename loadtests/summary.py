@@ -1,10 +1,14 @@
 """How a run ends: a screen for people, thresholds first, and one line of JSON for programs."""
 
+from collections.abc import Sequence
+
 import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from loadtests import afterlife
+from loadtests.afterlife import Afterlife
 from loadtests.verify import Threshold, Verdict, thresholds
 
 PASSED, FAILED = "✓", "✗"
@@ -18,17 +22,29 @@ def print_summary(verdict: Verdict, console: Console | None = None) -> None:
 
 def summary(verdict: Verdict) -> RenderableType:
     """The end screen as something that rich can lay out."""
-    return Group("", _thresholds(verdict), "", _figures(verdict), "", _last_line(verdict))
+    return Group("", _checks(thresholds(verdict)), "", _figures(verdict), "", _last_line(verdict))
 
 
-def json_line(verdict: Verdict) -> str:
-    """The verdict as one JSON object on one line, its keys in the order of the fields."""
-    return msgspec.json.encode(verdict).decode()
+def print_afterlife(after: Afterlife, console: Console) -> None:
+    """Write what has become of the orders and of the money."""
+    console.print(Group("", _checks(afterlife.thresholds(after)), "", _afterlife_figures(after), "", _end(after)))
 
 
-def _thresholds(verdict: Verdict) -> Table:
+def json_line(verdict: Verdict, after: Afterlife | None = None) -> str:
+    """The figures as one JSON object on one line: those of the rush, then those of the afterlife.
+
+    An invariant is true if it held both times.
+    """
+    figures = msgspec.to_builtins(verdict)
+    if after is not None:
+        held = {name: verdict.invariants.get(name, True) and holds for name, holds in after.invariants.items()}
+        figures |= {**msgspec.to_builtins(after), "invariants": held}
+    return msgspec.json.encode(figures).decode()
+
+
+def _checks(found: Sequence[Threshold]) -> Table:
     table = Table.grid(padding=(0, 1))
-    for threshold in thresholds(verdict):
+    for threshold in found:
         table.add_row(_mark(threshold), threshold.name, Text(threshold.shown, style="dim" if threshold.ok else "red"))
     return table
 
@@ -47,6 +63,30 @@ def _figures(verdict: Verdict) -> Table:
         ("reserve p50", _milliseconds(verdict.reserve_p50_ms), "ms, from the request to the 202"),
         ("reserve p99", _milliseconds(verdict.reserve_p99_ms), "ms"),
     ]
+    return _table(figures)
+
+
+def _afterlife_figures(after: Afterlife) -> Table:
+    figures = [
+        ("paid", f"{after.paid:,}", "orders"),
+        ("refunded", f"{after.refunded:,}", "orders, by an admin, with their units"),
+        ("expired", f"{after.expired:,}", "orders were forgotten by their buyers"),
+        ("cancelled", f"{after.cancelled:,}", "orders"),
+        ("returned", f"{after.returned:,}", "units came back"),
+        ("resold", f"{after.resold:,}", f"of them, to {after.second_wave:,} new shoppers"),
+        ("captured", _money(after.captured_minor), f"EUR by the rows, {_money(after.provider_captured_minor)} by"
+         " the provider's books"),
+        ("refunded", _money(after.refunded_minor), f"EUR, {_money(after.provider_refunded_minor)} by the provider's"
+         " books"),
+    ]  # fmt: skip
+    return _table(figures)
+
+
+def _money(minor: int) -> str:
+    return f"{minor / 100:,.2f}"
+
+
+def _table(figures: Sequence[tuple[str, str, str]]) -> Table:
     table = Table.grid(padding=(0, 1))
     table.add_column(width=1)
     table.add_column()
@@ -57,7 +97,15 @@ def _figures(verdict: Verdict) -> Table:
 
 
 def _last_line(verdict: Verdict) -> Text:
-    failed = [threshold.name for threshold in thresholds(verdict) if not threshold.ok]
+    return _verdict_on(thresholds(verdict))
+
+
+def _end(after: Afterlife) -> Text:
+    return _verdict_on(afterlife.thresholds(after))
+
+
+def _verdict_on(found: Sequence[Threshold]) -> Text:
+    failed = [threshold.name for threshold in found if not threshold.ok]
     if not failed:
         return Text(f" {PASSED} everything holds", style="bold green")
     return Text(f" {FAILED} failed: {', '.join(failed)}", style="bold red")

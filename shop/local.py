@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ READY_SECONDS = 30.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.05
 SECRET_BYTES = 32
+PROVIDER_HOST, PROVIDER_PORT = "127.0.0.1", 8900
 SERVER_URLS = {"database_url", "redis_url"}
 
 
@@ -47,6 +48,10 @@ class LocalShop:
     @property
     def base_url(self) -> str:
         return f"http://{self.settings.api_host}:{self.settings.api_port}"
+
+    @property
+    def provider_url(self) -> str:
+        return self.settings.payment_provider_url
 
     @property
     def metrics_url(self) -> str:
@@ -97,9 +102,16 @@ class LocalShop:
 
 @contextmanager
 def local_shop(
-    settings: Settings, directory: Path | None, *, api_processes: int = 1, durable: bool = True
+    settings: Settings,
+    directory: Path | None,
+    *,
+    api_processes: int = 1,
+    durable: bool = True,
+    provider: Sequence[str] = (),
 ) -> Iterator[LocalShop]:
-    """Start everything, wait until it sells, and stop it in order: API, worker, Valkey, Postgres.
+    """Start everything, wait until it sells, and stop it in order: API, worker, payment provider, Valkey, Postgres.
+
+    `provider` are more arguments for the sandbox provider, such as its faults.
 
     The data lives in `directory`, or in a temporary one that goes with the shop. With a directory, servers that the
     settings name are used instead of embedded ones. Raises ServerUnavailable or NotStarted.
@@ -117,14 +129,22 @@ def local_shop(
         migrate(own)
         prepare_multiprocess(home / "metrics")
         # As late as possible: another shop may be looking for ports as well.
-        ports = {
+        ports: dict[str, object] = {
             "api_port": free_port(own.api_host, own.api_port),
             "metrics_port": free_port(own.metrics_host, own.metrics_port),
         }
+        provider_port = free_port(PROVIDER_HOST, PROVIDER_PORT)
+        ports["payment_provider_url"] = f"http://{PROVIDER_HOST}:{provider_port}"
         own = own.model_copy(update=ports)
         serve_metrics(own.metrics_host, own.metrics_port)
         shop = LocalShop(own, home)
+        hook = f"{shop.base_url}/v1/payments/webhook"
+        books = str(home / "provider.sqlite")
         try:
+            shop.start(
+                "provider", "sandbox-provider", "--host", PROVIDER_HOST, "--port", str(provider_port),
+                "--webhook-url", hook, "--data", books, *provider,
+            )  # fmt: skip
             shop.start("worker", "worker")
             shop.start("api", "api")
             shop.wait_until_ready()
@@ -132,6 +152,7 @@ def local_shop(
         finally:
             shop.stop("api")
             shop.stop("worker")
+            shop.stop("provider")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from shop.embedded import PostgresServer
 from tests.harness import wait_until
 from tests.nursery import ANY_PORT, alive, family, start
 
-DEMO_SECONDS = 60.0
+DEMO_SECONDS = 110.0
 KEYS = [
     "units",
     "shoppers",
@@ -36,6 +36,19 @@ KEYS = [
     "reserve_p99_ms",
     "drain_seconds",
     "invariants",
+    "paid",
+    "refunded",
+    "expired",
+    "cancelled",
+    "returned",
+    "resold",
+    "second_wave",
+    "captured_minor",
+    "paid_minor",
+    "refunded_minor",
+    "provider_captured_minor",
+    "provider_refunded_minor",
+    "failed_customers",
 ]
 # A Postgres that writes down one wrong balance.
 LIE = """
@@ -95,9 +108,12 @@ async def test_the_demo_sells_every_unit_and_proves_it(directory: Path) -> None:
     assert figures["attempts"] >= 300
     assert figures["reservations"] >= 50
     assert 0 < figures["reserve_p50_ms"] <= figures["reserve_p99_ms"]
-    assert {"I1", "I2", "I3", "I4", "I5"} <= figures["invariants"].keys()
+    assert {"I1", "I2", "I3", "I4", "I5", "I6", "I8", "I9", "I11"} == figures["invariants"].keys()
     assert set(figures["invariants"].values()) == {True}
-    assert len(seen) >= 6
+    assert [figures[name] for name in ("expired", "cancelled", "returned", "resold")] == [5, 5, 10, 10]
+    assert (figures["paid"], figures["refunded"], figures["failed_customers"]) == (50, 0, 0)
+    assert figures["captured_minor"] == figures["paid_minor"] == figures["provider_captured_minor"] == 50 * 99_00
+    assert len(seen) >= 7
     assert alive(seen.values()) == []
     assert shops_in(directory) == []
 

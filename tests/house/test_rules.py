@@ -98,7 +98,7 @@ def test_only_what_people_run_prints() -> None:
     """Everything else says what it has to say in the log, where it is one line of JSON."""
     printing = {file for file in callers("print", "shop") if not file.startswith("shop/cli/")}
 
-    assert printing <= {"shop/demo.py", "shop/embedded/launch.py"}
+    assert printing <= {"shop/demo/run.py", "shop/embedded/launch.py"}
 
 
 def test_no_clock_of_a_process_decides_about_an_order() -> None:

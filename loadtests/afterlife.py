@@ -1,0 +1,133 @@
+"""The proof after the orders' whole life: units and money, held against the rows, the ledger and the provider's books.
+
+It reads and never writes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from loadtests.record import CrowdSummary
+from loadtests.verify import Threshold, Verdict
+from shop.orders.models import Order, OrderStatus
+from shop.payments.repository import money
+from shop.payments.service import money_report
+from shop.sales.models import LedgerRow
+from shop.seckill.order_ids import ids_of_sale
+
+INVARIANTS = {"I8": "units went back once, and from closed orders", "I11": "all money is somewhere, and only once"}
+
+
+@dataclass(frozen=True, slots=True)
+class Afterlife:
+    """The figures when nothing is under way any more; `shop demo` adds them to those of the sale.
+
+    paid, refunded, expired, cancelled   orders of the sale by what has become of them
+    returned                             units that came back before the second wave
+    resold                               units that the second wave got
+    captured_minor, paid_minor, refunded_minor   the money, by the shop's rows
+    provider_captured_minor, provider_refunded_minor   the same, by the provider's books
+    """
+
+    paid: int
+    refunded: int
+    expired: int
+    cancelled: int
+    returned: int
+    resold: int
+    second_wave: int
+    captured_minor: int
+    paid_minor: int
+    refunded_minor: int
+    provider_captured_minor: int
+    provider_refunded_minor: int
+    failed_customers: int
+    invariants: Mapping[str, bool]
+
+    @property
+    def ok(self) -> bool:
+        return all(threshold.ok for threshold in thresholds(self))
+
+
+async def statuses(session: AsyncSession, sale_id: int) -> dict[str, int]:
+    """How many orders of a sale have each status."""
+    ids = ids_of_sale(sale_id)
+    query = select(Order.status, func.count()).where(Order.id.between(ids.first, ids.last)).group_by(Order.status)
+    return {status: count for status, count in await session.execute(query)}  # noqa: C416 - rows are not pairs to dict()
+
+
+async def unfinished(session: AsyncSession, sale_id: int, *, held: bool) -> int:
+    """How many orders of a sale owe their units; with `held`, those that still wait for a payment count too."""
+    ids = ids_of_sale(sale_id)
+    owed = Order.closed_at.is_not(None) & Order.released_at.is_(None)
+    open_ = or_(owed, Order.status == OrderStatus.RESERVED) if held else owed
+    query = select(func.count()).where(Order.id.between(ids.first, ids.last), open_)
+    return int((await session.execute(query)).scalar_one())
+
+
+async def prove(
+    session: AsyncSession,
+    *,
+    sale_id: int,
+    returned: int,
+    both: Verdict,
+    second: CrowdSummary,
+    provider: Mapping[str, Any],
+    failed_customers: int,
+) -> Afterlife:
+    """Count orders, units and money; `both` is the verdict on both waves together, `provider` its summary."""
+    found = await statuses(session, sale_id)
+    report = money_report(await money(session))
+    same_books = (report.captured_minor, report.refunded_minor) == (
+        provider["captured_minor"],
+        provider["refunded_minor"],
+    )
+    return Afterlife(
+        paid=found.get(OrderStatus.PAID, 0),
+        refunded=found.get(OrderStatus.REFUNDED, 0),
+        expired=found.get(OrderStatus.EXPIRED, 0),
+        cancelled=found.get(OrderStatus.CANCELLED, 0),
+        returned=returned,
+        resold=second.reserved,
+        second_wave=second.shoppers,
+        captured_minor=report.captured_minor,
+        paid_minor=report.paid_minor,
+        refunded_minor=report.refunded_minor,
+        provider_captured_minor=provider["captured_minor"],
+        provider_refunded_minor=provider["refunded_minor"],
+        failed_customers=failed_customers,
+        invariants={
+            **both.invariants,
+            "I8": await _released_wrongly(session, sale_id) == 0,
+            "I11": report.balanced and report.unsettled_minor == report.refund_pending_minor == 0 and same_books,
+        },
+    )
+
+
+async def _released_wrongly(session: AsyncSession, sale_id: int) -> int:
+    """Orders whose units went back more than once, or that are not closed."""
+    releases = (
+        select(LedgerRow.order_id, func.count().label("times"))
+        .where(LedgerRow.sale_id == sale_id, LedgerRow.kind == "released")
+        .group_by(LedgerRow.order_id)
+        .subquery()
+    )
+    wrong = or_(releases.c.times > 1, Order.closed_at.is_(None), Order.released_at.is_(None))
+    query = select(func.count()).select_from(releases).join(Order, Order.id == releases.c.order_id).where(wrong)
+    return int((await session.execute(query)).scalar_one())
+
+
+def thresholds(after: Afterlife) -> list[Threshold]:
+    """What holds after a good afterlife."""
+    sellable = min(after.returned, after.second_wave)
+    return [
+        Threshold("every returned unit sold again", after.resold == sellable, f"{after.resold:,} of {sellable:,}"),
+        Threshold("every customer served", after.failed_customers == 0, f"{after.failed_customers:,} failed"),
+        *(
+            Threshold(f"{name} {words}", after.invariants[name], "holds" if after.invariants[name] else "broken")
+            for name, words in INVARIANTS.items()
+        ),
+    ]
