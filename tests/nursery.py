@@ -32,7 +32,7 @@ _commands = count(1)
 # Reads one request a line and answers each with one line. A child gets SIGTERM when this process ends.
 NURSERY = """
 import ctypes, gc, json, os, sys
-import typer.rich_utils, uvicorn, shop.app, shop.worker
+import typer.rich_utils, uvicorn, shop.app, shop.sandbox.server, shop.worker
 from shop.cli import main
 gc.freeze()
 

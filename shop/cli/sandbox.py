@@ -74,7 +74,7 @@ def sandbox_provider(
     try:
         listener = server.listen(plan)
     except OSError as error:
-        fail(f"the sandbox cannot listen on {host}:{port}: {error.strerror}", code="not_started")
+        fail(f"the sandbox cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}", code="not_started")
     try:
         books = server.open_books(plan, listener)
     except sqlite3.Error as error:

@@ -43,7 +43,8 @@ class SandboxServer(uvicorn.Server):
 
 def listen(plan: SandboxPlan) -> socket.socket:
     """The socket of the plan's address; port 0 is any that is free. Raises OSError."""
-    return socket.create_server((plan.host, plan.port), backlog=BACKLOG)
+    family = socket.AF_INET6 if ":" in plan.host else socket.AF_INET
+    return socket.create_server((plan.host, plan.port), family=family, backlog=BACKLOG)
 
 
 def public_url(plan: SandboxPlan, listener: socket.socket) -> str:
@@ -60,12 +61,12 @@ def open_books(plan: SandboxPlan, listener: socket.socket) -> Books:
 def serve(settings: Settings, plan: SandboxPlan, listener: socket.socket, books: Books) -> None:
     """Serve at this socket until SIGTERM or Ctrl-C, and close the books."""
     with closing(books):
-        asyncio.run(server(settings, plan, books).serve([listener]))
+        provider = Provider(books, plan.behaviour, webhook_url=plan.webhook_url)
+        asyncio.run(server(settings, provider).serve([listener]))
 
 
-def server(settings: Settings, plan: SandboxPlan, books: Books) -> SandboxServer:
-    """The server of these books."""
-    provider = Provider(books, plan.behaviour, webhook_url=plan.webhook_url)
+def server(settings: Settings, provider: Provider) -> SandboxServer:
+    """The server of this provider."""
     app = create_app(provider, api_key=settings.payment_api_key, webhook_secret=settings.webhook_secrets[0])
     config = uvicorn.Config(
         app,

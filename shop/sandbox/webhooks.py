@@ -89,7 +89,7 @@ class Webhooks:
             ):
                 return answer.is_success
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-            log.info("webhook_failed", event=event.id, tries=delivery.tries, reason=repr(error)[:200])
+            log.info("webhook_failed", id=event.id, tries=delivery.tries, reason=repr(error)[:200])
             return False
 
 
