@@ -9,6 +9,7 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime
+from itertools import pairwise
 from typing import Annotated, Literal, Protocol, TypeVar
 from urllib.parse import quote
 from uuid import UUID
@@ -174,7 +175,12 @@ class HttpGateway:
 
     async def events(self, *, after: int, limit: int) -> list[ProviderEvent]:
         """See `Gateway`."""
-        return (await self._call("events", _Events, "GET", f"/v1/events?after={after}&limit={limit}")).data
+        found = (await self._call("events", _Events, "GET", f"/v1/events?after={after}&limit={limit}")).data
+        numbers = [after, *(event.seq for event in found)]
+        if len(found) > limit or any(later <= earlier for earlier, later in pairwise(numbers)):
+            log.error("provider_events_disordered", after=after, limit=limit, numbers=numbers[:10])
+            raise ProviderUnavailable("The provider's events are not in order")
+        return found
 
     async def close(self) -> None:
         """See `Gateway`."""
@@ -228,15 +234,11 @@ class HttpGateway:
         raise ProviderUnavailable from failure
 
     async def _try_once(self, ask: Callable[[], Awaitable[Answer]], deadline: float) -> Answer:
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout_at(deadline):  # To wait for our own connections is no failure of the provider.
-            await self._slots.acquire()
-        try:
+        # To wait for one of our own connections, or to have little time left after it, is no failure of the provider.
+        async with asyncio.timeout_at(deadline), self._slots:
             with self._breaker.asked(*FAILURES):
-                async with asyncio.timeout_at(min(deadline, loop.time() + self._settings.payment_timeout_seconds)):
+                async with asyncio.timeout(self._settings.payment_timeout_seconds):
                     return await ask()
-        finally:
-            self._slots.release()
 
     async def _ask(self, request: httpx.Request, kind: type[Answer]) -> Answer:
         response = await self._client.send(request, stream=True)
