@@ -11,6 +11,7 @@ from shop.settings import Settings
 POINTS = {
     "before_commit": signal.SIGKILL,
     "after_commit": signal.SIGKILL,
+    "before_answer": signal.SIGKILL,
     "stop_in_batch": signal.SIGSTOP,
     "stop_in_copy": signal.SIGSTOP,
 }

@@ -161,7 +161,11 @@ async def test_a_whole_sale_by_the_command_line(live_settings: Settings, tmp_pat
         shoppers = await shop("user", "tokens", "--count", "3")
         assert len({each["user_id"] for each in shoppers}) == 3
         product = await shop("product", "create", "Golden Ticket", "--price", "990", "--stock", "5")
-        assert (await shop("product", "stock", str(product["id"]), "3"))["stock"] == 8
+        for _ in range(2):
+            moved = await shop("product", "stock", str(product["id"]), "3", "--key", "once")
+            assert moved["stock"] == 8
+        other = await shop("product", "stock", str(product["id"]), "4", "--key", "once", status=1)
+        assert other["error"]["code"] == "idempotency_mismatch"
 
         wishes = ("--product", str(product["id"]), "--units", "5", "--starts-in", "0", "--lasts", "60")
         sale = await shop("sale", "create", *wishes)
@@ -187,7 +191,9 @@ async def test_a_whole_sale_by_the_command_line(live_settings: Settings, tmp_pat
         assert (await buy(shoppers[1])).json()["code"] == "sale_paused"
         assert (await shop("sale", "resume", number))["outcome"] == "applied"
         assert (await buy(shoppers[1])).status_code == 202
-        assert (await shop("sale", "stock", number, "3"))["units_delta"] == 3
+        for _ in range(2):
+            more = await shop("sale", "stock", number, "3", "--key", "more")
+            assert (more["units_delta"], more["n"], more["outcome"]) == (3, 3, "applied")
         refused = await shop("sale", "stock", number, "--", "-7", status=1)
         assert refused["error"]["code"] == "change_refused"
         moved = await shop("sale", "window", number, "--ends-at", "2100-01-01T00:00:00")

@@ -39,7 +39,7 @@ class Answer:
 
 
 def fingerprint(method: str, path: str, body: bytes) -> bytes:
-    """What a request asks for, as 32 bytes: the order of the members of its JSON and its spaces do not matter."""
+    """What a request asks for, in 32 bytes. The order of the members of its JSON makes no difference, nor do spaces."""
     with suppress(ValueError, RecursionError):  # what is not JSON means itself
         body = json.dumps(json.loads(body), sort_keys=True, separators=(",", ":")).encode()
     digest = hashlib.sha256()

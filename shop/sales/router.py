@@ -25,6 +25,7 @@ from shop.errors import (
     UnknownOutcome,
     UserBlocked,
 )
+from shop.faults import fault_point
 from shop.idempotency.requests import KEY_PROBLEMS, REPLAYED, REPLAYED_HEADER, AskedDep
 from shop.problem_json import problems
 from shop.sales import phase, repository, service
@@ -205,6 +206,7 @@ async def _changed(
     async with state.database.transaction() as session:
         change = await ask(session)
         sale = await repository.find(session, change.sale_id)
+    fault_point(state.settings, "before_answer")
     try:
         change = await outcome_of(state.database, state.ledger, change, sale.epoch if sale else 0, state.settings)
     except ChangeRefused as refusal:
