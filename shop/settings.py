@@ -183,11 +183,13 @@ class Settings(BaseSettings):
     retry_delay_max_seconds: PositiveFloat = 2.0
     """The longest pause of the worker after a failure."""
     expiry_batch_max: PositiveInt = 1_000
-    """Orders that expire in one transaction."""
+    """Orders that expire in one transaction; a payment of one of them may have to wait for it."""
+    expiry_batches_max: PositiveInt = 100
+    """Transactions of one run; the next run begins within a second."""
     release_batch_max: int = Field(256, ge=1, le=256)
     """Orders whose units go back in one script call."""
     release_sweep_batches_max: PositiveInt = 40
-    """Script calls of one sweep."""
+    """Script calls of one sweep; the sales take turns."""
     not_recorded_wait_seconds: PositiveFloat = 1.0
     """How long a cancel waits for the order's row before it is refused with 503."""
 

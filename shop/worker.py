@@ -59,6 +59,7 @@ class Context:
     gateway: Gateway
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    expiring: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
     def connect(cls, settings: Settings) -> "Context":
@@ -171,7 +172,10 @@ def _arq_worker(context: Context) -> Worker:
 
 async def _expire(ctx: dict[str, Any]) -> None:
     context: Context = ctx["shop"]
-    await expire_due(context.database, context.ledger, context.settings)
+    if context.expiring.locked():
+        return  # a run that takes longer than a second; one more beside it would only share its work
+    async with context.expiring:
+        await expire_due(context.database, context.ledger, context.settings)
 
 
 async def _sweep(ctx: dict[str, Any]) -> None:

@@ -1,29 +1,51 @@
 """Holds that have run out, by Postgres time and nobody else's."""
 
+import asyncio
+
 import redis.asyncio as aioredis
 
 from shop import metrics
 from shop.database import Database
 from shop.orders import repository
-from shop.orders.life import By, move
+from shop.orders.life import By, move_many
 from shop.orders.models import OrderStatus
 from shop.orders.release import owed_to_sales, release
+from shop.orders.repository import Moved
 from shop.settings import Settings
 
 
 async def expire_due(database: Database, client: aioredis.Redis, settings: Settings) -> int:
-    """Close orders that are due, in batches that skip what another worker has locked; returns how many.
+    """Close orders that are due, in batches that skip what others have locked; returns how many.
 
-    There is no cache here: the public may see a product as out of stock for up to `cache_ttl_seconds` after units of
-    ordinary orders came back to it.
+    Sales come first and by themselves: they wait for nobody, while ordinary orders give their units back in the same
+    transaction and may have to wait for a product. While the ledger takes the units of one batch back, Postgres closes
+    the next. There is no cache here: the public may see a product as out of stock for up to `cache_ttl_seconds` after
+    units of ordinary orders came back to it.
     """
-    expired = 0
-    while True:
-        async with database.transaction() as session:
-            due = repository.due(settings.expiry_batch_max)
-            closed = await move(session, due, OrderStatus.EXPIRED, by=By.SHOP, reason="the hold has run out")
-        expired += len(closed)
-        metrics.EXPIRED.inc(len(closed))
-        await release(database, client, owed_to_sales(closed), settings)
-        if len(closed) < settings.expiry_batch_max:
-            return expired
+    of_sales = await _expire(database, client, settings, of_sales=True)
+    return of_sales + await _expire(database, client, settings, of_sales=False)
+
+
+async def _expire(database: Database, client: aioredis.Redis, settings: Settings, *, of_sales: bool) -> int:
+    expired, giving_back = 0, None
+    try:
+        for _ in range(settings.expiry_batches_max):
+            closed = await _expire_batch(database, settings, of_sales=of_sales)
+            expired += len(closed)
+            if giving_back is not None:
+                await giving_back
+            giving_back = asyncio.create_task(release(database, client, owed_to_sales(closed), settings))
+            if len(closed) < settings.expiry_batch_max:
+                break
+    finally:
+        if giving_back is not None:
+            await giving_back
+    return expired
+
+
+async def _expire_batch(database: Database, settings: Settings, *, of_sales: bool) -> list[Moved]:
+    due = repository.due(settings.expiry_batch_max, of_sales=of_sales)
+    async with database.transaction() as session:
+        closed = await move_many(session, due, OrderStatus.EXPIRED, by=By.SHOP, reason="the hold has run out")
+    metrics.EXPIRED.inc(len(closed))
+    return closed

@@ -1,4 +1,4 @@
-"""The life of an order in one place: which status follows which, and the one function that moves it.
+"""The life of an order in one place: which status follows which, and the one way to move it, alone or in a batch.
 
 reserved ─► paid ─► refunded          reserved ─► cancelled | expired
 
@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.orders import repository
 from shop.orders.models import Order, OrderStatus
+from shop.orders.repository import Moved
 from shop.products import repository as products
 
 COMES_FROM: Mapping[OrderStatus, OrderStatus] = {
@@ -58,9 +59,26 @@ async def move(
     """
     closes = to in CLOSED if closes is None else closes
     moved = await repository.set_status(session, orders, before=COMES_FROM[to], after=to, closes=closes)
+    await _follow(session, moved, to, by=by, reason=reason, closes=closes)
+    return moved
+
+
+async def move_many(
+    session: AsyncSession, orders: Sequence[UUID] | Select[UUID], to: OrderStatus, *, by: By, reason: str
+) -> list[Moved]:
+    """As `move`, for a whole batch, of which only the little is read that is needed to give the units back."""
+    closes = to in CLOSED
+    moved = await repository.set_status_of_many(session, orders, before=COMES_FROM[to], after=to, closes=closes)
+    await _follow(session, moved, to, by=by, reason=reason, closes=closes)
+    return moved
+
+
+async def _follow(
+    session: AsyncSession, moved: Sequence[Order | Moved], to: OrderStatus, *, by: By, reason: str, closes: bool
+) -> None:
+    """What belongs to every move: its event, and the units of ordinary orders."""
     if moved:
         await repository.add_events(session, [order.id for order in moved], status=to, moved_by=by, reason=reason)
     ordinary = [order.id for order in moved if order.sale_id is None]
     if closes and ordinary:
         await products.give_to_each(session, repository.units_of(ordinary))
-    return moved

@@ -3,7 +3,8 @@
 Ordinary orders are none of its business: no ledger knows them, and `shop.orders.life` releases those that it closes.
 """
 
-from collections import defaultdict
+import random
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 
 import redis.asyncio as aioredis
@@ -13,18 +14,20 @@ from shop import metrics
 from shop.database import Database
 from shop.orders import repository
 from shop.orders.models import Order
-from shop.orders.repository import Owed
+from shop.orders.repository import Cursor, Moved, Owed
 from shop.products import repository as products
 from shop.redis import NotSent, OutcomeUnknown
 from shop.sales import repository as sales
-from shop.sales.models import SaleStatus
+from shop.sales.repository import LedgerName
 from shop.seckill import ledger
 from shop.settings import Settings
+
+WHOLE_BATCH = frozenset({"NOT_LOADED", "STALE_EPOCH", "SETTLED"})
 
 log = structlog.get_logger(__name__)
 
 
-def owed_to_sales(orders: Iterable[Order]) -> list[Owed]:
+def owed_to_sales(orders: Iterable[Order | Moved]) -> list[Owed]:
     """What those of these orders that are closed owe to the ledgers of sales."""
     return [
         Owed(order.id, order.sale_id, order.seq)
@@ -40,31 +43,40 @@ async def release(database: Database, client: aioredis.Redis, owed: Sequence[Owe
     """Give the units of these closed orders back; returns how many orders gave theirs now.
 
     Called right after the commit that closed them and by the sweep. Twice is harmless, and what fails is left to the
-    next sweep: the rows stay owed until the event of the release is drained.
+    next sweep: the rows stay owed until the event of the release is drained. A sale whose ledger does not answer is
+    asked once, so that it does not hold up the others.
     """
     by_sale: dict[int, list[Owed]] = defaultdict(list)
     for order in owed:
         by_sale[order.sale_id].append(order)
+    if not by_sale:
+        return 0
     async with database.transaction() as session:
-        found = {sale_id: await sales.find(session, sale_id) for sale_id in by_sale}
+        ledgers = await sales.ledgers(session, by_sale)
     released = 0
-    for sale_id, orders in by_sale.items():
-        sale = found[sale_id]
-        if sale is not None and sale.status == SaleStatus.SETTLED:
-            released += await _release_to_stock(database, sale_id, orders)
-            continue
+    for sale_id, name in ledgers.items():
+        orders = by_sale[sale_id]
         for start in range(0, len(orders), settings.release_batch_max):
             batch = orders[start : start + settings.release_batch_max]
-            if sale is not None:
-                released += await _release_batch(client, sale_id, sale.epoch, batch, settings)
+            given = await _give_back(database, client, name, batch, settings)
+            if given is None:
+                break
+            released += given
     metrics.RELEASED.inc(released)
     return released
 
 
-async def _release_to_stock(database: Database, sale_id: int, orders: Sequence[Owed]) -> int:
-    """The ledger of a settled sale is gone: what it still owed (a refund with restock) is the product's at once."""
+async def _give_back(
+    database: Database, client: aioredis.Redis, name: LedgerName, orders: Sequence[Owed], settings: Settings
+) -> int | None:
+    """How many orders gave their units back now; None when the ledger did not answer, or has no place for them.
+
+    The ledger of a settled sale is gone: what is owed to it since then (a refund with restock) is the product's.
+    """
+    if not name.settled:
+        return await _release_batch(client, name.sale_id, name.epoch, orders, settings)
     async with database.transaction() as session:
-        sale = await sales.lock(session, sale_id)
+        sale = await sales.lock(session, name.sale_id)
         units_of = await repository.mark_released(session, [order.order_id for order in orders])
         units = sum(units_of.values())
         if sale is not None and units:
@@ -76,28 +88,52 @@ async def _release_to_stock(database: Database, sale_id: int, orders: Sequence[O
 
 async def _release_batch(
     client: aioredis.Redis, sale_id: int, epoch: int, orders: Sequence[Owed], settings: Settings
-) -> int:
+) -> int | None:
     pairs = [(order.order_id.bytes, order.seq) for order in orders]
     try:
         answers = await ledger.release(client, sale_id, epoch, pairs, timeout=settings.redis_timeout_seconds)
     except (NotSent, OutcomeUnknown) as error:
         log.warning("release_waits", sale_id=sale_id, orders=len(orders), reason=str(error))
-        return 0
+        return None
     words = [answer.word for answer in answers]
-    for order, word in zip(orders, words, strict=True):
-        if word not in {"RELEASED", "ALREADY"}:
-            log.error("release_refused", sale_id=sale_id, order_id=str(order.order_id), answer=word)
-    return words.count("RELEASED")
+    refused = Counter(words) - Counter({word: len(words) for word in ("RELEASED", "ALREADY")})
+    for word in refused:
+        example = orders[words.index(word)].order_id
+        log.error("release_refused", sale_id=sale_id, order_id=str(example), orders=refused[word], answer=word)
+    return None if refused and refused.keys() <= WHOLE_BATCH else words.count("RELEASED")
 
 
 async def sweep(database: Database, client: aioredis.Redis, settings: Settings) -> int:
-    """Release what an interrupted process left owed; bounded, so that one run always ends."""
+    """Release what an interrupted process left owed; returns how many orders gave their units back.
+
+    Bounded, so that one run always ends. The sales take turns, so that one with a broken ledger and a hundred thousand
+    orders does not stand before all the others.
+    """
+    async with database.transaction() as session:
+        sale_ids = await repository.sales_that_owe(session)
+    random.shuffle(sale_ids)  # there may be more of them than batches
+    turns: deque[tuple[int, Cursor | None]] = deque((sale_id, None) for sale_id in sale_ids)
     released = 0
     for _ in range(settings.release_sweep_batches_max):
-        async with database.transaction() as session:
-            owed = await repository.owed(session, limit=settings.release_batch_max)
-        given = await release(database, client, owed, settings)
-        released += given
-        if given == 0:
+        if not turns:
             break
+        sale_id, after = turns.popleft()
+        given, after = await _sweep_one(database, client, sale_id, after, settings)
+        released += given
+        if after is not None:
+            turns.append((sale_id, after))
+    metrics.RELEASED.inc(released)
     return released
+
+
+async def _sweep_one(
+    database: Database, client: aioredis.Redis, sale_id: int, after: Cursor | None, settings: Settings
+) -> tuple[int, Cursor | None]:
+    """One batch of a sale; and where its next one begins, if there is one and the ledger takes it."""
+    async with database.transaction() as session:
+        ledgers = await sales.ledgers(session, [sale_id])
+        owed, after = await repository.owed(session, sale_id, limit=settings.release_batch_max, after=after)
+    if not owed or sale_id not in ledgers:
+        return 0, None
+    given = await _give_back(database, client, ledgers[sale_id], owed, settings)
+    return (0, None) if given is None else (given, after)

@@ -1,11 +1,31 @@
-"""Every query about orders."""
+"""Every query about orders.
+
+Where a query names orders by their ids, what else it asks of them is written so that no partial index answers it. The
+planner believes that few orders are reserved or owed, and so that reading all of those costs least. After a crowd they
+are a hundred thousand, and it would read them again for every batch.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Select, Uuid, any_, case, func, insert, literal, or_, select, tuple_, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Select,
+    Update,
+    Uuid,
+    any_,
+    case,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.orders.models import Order, OrderEvent, OrderLine, OrderSalt, OrderStatus
@@ -18,6 +38,23 @@ class Owed(NamedTuple):
     order_id: UUID
     sale_id: int
     seq: int
+
+
+class Moved(NamedTuple):
+    """What whoever moves many orders needs of each."""
+
+    id: UUID
+    sale_id: int | None
+    seq: int | None
+    closed_at: datetime | None
+    released_at: datetime | None
+
+
+class Cursor(NamedTuple):
+    """A place among the owed orders of a sale."""
+
+    closed_at: datetime
+    order_id: UUID
 
 
 async def find(session: AsyncSession, order_id: UUID, user_id: str) -> Order | None:
@@ -63,12 +100,40 @@ async def set_status(
 
     When that closes them, an ordinary order is released too: the caller gives its units back.
     """
+    statement = _status_change(orders, before=before, after=after, closes=closes).returning(Order)
+    return list(await session.scalars(statement, execution_options={"populate_existing": True}))
+
+
+async def set_status_of_many(
+    session: AsyncSession,
+    orders: Sequence[UUID] | Select[UUID],
+    *,
+    before: OrderStatus,
+    after: OrderStatus,
+    closes: bool,
+) -> list[Moved]:
+    """As `set_status`, for orders that this session has not read: most of the time of a batch would go into them."""
+    columns = (Order.id, Order.sale_id, Order.seq, Order.closed_at, Order.released_at)
+    statement = _status_change(orders, before=before, after=after, closes=closes).returning(*columns)
+    moved = await session.execute(statement, execution_options={"synchronize_session": False})
+    return [Moved(*row) for row in moved]
+
+
+def _status_change(
+    orders: Sequence[UUID] | Select[UUID], *, before: OrderStatus, after: OrderStatus, closes: bool
+) -> Update:
     changes: dict[str, Any] = {"status": after}
     if closes:
         released_at = case((Order.sale_id.is_(None), func.now()), else_=Order.released_at)
         changes |= {"closed_at": func.now(), "released_at": released_at}
-    statement = update(Order).where(Order.id.in_(orders), Order.status == before).values(changes).returning(Order)
-    return list(await session.scalars(statement, execution_options={"populate_existing": True}))
+    these = Order.id.in_(orders) if isinstance(orders, Select) else _one_of(orders)
+    has_status = Order.status.concat("") == before
+    return update(Order).where(these, has_status).values(changes)
+
+
+def _one_of(order_ids: Sequence[UUID]) -> ColumnElement[bool]:
+    # One array: with a parameter an order, a large batch would have more than Postgres takes, and each size a plan.
+    return Order.id == any_(literal(list(order_ids), ARRAY(Uuid)))
 
 
 async def ordinary_salt(session: AsyncSession) -> bytes:
@@ -110,14 +175,14 @@ async def add_ordinary(
 def units_of(order_ids: Sequence[UUID]) -> Select[int, int]:
     """The units of these orders by product, as a query of (product_id, units)."""
     units = func.sum(OrderLine.quantity).label("units")
-    # One array: with a parameter an order, a large batch would have more than Postgres takes.
     these = OrderLine.order_id == any_(literal(list(order_ids), ARRAY(Uuid)))
     return select(OrderLine.product_id, units).where(these).group_by(OrderLine.product_id)
 
 
 async def add_events(session: AsyncSession, order_ids: Sequence[UUID], **fields: str) -> None:
     """Note the same move of several orders."""
-    await session.execute(insert(OrderEvent), [{"order_id": order_id, **fields} for order_id in order_ids])
+    rows = select(func.unnest(literal(list(order_ids), ARRAY(Uuid))), *map(literal, fields.values()))
+    await session.execute(insert(OrderEvent).from_select(["order_id", *fields], rows))
 
 
 async def events(session: AsyncSession, order_id: UUID) -> Sequence[OrderEvent]:
@@ -132,37 +197,55 @@ async def hold_is_over(session: AsyncSession, order_id: UUID) -> bool:
     return (await session.execute(query)).scalar_one()
 
 
-def due(limit: int) -> Select[UUID]:
-    """Up to `limit` orders whose hold has run out, by Postgres time; what another worker has locked is skipped."""
+def due(limit: int, *, of_sales: bool) -> Select[UUID]:
+    """Up to `limit` orders of sales, or without one, whose hold has run out by Postgres time, the first due first.
+
+    What somebody has locked is skipped: another worker that expires it, or a payment.
+    """
+    has_sale = Order.sale_id.is_not(None) if of_sales else Order.sale_id.is_(None)
     return (
         select(Order.id)
-        .where(Order.status == OrderStatus.RESERVED, Order.expires_at <= func.now())
+        .where(Order.status == OrderStatus.RESERVED, Order.expires_at <= func.now(), has_sale)
         .order_by(Order.expires_at)
         .limit(limit)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, key_share=True)
     )
 
 
-async def owed(session: AsyncSession, *, limit: int, closed_before: datetime | None = None) -> Sequence[Owed]:
-    """Closed orders of sales whose units are not back, the oldest first."""
+IS_OWED = (Order.closed_at.is_not(None), Order.released_at.is_(None), Order.sale_id.is_not(None))
+
+
+async def sales_that_owe(session: AsyncSession) -> list[int]:
+    """The sales that have closed orders whose units are not back."""
+    return [sale_id or 0 for sale_id in await session.scalars(select(Order.sale_id).where(*IS_OWED).distinct())]
+
+
+async def owed(
+    session: AsyncSession, sale_id: int, *, limit: int, after: Cursor | None = None
+) -> tuple[list[Owed], Cursor | None]:
+    """Closed orders of a sale whose units are not back, the oldest first; and where the next ones begin, if any do."""
     query = (
-        select(Order.id, Order.sale_id, Order.seq)
-        .where(Order.closed_at.is_not(None), Order.released_at.is_(None), Order.sale_id.is_not(None))
+        select(Order.id, Order.seq, Order.closed_at)
+        .where(*IS_OWED, Order.sale_id == sale_id)
         .order_by(Order.closed_at, Order.id)
         .limit(limit)
     )
-    if closed_before is not None:
-        query = query.where(Order.closed_at < closed_before)
-    return [Owed(order_id, sale_id or 0, seq or 0) for order_id, sale_id, seq in await session.execute(query)]
+    if after is not None:
+        query = query.where(tuple_(Order.closed_at, Order.id) > tuple_(*map(literal, after)))
+    rows = (await session.execute(query)).all()
+    found = [Owed(order_id, sale_id, seq or 0) for order_id, seq, _ in rows]
+    return found, Cursor(rows[-1].closed_at, rows[-1].id) if len(rows) == limit else None
 
 
 async def mark_released(session: AsyncSession, order_ids: Sequence[UUID]) -> dict[UUID, int]:
     """Record that the units of closed orders are back; returns the units of those that were waiting for it."""
+    is_waiting = func.num_nulls(Order.closed_at, Order.released_at) == 1  # released without being closed: impossible
     released = await session.execute(
         update(Order)
-        .where(Order.id.in_(order_ids), Order.closed_at.is_not(None), Order.released_at.is_(None))
+        .where(_one_of(order_ids), is_waiting)
         .values(released_at=func.now())
-        .returning(Order.id, Order.quantity)
+        .returning(Order.id, Order.quantity),
+        execution_options={"synchronize_session": False},
     )
     return {order_id: quantity for order_id, quantity in released}  # noqa: C416 - rows are not pairs to dict()
 

@@ -1,6 +1,6 @@
 """Every query about sales, their epochs, changes and ledger rows."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -19,6 +19,14 @@ class Entry(NamedTuple):
     order_id: UUID | None
     balance: int
     quarantined: dict[str, Any] | None = None
+
+
+class LedgerName(NamedTuple):
+    """Which ledger a sale has; once the sale is settled there is none any more."""
+
+    sale_id: int
+    epoch: int
+    settled: bool
 
 
 class Alive(NamedTuple):
@@ -71,6 +79,12 @@ async def alive(session: AsyncSession) -> Sequence[Alive]:
 async def find_epoch(session: AsyncSession, sale_id: int, epoch: int) -> SaleEpoch | None:
     """One epoch of a sale."""
     return await session.get(SaleEpoch, (sale_id, epoch))
+
+
+async def ledgers(session: AsyncSession, sale_ids: Collection[int]) -> dict[int, LedgerName]:
+    """The ledgers of those of these sales that exist."""
+    found = await session.execute(select(Sale.id, Sale.epoch, Sale.status).where(Sale.id.in_(sale_ids)))
+    return {sale_id: LedgerName(sale_id, epoch, status == SaleStatus.SETTLED) for sale_id, epoch, status in found}
 
 
 async def mark_loaded(session: AsyncSession, sale_id: int, epoch: int, token: str) -> bool:
