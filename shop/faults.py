@@ -12,6 +12,7 @@ POINTS = {
     "before_commit": signal.SIGKILL,
     "after_commit": signal.SIGKILL,
     "before_answer": signal.SIGKILL,
+    "after_expiry": signal.SIGKILL,
     "stop_in_batch": signal.SIGSTOP,
     "stop_in_copy": signal.SIGSTOP,
 }

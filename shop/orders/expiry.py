@@ -6,6 +6,7 @@ import redis.asyncio as aioredis
 
 from shop import metrics
 from shop.database import Database
+from shop.faults import fault_point
 from shop.orders import repository
 from shop.orders.life import By, move_many
 from shop.orders.models import OrderStatus
@@ -32,6 +33,8 @@ async def _expire(database: Database, client: aioredis.Redis, settings: Settings
         for _ in range(settings.expiry_batches_max):
             closed = await _expire_batch(database, settings, of_sales=of_sales)
             expired += len(closed)
+            if closed:
+                fault_point(settings, "after_expiry")
             if giving_back is not None:
                 await giving_back
             giving_back = asyncio.create_task(release(database, client, owed_to_sales(closed), settings))

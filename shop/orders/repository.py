@@ -126,14 +126,15 @@ def _status_change(
     if closes:
         released_at = case((Order.sale_id.is_(None), func.now()), else_=Order.released_at)
         changes |= {"closed_at": func.now(), "released_at": released_at}
-    these = Order.id.in_(orders) if isinstance(orders, Select) else _one_of(orders)
-    has_status = Order.status.concat("") == before
-    return update(Order).where(these, has_status).values(changes)
+    return update(Order).where(_one_of(orders), Order.status.concat("") == before).values(changes)
 
 
-def _one_of(order_ids: Sequence[UUID]) -> ColumnElement[bool]:
+def _one_of(orders: Sequence[UUID] | Select[UUID]) -> ColumnElement[bool]:
+    if isinstance(orders, Select):
+        # An array is made once. IN may run the query again for each row, and each time it would lock `limit` others.
+        return Order.id == any_(func.array(orders.scalar_subquery()))
     # One array: with a parameter an order, a large batch would have more than Postgres takes, and each size a plan.
-    return Order.id == any_(literal(list(order_ids), ARRAY(Uuid)))
+    return Order.id == any_(literal(list(orders), ARRAY(Uuid)))
 
 
 async def ordinary_salt(session: AsyncSession) -> bytes:
