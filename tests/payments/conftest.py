@@ -1,8 +1,6 @@
 """A shop that is paid at a sandbox provider of its own, both on real sockets; its worker asks the provider too."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +8,10 @@ import httpx
 import pytest
 
 from shop.embedded import EmbeddedServers
-from shop.sandbox.server import SandboxPlan, listen, open_books, server
+from shop.sandbox.server import SandboxPlan
 from tests.conftest import settings_of
-from tests.harness import Shop, running_shop, wait_until
+from tests.harness import Shop, running_shop
+from tests.sandbox.running import serving
 
 REDIS_NUMBER = 2  # the numbers of sales are those of the clean and the live shop
 
@@ -60,23 +59,12 @@ class Paying:
 @pytest.fixture(scope="session")
 async def paying_shop(servers: EmbeddedServers, template_database: str) -> AsyncIterator[Paying]:
     """The running shop and its running provider."""
-    plan = SandboxPlan(port=0)
-    with closing(listen(plan)) as listener, closing(open_books(plan, listener)) as books:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        settings = settings_of(
-            servers, database="paying", redis_number=REDIS_NUMBER, template=template_database
-        ).model_copy(update={"payment_provider_url": url, "provider_pause_seconds": 0.2})
-        sandbox = server(settings, plan, books)
-        serving = asyncio.create_task(sandbox._serve([listener]))
-
-        async def started() -> bool:
-            return sandbox.started
-
-        await wait_until(started, reason="the provider is up")
+    settings = settings_of(servers, database="paying", redis_number=REDIS_NUMBER, template=template_database)
+    async with serving(settings, SandboxPlan("127.0.0.1", 0)) as provider:
+        url = provider.books.public_url
+        settings = settings.model_copy(update={"payment_provider_url": url, "provider_pause_seconds": 0.2})
         async with running_shop(settings) as shop, httpx.AsyncClient(base_url=url, timeout=10) as client:
             yield Paying(shop, url, client)
-        sandbox.should_exit = True
-        await serving
 
 
 @pytest.fixture
