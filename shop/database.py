@@ -3,7 +3,7 @@
 One request, one batch or one job is one transaction. It is never held across a network call to anything else.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import lru_cache
@@ -75,7 +75,9 @@ class Database:
         application_name: str,
         pool_max: int | None = None,
         statement_seconds: float | None = None,
+        info: Mapping[str, object] | None = None,
     ) -> None:
+        """`info` is what each session carries along, for those who get nothing but the session."""
         self.application_name = application_name
         self.engine: AsyncEngine = create_async_engine(
             settings.database_url,
@@ -85,7 +87,7 @@ class Database:
             pool_pre_ping=True,
             connect_args=connect_arguments(settings, application_name, statement_seconds),
         )
-        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, info=dict(info or {}))
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:

@@ -139,7 +139,11 @@ class Settings(BaseSettings):
     queue_max: PositiveInt = 10_000
     """Purchases that may wait for a script call; more are refused with 503."""
     poll_after_ms: PositiveInt = 500
-    """When a client should ask for its order again."""
+    """When a client should ask for its order again, at the earliest."""
+    poll_after_ms_max: PositiveInt = 10_000
+    """The longest that a client is told to wait, however large the crowd."""
+    polls_per_second_max: PositiveInt = 500
+    """Polls that one process asks its clients for; a larger crowd is told to come later."""
     latch_poll_seconds: PositiveFloat = 0.1
     """How often a process looks whether a sold-out sale has units again."""
     directory_poll_seconds: PositiveFloat = 0.25
@@ -152,6 +156,18 @@ class Settings(BaseSettings):
     """Keys that are deleted in one transaction."""
     idempotency_forget_batches_max: PositiveInt = 10
     """Transactions of one such run; there is one every minute."""
+
+    # News of orders.
+    order_listeners_max: PositiveInt = 20_000
+    """Requests of one process that may wait for news of their orders; more are refused with 503."""
+    listeners_per_order_max: PositiveInt = 8
+    """Event streams of one order in one process; more are refused with 429."""
+    order_look_seconds: PositiveFloat = 5.0
+    """How often a process looks by itself for changes of the orders that somebody waits for."""
+    sse_heartbeat_seconds: PositiveFloat = 15.0
+    """How long an event stream may be silent."""
+    sse_seconds_max: PositiveFloat = 600.0
+    """An event stream is ended after so long; its client comes back by itself."""
 
     # Ordinary orders.
     order_hold_seconds: int = Field(900, ge=1, le=2_592_000)
@@ -266,6 +282,8 @@ class Settings(BaseSettings):
                     raise ValueError(f"{name} must be set to the one that the payment provider gave you")
         if self.environment == "production" and self.fault:
             raise ValueError("SHOP_FAULT is for tests; it must not be set in production")
+        if self.poll_after_ms > self.poll_after_ms_max:
+            raise ValueError("SHOP_POLL_AFTER_MS must not be above SHOP_POLL_AFTER_MS_MAX")
         if self.persist_block_seconds >= self.redis_timeout_seconds:
             raise ValueError("SHOP_PERSIST_BLOCK_SECONDS must be below SHOP_REDIS_TIMEOUT_SECONDS")
         return self

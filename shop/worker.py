@@ -23,7 +23,9 @@ from sqlalchemy.exc import DBAPIError
 from shop.database import UNAVAILABLE_ERRORS, Database
 from shop.errors import ProviderUnavailable
 from shop.idempotency.service import forget_old
+from shop.order_changes import Announcer
 from shop.orders import repository as orders
+from shop.orders.announcing import ANNOUNCER
 from shop.orders.expiry import expire_due
 from shop.orders.persister import APPLICATION_NAME, Persister
 from shop.orders.release import sweep
@@ -57,6 +59,7 @@ class Context:
     streams: aioredis.Redis
     side: aioredis.Redis
     gateway: Gateway
+    announcer: Announcer
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     expiring: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -67,25 +70,31 @@ class Context:
         ledger = connect(settings.redis_url, settings)
         streams = connect(settings.redis_url, settings, connections_max=settings.persist_sales_max + 1)
         same = settings.side_redis_url == settings.redis_url
+        side = ledger if same else connect(settings.side_redis_url, settings)
+        announcer = Announcer(side, settings)
+        info = {ANNOUNCER: announcer}
         return cls(
             settings=settings,
-            database=Database(settings, application_name="shop-worker", pool_max=WORKER_POOL_MAX),
+            database=Database(settings, application_name="shop-worker", pool_max=WORKER_POOL_MAX, info=info),
             persist_database=Database(
                 settings,
                 application_name=APPLICATION_NAME,
                 pool_max=WORKER_POOL_MAX,
                 statement_seconds=settings.persist_timeout_seconds,
+                info=info,
             ),
             ledger=ledger,
             streams=streams,
-            side=ledger if same else connect(settings.side_redis_url, settings),
             gateway=HttpGateway(settings),
+            side=side,
+            announcer=announcer,
         )
 
     async def close(self) -> None:
         """Let the batches in hand finish, then close every connection."""
         self.stopping.set()
         await end_tasks(self.tasks, within=self.settings.graceful_stop_seconds)
+        await self.announcer.close()
         await self.database.close()
         await self.persist_database.close()
         await self.gateway.close()

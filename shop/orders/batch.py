@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop.database import copy_rows
 from shop.faults import fault_point
 from shop.orders import repository
+from shop.orders.announcing import announce_after_commit
 from shop.orders.models import OrderStatus
 from shop.products import repository as products
 from shop.sales.changes import record_drained
@@ -56,6 +57,7 @@ async def write_batch(
             await _change(session, sale, event)
     sale.watermark, sale.watermark_balance = events[-1].seq, events[-1].balance
     await session.flush()
+    announce_after_commit(session, [event.order_id for event in (*reserved, *released) if event.order_id])
     return len(reserved)
 
 

@@ -3,7 +3,8 @@
 reserved ─► paid ─► refunded          reserved ─► cancelled | expired
 
 A move is a compare-and-set: whoever comes second finds that the order is elsewhere. A closed order never comes back.
-Each move is recorded in its own transaction as an `OrderEvent`; that an order was reserved is told by its row.
+Each move is recorded in its own transaction as an `OrderEvent`, and announced when that is committed; that an order
+was reserved is told by its row.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.orders import repository
+from shop.orders.announcing import announce_after_commit
 from shop.orders.models import Order, OrderStatus
 from shop.orders.repository import Moved
 from shop.products import repository as products
@@ -79,6 +81,7 @@ async def _follow(
     """What belongs to every move: its event, and the units of ordinary orders."""
     if moved:
         await repository.add_events(session, [order.id for order in moved], status=to, moved_by=by, reason=reason)
+        announce_after_commit(session, [order.id for order in moved])
     ordinary = [order.id for order in moved if order.sale_id is None]
     if closes and ordinary:
         await products.give_to_each(session, repository.units_of(ordinary))

@@ -1,0 +1,233 @@
+"""News of orders: who changes one says so in Redis, and each process hears it once for all who wait in it.
+
+A message is the packed ids of orders, and says no more than "look again". It may be lost, so whoever waits must also
+look by itself now and then. It costs a process one look into a dictionary for each id, however many wait in it.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from uuid import UUID
+
+import redis.asyncio as aioredis
+import structlog
+from redis.exceptions import RedisError
+
+from shop.errors import Overloaded, RateLimited
+from shop.redis import CONNECTION_ERRORS
+from shop.settings import Settings
+from shop.stopping import end_tasks, rest
+
+CHANNEL = "shop:orders:changed"
+ID_BYTES = 16
+IDS_PER_MESSAGE_MAX = 1_024
+# Ids that may wait to be told; while Redis is that slow, it is no help to anybody.
+UNTOLD_IDS_MAX = 100_000
+# After so long without a message Redis is asked whether it is still there, and has as long again to answer.
+SILENCE_SECONDS_MAX = 5.0
+REDIS_ERRORS = (RedisError, *CONNECTION_ERRORS)
+
+log = structlog.get_logger(__name__)
+
+
+class Announcer:
+    """Tells every process which orders have changed. Nobody waits for it, and what Redis does not take is lost."""
+
+    def __init__(self, client: aioredis.Redis, settings: Settings) -> None:
+        self._client = client
+        self._timeout = settings.redis_timeout_seconds
+        self._untold = bytearray()
+        self._telling: asyncio.Task[None] | None = None
+        self._healthy = True
+
+    async def tell(self, order_ids: Iterable[UUID]) -> None:
+        """Announce these orders soon, together with others; call it when what has changed is committed."""
+        self._untold += b"".join([order_id.bytes for order_id in order_ids])
+        del self._untold[: -UNTOLD_IDS_MAX * ID_BYTES]
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().create_task(self._tell_all())
+
+    async def close(self) -> None:
+        """Tell what is left to tell, if Redis takes it in time."""
+        if self._telling is not None:
+            await end_tasks([self._telling], within=self._timeout)
+
+    async def _tell_all(self) -> None:
+        try:
+            while self._untold:
+                message = bytes(self._untold[: IDS_PER_MESSAGE_MAX * ID_BYTES])
+                del self._untold[: len(message)]
+                async with asyncio.timeout(self._timeout):
+                    await self._client.publish(CHANNEL, message)
+                self._healthy = True
+        except REDIS_ERRORS as error:
+            self._untold.clear()
+            if self._healthy:
+                log.warning("orders_not_announced", reason=repr(error)[:200])
+            self._healthy = False
+        finally:
+            self._telling = None
+
+
+class Listener:
+    """One who waits for news of an order. `known` is the version of it that he has: 0 is none, see `shop.orders`."""
+
+    __slots__ = ("_changed", "_changes", "_news", "known", "order_id")
+
+    def __init__(self, changes: "Changes") -> None:
+        self.known = 0
+        self.order_id = b""
+        self._changes = changes
+        self._changed = False
+        self._news = asyncio.Event()
+
+    def expect(self, order_id: bytes) -> None:
+        """Listen for this order from now on, and for no other."""
+        self.leave()
+        self._changes.add(order_id, self)
+        self.order_id, self._changed = order_id, False
+
+    def leave(self) -> None:
+        """Listen no longer."""
+        if self.order_id:
+            self._changes.remove(self.order_id, self)
+            self.order_id = b""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the process stops, so that waiting is over."""
+        return self._changes.stopped
+
+    def wake(self, *, changed: bool = True) -> None:
+        """Let him go on: the order has changed, or the process stops."""
+        self._changed = self._changed or changed
+        self._news.set()
+
+    async def wait(self, seconds: float) -> bool:
+        """Whether the order has changed since the last wait; False after so long, or when the process stops."""
+        if not self._changed and not self._changes.stopped:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._news.wait()
+        self._news.clear()
+        changed, self._changed = self._changed, False
+        return changed
+
+
+class Changes:
+    """All who wait for news in one process, and its one subscription."""
+
+    def __init__(self, client: aioredis.Redis, settings: Settings) -> None:
+        self.stopped = False
+        self._client = client
+        self._settings = settings
+        # Mostly one listener an order: a tuple is smaller than a set, and may be replaced while it is walked through.
+        self._listeners: dict[bytes, tuple[Listener, ...]] = {}
+        self._count = 0
+
+    @property
+    def listeners(self) -> int:
+        """How many wait."""
+        return self._count
+
+    @property
+    def full(self) -> bool:
+        """Whether nobody else may wait here."""
+        return self._count >= self._settings.order_listeners_max
+
+    @contextmanager
+    def listening(self, order_id: bytes = b"") -> Iterator[Listener]:
+        """A listener for the time of the block; without an id he names it later, with `expect`.
+
+        Register first and read the state afterwards: then no change is missed between the two. Raises Overloaded when
+        the process has too many listeners, RateLimited when this order has.
+        """
+        if self.full:
+            raise Overloaded("Too many wait for news of their orders here")
+        if len(self._listeners.get(order_id, ())) >= self._settings.listeners_per_order_max:
+            raise RateLimited("This order is followed too often at once", policy="order_events", retry_after=5.0)
+        listener = Listener(self)
+        self._count += 1
+        try:
+            if order_id:
+                listener.expect(order_id)
+            yield listener
+        finally:
+            listener.leave()
+            self._count -= 1
+
+    def add(self, order_id: bytes, listener: Listener) -> None:
+        """Wake this listener with this order."""
+        self._listeners[order_id] = (*self._listeners.get(order_id, ()), listener)
+
+    def remove(self, order_id: bytes, listener: Listener) -> None:
+        """Undo `add`."""
+        left = tuple(each for each in self._listeners.get(order_id, ()) if each is not listener)
+        if left:
+            self._listeners[order_id] = left
+        else:
+            self._listeners.pop(order_id, None)
+
+    def heard(self, message: bytes) -> None:
+        """Wake those who wait for one of these orders."""
+        listeners = self._listeners
+        if not listeners:
+            return
+        for start in range(0, len(message), ID_BYTES):
+            for listener in listeners.get(message[start : start + ID_BYTES], ()):
+                listener.wake()
+
+    def followed(self) -> list[bytes]:
+        """The orders that somebody waits for."""
+        return list(self._listeners)
+
+    def seen(self, order_id: bytes, version: int) -> None:
+        """Somebody has looked: wake those who know another version of this order."""
+        for listener in self._listeners.get(order_id, ()):
+            if listener.known != version:
+                listener.wake()
+
+    def stop(self) -> None:
+        """Let everybody go: the process is asked to stop."""
+        if not self.stopped:
+            self.stopped = True
+            for listeners in self._listeners.values():
+                for listener in listeners:
+                    listener.wake(changed=False)
+
+    async def follow(self, stopping: asyncio.Event) -> None:
+        """Hear what is announced, until `stopping` is set; a lost connection is made again after a back-off."""
+        delay, healthy = self._settings.retry_delay_min_seconds, True
+        while not stopping.is_set():
+            hearing = asyncio.ensure_future(self._hear())
+            stopped = asyncio.ensure_future(stopping.wait())
+            started = asyncio.get_running_loop().time()
+            await asyncio.wait({hearing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            lasted = asyncio.get_running_loop().time() - started
+            await end_tasks([hearing, stopped])
+            if lasted > self._settings.retry_delay_max_seconds:
+                delay, healthy = self._settings.retry_delay_min_seconds, True
+            if not hearing.cancelled() and (error := hearing.exception()):
+                if not isinstance(error, REDIS_ERRORS):
+                    raise error
+                if healthy:
+                    log.warning("order_changes_not_heard", reason=repr(error)[:200])
+                healthy = False
+            await rest(stopping, delay)
+            delay = min(delay * 2, self._settings.retry_delay_max_seconds)
+
+    async def _hear(self) -> None:
+        async with self._client.pubsub() as subscription:
+            await subscription.subscribe(CHANNEL)
+            asked = False
+            while True:
+                message = await subscription.get_message(timeout=SILENCE_SECONDS_MAX)
+                if message is not None:
+                    asked = False
+                    if message["type"] == "message":
+                        self.heard(message["data"])
+                elif asked:
+                    raise ConnectionError("Redis has not answered")
+                else:
+                    asked = True
+                    await subscription.ping()
