@@ -10,6 +10,7 @@ import asyncio
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from shop.order_changes import Changes
 from shop.seckill.lane import PurchaseLane, Refusal
 from shop.settings import Settings
 from shop.stopping import rest
@@ -26,10 +27,11 @@ EXTRA_MIN, EXTRA_MAX = 4, 1024
 class Connections:
     """Keeps the connections of one process in bounds."""
 
-    def __init__(self, settings: Settings, lane: PurchaseLane) -> None:
+    def __init__(self, settings: Settings, lane: PurchaseLane, changes: Changes) -> None:
         self.gate = lane.gate
         self.body_bytes_usual = settings.purchase_body_bytes_max
         self._lane = lane
+        self._changes = changes
         self._settings = settings
         self._open: set[ShopProtocol] = set()
         self._resting: OrderedDict[ShopProtocol, None] = OrderedDict()
@@ -48,6 +50,10 @@ class Connections:
         """Forget a connection."""
         self._open.discard(connection)
         self._resting.pop(connection, None)
+
+    def stop(self) -> None:
+        """The process is asked to stop: whoever only waits for news is answered now."""
+        self._changes.stop()
 
     def refusal(self, scope: dict[str, Any]) -> Refusal | None:
         """The answer to a request that is not even begun, because the process has too much to do."""

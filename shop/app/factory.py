@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import shop.audit.router
+import shop.orders.events_router
 import shop.orders.router
 import shop.payments.router
 import shop.products.router
@@ -28,6 +29,9 @@ from shop.auth import BlockedUsers, TokenVerifier
 from shop.cache import Cache
 from shop.database import Database
 from shop.logs import configure_logs
+from shop.order_changes import Announcer, Changes
+from shop.orders.announcing import ANNOUNCER
+from shop.orders.following import OrderReader, look_again
 from shop.orders.placing import order_limiter
 from shop.payments.gateway import HttpGateway
 from shop.processes import die_with_parent
@@ -42,15 +46,25 @@ from shop.users.service import follow_blocked
 from shop.users.throttle import sign_in_limiters
 
 EXPOSED_HEADERS = [
+    "ETag",
     "Idempotency-Replayed",
     "Link",
     "Location",
+    "Preference-Applied",
     "RateLimit",
     "RateLimit-Policy",
     "Retry-After",
     "X-Request-Id",
 ]
-ALLOWED_HEADERS = ["Authorization", "Content-Type", "Idempotency-Key", "Prefer", "X-Request-Id"]
+ALLOWED_HEADERS = [
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-None-Match",
+    "Last-Event-ID",
+    "Prefer",
+    "X-Request-Id",
+]
 
 COLLECT_AFTER_ALLOCATIONS = 20_000
 FIRST_LOOK_SECONDS_MAX = 5.0
@@ -98,9 +112,11 @@ def _spare_the_collector() -> None:
 def create_app(settings: Settings) -> ShopApp:
     """The API. Nothing is connected before the first request or the lifespan. Raises ScriptMissing."""
     all_scripts()
-    database = Database(settings, application_name="shop-api")
     ledger = connect(settings.redis_url, settings)
     side = ledger if settings.side_redis_url == settings.redis_url else connect(settings.side_redis_url, settings)
+    subscription = connect(settings.side_redis_url, settings, connections_max=1)
+    announcer, changes = Announcer(side, settings), Changes(subscription, settings)
+    database = Database(settings, application_name="shop-api", info={ANNOUNCER: announcer})
     verifier, blocked, passwords = TokenVerifier(settings), BlockedUsers(), Passwords(settings)
     gateway = HttpGateway(settings)
     gate = OverloadGate(delay_seconds_max=settings.overload_delay_seconds)
@@ -114,6 +130,8 @@ def create_app(settings: Settings) -> ShopApp:
             "latches": lambda: follow_latches(lane, settings, stopping),
             "blocked": lambda: follow_blocked(database, blocked, settings, stopping),
             "connections": lambda: connections.keep(stopping),
+            "changes": lambda: changes.follow(stopping),
+            "changed_orders": lambda: look_again(database, changes, settings, stopping),
         }
         async with asyncio.TaskGroup() as group:
             for name, follow in followers.items():
@@ -124,11 +142,12 @@ def create_app(settings: Settings) -> ShopApp:
                     await looked.wait()
             yield {STATE: connections}
             stopping.set()
+        await announcer.close()
         lane.tally.flush()
         passwords.close()
         await database.close()
         await gateway.close()
-        for client in {ledger, side}:
+        for client in {ledger, side, subscription}:
             await client.aclose(close_connection_pool=True)
 
     fastapi = _fastapi(settings, lifespan)
@@ -136,6 +155,8 @@ def create_app(settings: Settings) -> ShopApp:
     fastapi.state.database = database
     fastapi.state.ledger = ledger
     fastapi.state.gateway = gateway
+    fastapi.state.changes = changes
+    fastapi.state.order_reader = OrderReader(database, settings)
     fastapi.state.cache = Cache(side, settings)
     fastapi.state.verifier = verifier
     fastapi.state.blocked = blocked
@@ -148,8 +169,17 @@ def create_app(settings: Settings) -> ShopApp:
     ordinary = cast(
         ASGIApp, ProxyHeadersMiddleware(cast(Any, RequestContext(fastapi, settings)), settings.trusted_proxies)
     )
-    lane = PurchaseLane(ordinary, settings=settings, gate=gate, limiter=limiter, verifier=verifier, blocked=blocked)
-    connections = Connections(settings, lane)
+    lane = PurchaseLane(
+        ordinary,
+        settings=settings,
+        gate=gate,
+        limiter=limiter,
+        verifier=verifier,
+        blocked=blocked,
+        changes=changes,
+    )
+    fastapi.state.polls = lane.polls
+    connections = Connections(settings, lane, changes)
     return ShopApp(fastapi, _around(lane, settings))
 
 
@@ -183,6 +213,7 @@ def _fastapi(settings: Settings, lifespan: object) -> FastAPI:
         shop.sales.router.router,
         shop.orders.router.router,
         shop.payments.router.router,
+        shop.orders.events_router.router,
         shop.audit.router.router,
         operator.router,
     ):

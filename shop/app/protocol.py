@@ -214,6 +214,7 @@ class ShopProtocol(asyncio.Protocol):
     def shutdown(self) -> None:
         """Stop after the requests in hand; an idle connection may bring a last one for a moment."""
         self._stopping = True
+        self._connections.stop()
         self.resume_reading()
         if self.exchanges:
             self.exchanges[-1].keep_alive = False

@@ -31,6 +31,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop.orders.models import Order, OrderEvent, OrderLine, OrderSalt, OrderStatus
 from shop.seckill.order_ids import ids_of_sale
 
+RECORDED = 2  # the version of an order that has just got its row, see `shop.orders.versions`
+
 
 class Owed(NamedTuple):
     """A closed order of a sale whose units are not back yet."""
@@ -73,9 +75,30 @@ async def lock(session: AsyncSession, order_id: UUID) -> Order:
     return await session.get_one(Order, order_id, with_for_update=True, populate_existing=True)
 
 
+async def find_each(session: AsyncSession, order_ids: Sequence[UUID]) -> Sequence[Order]:
+    """Those of these orders that have rows, whoever bought them: the caller has asked who may see them."""
+    query = select(Order).where(Order.id == any_(_ids(order_ids)))
+    return (await session.execute(query)).scalars().all()
+
+
+async def versions(session: AsyncSession, order_ids: Sequence[UUID], user_id: str | None = None) -> dict[UUID, int]:
+    """The version (see `shop.orders.versions`) of those of these orders that have rows (of this user)."""
+    moves = select(func.count(OrderEvent.id)).where(OrderEvent.order_id == Order.id).scalar_subquery()
+    version = RECORDED + moves + case((Order.released_at.is_not(None), 1), else_=0)
+    query = select(Order.id, version).where(Order.id == any_(_ids(order_ids)))
+    if user_id is not None:
+        query = query.where(Order.user_id == user_id)
+    return {order_id: counted for order_id, counted in await session.execute(query)}  # noqa: C416 - rows are not pairs to dict()
+
+
 async def lines(session: AsyncSession, order_id: UUID) -> Sequence[OrderLine]:
     """The lines of an order."""
-    query = select(OrderLine).where(OrderLine.order_id == order_id).order_by(OrderLine.line)
+    return await lines_of_each(session, [order_id])
+
+
+async def lines_of_each(session: AsyncSession, order_ids: Sequence[UUID]) -> Sequence[OrderLine]:
+    """The lines of several orders, those of one in their order."""
+    query = select(OrderLine).where(OrderLine.order_id == any_(_ids(order_ids))).order_by(OrderLine.line)
     return (await session.execute(query)).scalars().all()
 
 
@@ -134,7 +157,7 @@ def _one_of(orders: Sequence[UUID] | Select[UUID]) -> ColumnElement[bool]:
         # An array is made once. IN may run the query again for each row, and each time it would lock `limit` others.
         return Order.id == any_(func.array(orders.scalar_subquery()))
     # One array: with a parameter an order, a large batch would have more than Postgres takes, and each size a plan.
-    return Order.id == any_(literal(list(orders), ARRAY(Uuid)))
+    return Order.id == any_(_ids(orders))
 
 
 async def ordinary_salt(session: AsyncSession) -> bytes:
@@ -176,7 +199,7 @@ async def add_ordinary(
 def units_of(order_ids: Sequence[UUID]) -> Select[int, int]:
     """The units of these orders by product, as a query of (product_id, units)."""
     units = func.sum(OrderLine.quantity).label("units")
-    these = OrderLine.order_id == any_(literal(list(order_ids), ARRAY(Uuid)))
+    these = OrderLine.order_id == any_(_ids(order_ids))
     return select(OrderLine.product_id, units).where(these).group_by(OrderLine.product_id)
 
 
@@ -188,7 +211,12 @@ async def add_events(session: AsyncSession, order_ids: Sequence[UUID], **fields:
 
 async def events(session: AsyncSession, order_id: UUID) -> Sequence[OrderEvent]:
     """The moves of an order, in their order."""
-    query = select(OrderEvent).where(OrderEvent.order_id == order_id).order_by(OrderEvent.id)
+    return await events_of_each(session, [order_id])
+
+
+async def events_of_each(session: AsyncSession, order_ids: Sequence[UUID]) -> Sequence[OrderEvent]:
+    """The moves of several orders, those of one in their order."""
+    query = select(OrderEvent).where(OrderEvent.order_id == any_(_ids(order_ids))).order_by(OrderEvent.id)
     return (await session.execute(query)).scalars().all()
 
 
@@ -266,3 +294,8 @@ async def has_unfinished(session: AsyncSession, sale_id: int) -> bool:
         .limit(1)
     )
     return (await session.execute(query)).first() is not None
+
+
+def _ids(order_ids: Sequence[UUID]) -> ColumnElement[list[UUID]]:
+    """One array: with a parameter an order, a large batch would have more than Postgres takes."""
+    return literal(list(order_ids), ARRAY(Uuid))

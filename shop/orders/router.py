@@ -37,15 +37,17 @@ from shop.errors import (
     UserBlocked,
 )
 from shop.idempotency.keys import parse_key
-from shop.orders import placing, repeats, repository, service
+from shop.orders import placing, repeats, repository, service, versions
 from shop.orders.schemas import OrderPage, OrderRead, OrderRequest, OrderSummary, PurchaseRead, PurchaseRequest
 from shop.problem_json import problems
 from shop.rate_limit import limit as admit
 from shop.seckill.order_ids import SALE_ID_MAX
+from shop.seckill.waiting import WAIT_SECONDS_MAX
 
 SaleId = Annotated[int, Path(ge=0, le=SALE_ID_MAX)]
 NeededKey = Annotated[str | None, Header(alias="Idempotency-Key", description="Needed: 1–128 visible ASCII.")]
 KeyHeader = Annotated[str | None, Header(alias="Idempotency-Key", max_length=130, description="1–128 visible ASCII.")]
+PreferHeader = Annotated[str | None, Header(description=f"`wait=N` (RFC 7240), N up to {WAIT_SECONDS_MAX} seconds.")]
 
 PURCHASE_PROBLEMS = problems(
     BadRequest,
@@ -85,6 +87,10 @@ PLACE_PROBLEMS = problems(
 )
 LOCATION = {"Location": {"description": "The order.", "schema": {"type": "string"}}}
 REPLAYED = {"Idempotency-Replayed": {"description": "`true`", "schema": {"type": "string"}}}
+WAITED = {"Preference-Applied": {"description": "`wait=N`, if the answer waited.", "schema": {"type": "string"}}}
+ETAG = {"ETag": {"description": "The state of the order.", "schema": {"type": "string"}}}
+# A browser keeps the answer, and asks each time whether it still holds.
+REVALIDATED = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
 
 # The lane takes a purchase without a Content-Type as JSON; its repeat from a row must not be refused for that.
 router = APIRouter(prefix="/v1", strict_content_type=False)
@@ -100,7 +106,15 @@ router = APIRouter(prefix="/v1", strict_content_type=False)
             "description": "The same request was accepted before: the first order, no second effect.",
             "headers": {**LOCATION, **REPLAYED},
         },
-        202: {"description": "Reserved, durable, and signed: it becomes exactly one order.", "headers": LOCATION},
+        201: {
+            "model": PurchaseRead,
+            "description": "Reserved, and recorded in the time that `Prefer: wait=N` gave.",
+            "headers": {**LOCATION, **WAITED},
+        },
+        202: {
+            "description": "Reserved, durable, and signed: it becomes exactly one order.",
+            "headers": {**LOCATION, **WAITED},
+        },
         **PURCHASE_PROBLEMS,
     },
 )
@@ -112,8 +126,11 @@ async def purchase(
     response: Response,
     session: SessionDep,
     idempotency_key: KeyHeader = None,
+    prefer: PreferHeader = None,
 ) -> PurchaseRead:
     """Reserve units of a sale. Without a key, a repeat while the order is open is the same order.
+
+    With `Prefer: wait=N` the answer waits up to N seconds for the order's record, and is then 201.
 
     This route answers what the lane cannot: a repeat from its row, or why nothing can be bought now.
     """
@@ -196,12 +213,31 @@ async def list_orders(
 @router.get(
     "/orders/{order_id}",
     tags=["orders"],
-    responses=problems(Unauthorized, UserBlocked, OrderNotFound, Invalid, NotReady, Unavailable),
+    response_model=OrderRead,
+    responses={
+        200: {"headers": ETAG},
+        304: {"description": "`If-None-Match` names the state that the order still has.", "headers": ETAG},
+        **problems(Unauthorized, UserBlocked, OrderNotFound, Invalid, NotReady, Unavailable),
+    },
 )
-async def read_order(order_id: UUID, buyer: CurrentUser, request: Request, session: SessionDep) -> OrderRead:
+async def read_order(
+    order_id: UUID,
+    buyer: CurrentUser,
+    request: Request,
+    session: SessionDep,
+    if_none_match: Annotated[str | None, Header(description="The `ETag` of the state that is known.")] = None,
+) -> Response:
     """One order. While its row is on the way it is answered from the ledger, as `reserved`."""
     state = request.app.state
-    return await service.read(session, state.ledger, order_id=order_id, buyer_id=buyer.user_id, settings=state.settings)
+    if if_none_match is not None:
+        found = await repository.versions(session, [order_id], buyer.user_id)
+        if found and versions.matches(if_none_match, tag := versions.etag_of(found[order_id])):
+            return Response(status_code=304, headers={**REVALIDATED, "ETag": tag})
+    order = await service.read(session, state.ledger, order_id=order_id, buyer_id=buyer.user_id, polls=state.polls)
+    headers = {**REVALIDATED, "ETag": versions.etag(order)}
+    if if_none_match is not None and versions.matches(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return Response(order.model_dump_json(), media_type="application/json", headers=headers)
 
 
 @router.post(

@@ -1,7 +1,8 @@
 """What a buyer may do with an order, whether its row exists already or only its entry in the ledger."""
 
 import asyncio
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID
@@ -14,7 +15,7 @@ from shop.database import Database, after_commit
 from shop.errors import NotReady, NotRecordedYet, OrderClosed, OrderNotFound
 from shop.orders import repository
 from shop.orders.life import By, move
-from shop.orders.models import Order, OrderEvent, OrderStatus
+from shop.orders.models import Order, OrderEvent, OrderLine, OrderStatus
 from shop.orders.release import owed_to_sales, release
 from shop.orders.repository import Owed
 from shop.orders.schemas import OrderLineRead, OrderRead, TimelineEntry
@@ -25,13 +26,14 @@ from shop.sales.models import Sale
 from shop.seckill import ledger
 from shop.seckill.ledger import LedgerOrder
 from shop.seckill.order_ids import SALE_ID_MAX, sale_of
+from shop.seckill.polls import Polls
 from shop.settings import Settings
 
 POLL_SECONDS = 0.05
 
 
 async def read(
-    session: AsyncSession, client: aioredis.Redis, *, order_id: UUID, buyer_id: str, settings: Settings
+    session: AsyncSession, client: aioredis.Redis, *, order_id: UUID, buyer_id: str, polls: Polls
 ) -> OrderRead:
     """The buyer's order, from its row, or from the ledger while the row is on its way.
 
@@ -41,7 +43,7 @@ async def read(
     if order is not None:
         return await recorded(session, order)
     sale, entry = await in_ledger(session, client, order_id, buyer_id)
-    return unrecorded(order_id, sale, entry, settings)
+    return unrecorded(order_id, sale, entry, poll_after_ms=polls.after_ms())
 
 
 async def cancel(
@@ -106,7 +108,22 @@ async def in_ledger(
 
 async def recorded(session: AsyncSession, order: Order) -> OrderRead:
     """An order that has its row, with its lines and its timeline."""
-    lines, events = await repository.lines(session, order.id), await repository.events(session, order.id)
+    return _read(order, await repository.lines(session, order.id), await repository.events(session, order.id))
+
+
+async def recorded_each(session: AsyncSession, order_ids: Iterable[UUID]) -> dict[UUID, OrderRead]:
+    """Those of these orders that have their rows, in three queries however many they are."""
+    found = await repository.find_each(session, list(order_ids))
+    lines: dict[UUID, list[OrderLine]] = defaultdict(list)
+    events: dict[UUID, list[OrderEvent]] = defaultdict(list)
+    for line in await repository.lines_of_each(session, [order.id for order in found]):
+        lines[line.order_id].append(line)
+    for event in await repository.events_of_each(session, [order.id for order in found]):
+        events[event.order_id].append(event)
+    return {order.id: _read(order, lines[order.id], events[order.id]) for order in found}
+
+
+def _read(order: Order, lines: Iterable[OrderLine], events: Sequence[OrderEvent]) -> OrderRead:
     return OrderRead(
         id=order.id,
         sale_id=order.sale_id,
@@ -125,7 +142,7 @@ async def recorded(session: AsyncSession, order: Order) -> OrderRead:
     )
 
 
-def unrecorded(order_id: UUID, sale: Sale, entry: LedgerOrder, settings: Settings) -> OrderRead:
+def unrecorded(order_id: UUID, sale: Sale, entry: LedgerOrder, *, poll_after_ms: int) -> OrderRead:
     """An order that is accepted, while its row is on the way."""
     reserved_at = datetime.fromtimestamp(entry.reserved_ms / 1000, UTC)
     line = OrderLineRead(product_id=sale.product_id, quantity=entry.quantity, price_minor=sale.price_minor)
@@ -142,7 +159,7 @@ def unrecorded(order_id: UUID, sale: Sale, entry: LedgerOrder, settings: Setting
         closed_at=None,
         released_at=None,
         recorded=False,
-        poll_after_ms=settings.poll_after_ms,
+        poll_after_ms=poll_after_ms,
         timeline=_timeline(reserved_at, None, ()),
     )
 

@@ -17,16 +17,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shop.auth import BlockedUsers, TokenVerifier
 from shop.errors import BodyTooLarge, Overloaded, ShopError, SoldOut, Unauthorized, UnsupportedMediaType, UserBlocked
 from shop.idempotency.keys import parse_key
+from shop.order_changes import Changes
 from shop.problem_json import MEDIA_TYPE, problem
 from shop.rate_limit import RateLimiter, limit
 from shop.seckill.accepted import accepted_body
 from shop.seckill.gate import OverloadGate
 from shop.seckill.group_commit import GroupCommit
+from shop.seckill.polls import Polls
 from shop.seckill.prepared import PreparedProblem, SoldOutAnswer
 from shop.seckill.purchase import AskPostgres, RolledBack, order_meant, purchase
 from shop.seckill.receipts import Signer
 from shop.seckill.requests import parse_body, sale_in_path
 from shop.seckill.tally import Tally
+from shop.seckill.waiting import Waiting, parse_wait
 from shop.settings import Settings
 
 ROUTE = "/v1/seckill/sales/{sale_id}/orders"
@@ -66,6 +69,7 @@ class PurchaseLane:
         limiter: RateLimiter,
         verifier: TokenVerifier,
         blocked: BlockedUsers,
+        changes: Changes,
     ) -> None:
         self.limiter = limiter
         # Sales whose ledger has lost an order that was reserved here; whoever follows the directory reports them.
@@ -78,7 +82,8 @@ class PurchaseLane:
         self._signer = Signer(settings.secret)
         self._body_bytes_max = settings.purchase_body_bytes_max
         self._deadline_seconds = settings.purchase_deadline_seconds
-        self._poll_after_ms = settings.poll_after_ms
+        self._changes = changes
+        self.polls = Polls(settings)
         self._groups: dict[int, GroupCommit] = {}
         self._sold_out: dict[int, SoldOutAnswer] = {}
         self._request_id_prefix = os.urandom(8).hex().encode()
@@ -129,14 +134,22 @@ class PurchaseLane:
             return
         started = time.perf_counter()
         body = b""
-        authorization, key, media_type, request_id = _headers(scope)
+        authorization, key, media_type, request_id, prefer = _headers(scope)
         if request_id is None:
             request_id = self._new_request_id()
         try:
             body = await _read_body(receive, self._body_bytes_max)
             if media_type is not None and media_type != JSON and media_type.partition(b";")[0].strip().lower() != JSON:
                 raise UnsupportedMediaType
-            status, outcome = await self._sell(sale_id, authorization, key, body, request_id, send)
+            if prefer is None or (seconds := parse_wait(prefer)) == 0 or self._changes.full:
+                status, outcome = await self._sell(sale_id, authorization, key, body, request_id, send)
+            else:
+                with self._changes.listening() as listener:
+                    waiting = Waiting(listener, seconds)
+                    status, outcome = await self._sell(
+                        sale_id, authorization, key, body, request_id, send, waiting=waiting
+                    )
+                started += waiting.spent_seconds
         except AskPostgres as reason:
             if isinstance(reason, RolledBack):
                 self.rolled_back.add(sale_id)
@@ -154,7 +167,15 @@ class PurchaseLane:
         return b"%b-%x" % (self._request_id_prefix, next(self._request_numbers))
 
     async def _sell(
-        self, sale_id: int, authorization: bytes, key: bytes | None, body: bytes, request_id: bytes, send: Send
+        self,
+        sale_id: int,
+        authorization: bytes,
+        key: bytes | None,
+        body: bytes,
+        request_id: bytes,
+        send: Send,
+        *,
+        waiting: Waiting | None = None,
     ) -> tuple[int, str]:
         """Check the request, whichever sale it means, so that what is wrong with it has one answer; then sell.
 
@@ -185,19 +206,25 @@ class PurchaseLane:
             quantity=quantity,
             signer=self._signer,
             deadline_seconds=self._deadline_seconds,
+            expect=None if waiting is None else waiting.expect,
         )
-        answer = accepted_body(reservation, group.sale, user_id, poll_after_ms=self._poll_after_ms, signer=self._signer)
+        poll_after_ms = self.polls.after_ms()
+        answer = accepted_body(reservation, group.sale, user_id, poll_after_ms=poll_after_ms, signer=self._signer)
         location = (b"location", b"/v1/orders/" + reservation.order_id.encode())
         if reservation.replayed:
             await _respond(send, 200, [CONTENT_TYPE_JSON, location, REPLAYED], answer, request_id)
             return 200, "replayed"
-        await _respond(send, 202, [CONTENT_TYPE_JSON, location], answer, request_id)
-        return 202, "reserved"
+        status, headers = 202, [CONTENT_TYPE_JSON, location]
+        if waiting is not None:
+            status = 201 if await waiting.recorded() else 202
+            headers += waiting.applied
+        await _respond(send, status, headers, answer, request_id)
+        return status, "reserved"
 
 
-def _headers(scope: Scope) -> tuple[bytes, bytes | None, bytes | None, bytes | None]:
-    """What a purchase's headers say: authorization, idempotency key, media type, request id."""
-    authorization, key, media_type, request_id = b"", None, None, None
+def _headers(scope: Scope) -> tuple[bytes, bytes | None, bytes | None, bytes | None, bytes | None]:
+    """What a purchase's headers say: authorization, idempotency key, media type, request id, preferences."""
+    authorization, key, media_type, request_id, prefer = b"", None, None, None, None
     for name, value in scope["headers"]:
         if name == b"authorization":
             authorization = value
@@ -207,7 +234,9 @@ def _headers(scope: Scope) -> tuple[bytes, bytes | None, bytes | None, bytes | N
             media_type = value
         elif name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             request_id = value
-    return authorization, key, media_type, request_id
+        elif name == b"prefer":
+            prefer = value if prefer is None else prefer + b"," + value
+    return authorization, key, media_type, request_id, prefer
 
 
 async def _read_body(receive: Receive, bytes_max: int) -> bytes:

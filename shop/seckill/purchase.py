@@ -47,22 +47,34 @@ class Reservation(msgspec.Struct, frozen=True, gc=False):
 
 
 async def purchase(
-    group: GroupCommit, *, user_id: str, key: str | None, quantity: int, signer: Signer, deadline_seconds: float
+    group: GroupCommit,
+    *,
+    user_id: str,
+    key: str | None,
+    quantity: int,
+    signer: Signer,
+    deadline_seconds: float,
+    expect: Callable[[bytes], None] | None = None,
 ) -> Reservation:
     """Reserve units, or find the order that the same request has reserved before.
 
     Without a key the orders of a user are numbered: the first that is open or new is meant, so a double click is one
-    order and a try after a cancel is a new one. Raises the refusals of `shop.errors`, or AskPostgres.
+    order and a try after a cancel is a new one. `expect` is told of an order before it is asked for: it
+    may be recorded before the answer is here. Raises the refusals of `shop.errors`, or AskPostgres.
     """
     sale = group.sale
     if key is not None:
         order_id = order_meant(sale, user_id, key)
+        if expect is not None:
+            expect(order_id)
         return _reservation(order_id, quantity, await _ask(group, order_id, user_id, quantity), sale, signer)
     deadline = time.monotonic() + deadline_seconds
     for number in range(1, sale.orders_per_user + 1):
         if time.monotonic() > deadline:
             raise Overloaded("The request took too long and was not executed")
         order_id = numbered_order_id(sale.sale_id, sale.salt, user_id, number)
+        if expect is not None:
+            expect(order_id)
         answer = await _ask(group, order_id, user_id, quantity, limited=number == 1)
         if not (answer.word in {"REPLAYED", "MISMATCH"} and answer.fields[-1] == "released"):
             return _reservation(order_id, quantity, answer, sale, signer)

@@ -10,7 +10,17 @@ from tests.harness import Shop, new_user_id, outcome, running_shop
 from tests.processes import copy_of
 
 ORIGIN = "https://shop.example"
-EXPOSED = {"idempotency-replayed", "link", "location", "ratelimit", "ratelimit-policy", "retry-after", "x-request-id"}
+EXPOSED = {
+    "etag",
+    "idempotency-replayed",
+    "link",
+    "location",
+    "preference-applied",
+    "ratelimit",
+    "ratelimit-policy",
+    "retry-after",
+    "x-request-id",
+}
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from shop.settings import Settings
 # They ask nobody and refuse nothing; `readyz` has a document of its own.
 NEVER_REFUSES = frozenset({"livez", "read_version"})
 OWN_DOCUMENT = frozenset({"readyz"})
-PURCHASE_ANSWERS = frozenset({200, 202, 400, 401, 403, 404, 409, 410, 413, 415, 422, 429, 503, 504})
+PURCHASE_ANSWERS = frozenset({200, 201, 202, 400, 401, 403, 404, 409, 410, 413, 415, 422, 429, 503, 504})
 
 
 class Operation(NamedTuple):

@@ -5,6 +5,7 @@ import redis.asyncio as aioredis
 
 from shop.app import create_app
 from shop.auth import BlockedUsers, TokenVerifier
+from shop.order_changes import Changes
 from shop.rate_limit import rate_limiter
 from shop.sales.models import Sale
 from shop.seckill.gate import OverloadGate
@@ -137,6 +138,7 @@ async def test_a_sale_may_be_taken_while_the_latches_are_polled(
         limiter=limiter,
         verifier=TokenVerifier(settings),
         blocked=BlockedUsers(),
+        changes=Changes(redis, settings),
     )
 
     def group(sale_id: int) -> GroupCommit:

@@ -1,0 +1,79 @@
+"""An order followed over HTTP as server-sent events."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi.sse import EventSourceResponse
+
+from shop.auth import CurrentUser
+from shop.database import SessionDep
+from shop.errors import (
+    Invalid,
+    NotReady,
+    OrderNotFound,
+    Overloaded,
+    RateLimited,
+    Unauthorized,
+    Unavailable,
+    UserBlocked,
+)
+from shop.order_changes import Changes, Listener
+from shop.orders import service
+from shop.orders.following import is_final, stream
+from shop.orders.versions import last_seen, version_of
+from shop.problem_json import problems
+
+EXAMPLE = (
+    'retry: 2113\n\ndata: {"object":"order","status":"reserved","recorded":true,…}\nid: 2\n\n: still here\n\n'
+    'data: {"object":"order","status":"paid","recorded":true,…}\nid: 3\n\n'
+)
+# A proxy must neither keep the events nor hold them back until there are more.
+HEADERS = {"Cache-Control": "private, no-store", "Vary": "Authorization", "X-Accel-Buffering": "no"}
+
+router = APIRouter(prefix="/v1")
+
+
+async def _listener(order_id: UUID, _: CurrentUser, request: Request) -> AsyncIterator[Listener]:
+    """It listens before the state is read, and until the response is over."""
+    changes: Changes = request.app.state.changes
+    with changes.listening(order_id.bytes) as listener:
+        yield listener
+
+
+@router.get(
+    "/orders/{order_id}/events",
+    tags=["orders"],
+    response_class=EventSourceResponse,
+    responses={
+        200: {
+            "description": "Each event is the order as `GET /v1/orders/{order_id}` gives it; its `id` is its version.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}},
+        },
+        204: {"description": "`Last-Event-ID` is the order's last state: nothing more can come, so do not come back."},
+        **problems(Unauthorized, UserBlocked, OrderNotFound, Invalid, RateLimited, NotReady, Overloaded, Unavailable),
+    },
+)
+async def follow_order(
+    order_id: UUID,
+    buyer: CurrentUser,
+    request: Request,
+    listener: Annotated[Listener, Depends(_listener)],
+    session: SessionDep,
+    last_event_id: Annotated[
+        str | None, Header(description="The `id` of the last event that has come: that state is not sent again.")
+    ] = None,
+) -> Response:
+    """The state of an order now, then again at each change, as server-sent events.
+
+    A comment comes when there was nothing else for a while. The stream ends after the last change that the order can
+    have, and after ten minutes or when the server stops: then come back with `Last-Event-ID`.
+    """
+    state = request.app.state
+    order = await service.read(session, state.ledger, order_id=order_id, buyer_id=buyer.user_id, polls=state.polls)
+    seen = last_seen(last_event_id)
+    if seen == version_of(order) and is_final(order):
+        return Response(status_code=204)
+    events = stream(order, listener, state.order_reader, state.settings, seen=seen)
+    return EventSourceResponse(events, headers=HEADERS)

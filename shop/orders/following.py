@@ -1,0 +1,123 @@
+"""One order followed as an event stream: its state first, then each change, and comments while there is none.
+
+No connection to a database is held while a stream waits. Those who are woken at the same time are read together, and
+what an announcement may have failed to say is found by one look for all of them.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from uuid import UUID
+
+import structlog
+from fastapi.sse import format_sse_event
+from sqlalchemy.exc import DBAPIError
+
+from shop.database import UNAVAILABLE_ERRORS, Database
+from shop.order_changes import Changes, Listener
+from shop.orders import repository
+from shop.orders.models import OrderStatus
+from shop.orders.schemas import OrderRead
+from shop.orders.service import recorded_each
+from shop.orders.versions import version_of
+from shop.redis import Coalescer, NotSent, OutcomeUnknown
+from shop.settings import Settings
+from shop.stopping import rest
+
+ORDERS_PER_READ_MAX = 128
+READS_IN_FLIGHT_MAX = 2
+ORDERS_PER_LOOK_MAX = 500
+# When a client comes back after its stream was ended; drawn for each, so that they do not all come at once.
+RETRY_MS_MIN, RETRY_MS_MAX = 1_000, 4_000
+HEARTBEAT = format_sse_event(comment="still here")
+# Reading may be tried again: the state is not lost, only late.
+TRY_AGAIN = (*UNAVAILABLE_ERRORS, DBAPIError, NotSent, OutcomeUnknown)
+
+log = structlog.get_logger(__name__)
+
+
+class OrderReader:
+    """Reads orders that have rows for the streams of one process, many in one transaction."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._coalescer: Coalescer[UUID, OrderRead | None] = Coalescer(
+            self._read,
+            batch_max=ORDERS_PER_READ_MAX,
+            in_flight_max=READS_IN_FLIGHT_MAX,
+            queue_max=settings.order_listeners_max,
+        )
+
+    async def read(self, order_id: UUID) -> OrderRead | None:
+        """The order as it is now; None while it has no row. Raises one of `TRY_AGAIN`."""
+        return await self._coalescer.ask(order_id)
+
+    async def _read(self, order_ids: list[UUID]) -> Sequence[OrderRead | None]:
+        async with self._database.transaction() as session:
+            found = await recorded_each(session, set(order_ids))
+        return [found.get(order_id) for order_id in order_ids]
+
+
+async def stream(
+    order: OrderRead, listener: Listener, reader: OrderReader, settings: Settings, *, seen: int | None
+) -> AsyncIterator[bytes]:
+    """The events of an order that was read after `listener` began to listen; its version `seen` is not sent again.
+
+    It ends after the last change that an order can have, after `sse_seconds_max`, or when the process stops.
+    """
+    now = asyncio.get_running_loop().time
+    ends_at = now() + settings.sse_seconds_max
+    yield format_sse_event(retry=random.randint(RETRY_MS_MIN, RETRY_MS_MAX))  # noqa: S311 - no secret
+    while True:
+        version = listener.known = version_of(order)
+        if version != seen:
+            yield format_sse_event(data_str=order.model_dump_json(), id=str(version))
+            seen = version
+        if is_final(order):
+            return
+        while (left := ends_at - now()) > 0 and not listener.stopped:
+            if await listener.wait(min(left, settings.sse_heartbeat_seconds)):
+                break
+            yield HEARTBEAT
+        else:
+            return
+        order = await _read_again(order, reader)
+
+
+async def _read_again(order: OrderRead, reader: OrderReader) -> OrderRead:
+    """The order as it is now, or as it was if that cannot be found out: the next look wakes the stream again."""
+    try:
+        return await reader.read(order.id) or order
+    except TRY_AGAIN as error:
+        log.warning("order_not_read", reason=repr(error)[:200])
+        return order
+
+
+def is_final(order: OrderRead) -> bool:
+    """Whether nothing can become of it any more: it is closed and its units are back, or it is refunded without."""
+    if order.closed_at is None:
+        return order.status is OrderStatus.REFUNDED
+    return order.released_at is not None
+
+
+async def look_again(database: Database, changes: Changes, settings: Settings, stopping: asyncio.Event) -> None:
+    """Wake whoever waits for an order that has changed unannounced, until `stopping`; every order once in a round."""
+    while not stopping.is_set():
+        order_ids = changes.followed()
+        looks = range(0, len(order_ids), ORDERS_PER_LOOK_MAX)
+        for start in looks:
+            await _look(database, changes, order_ids[start : start + ORDERS_PER_LOOK_MAX])
+            await rest(stopping, settings.order_look_seconds / len(looks))
+        if not looks:
+            await rest(stopping, settings.order_look_seconds)
+
+
+async def _look(database: Database, changes: Changes, order_ids: Sequence[bytes]) -> None:
+    try:
+        async with database.transaction() as session:
+            found = await repository.versions(session, [UUID(bytes=order_id) for order_id in order_ids])
+    except TRY_AGAIN as error:
+        log.warning("orders_not_looked_at", orders=len(order_ids), reason=repr(error)[:200])
+        return
+    for order_id, version in found.items():
+        changes.seen(order_id.bytes, version)

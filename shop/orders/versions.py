@@ -1,0 +1,37 @@
+"""The version of an order as its buyer sees it: it grows with every change, and names a state over HTTP.
+
+1 is an order that is accepted, 2 one that is recorded, and each move adds one, and so does the return of its units. It
+is the ETag of the order and the `id` of its events. Whatever else `OrderRead` may ever show must move it, too.
+"""
+
+import re
+
+from shop.orders.schemas import OrderRead
+
+EVENT_ID = re.compile(r"[0-9]{1,9}")
+ENTITY_TAG = re.compile(r'(?:W/)?("[!#-~]*")')
+
+
+def version_of(order: OrderRead) -> int:
+    """The version of this state; `repository.versions` counts the same in Postgres."""
+    return len(order.timeline) + order.recorded
+
+
+def etag(order: OrderRead) -> str:
+    """The entity tag of this state. While a client is told when to ask again, another time is another state."""
+    return etag_of(version_of(order)) if order.recorded else f'W/"{version_of(order)}-{order.poll_after_ms}"'
+
+
+def etag_of(version: int) -> str:
+    """The entity tag of a recorded order; weak, because the bytes of the same state may differ."""
+    return f'W/"{version}"'
+
+
+def matches(if_none_match: str, tag: str) -> bool:
+    """Whether an `If-None-Match` names this tag, by the weak comparison of RFC 9110 that it asks for."""
+    return if_none_match.strip() == "*" or tag.removeprefix("W/") in ENTITY_TAG.findall(if_none_match)
+
+
+def last_seen(last_event_id: str | None) -> int | None:
+    """The version that a `Last-Event-ID` names; None when it names none of ours."""
+    return int(last_event_id) if last_event_id and EVENT_ID.fullmatch(last_event_id) else None
