@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 import shop.admin_events
 import shop.idempotency.models
+import shop.notifications.models
 import shop.orders.models
 import shop.payments.models
 import shop.products.models

@@ -13,11 +13,13 @@ import asyncpg
 import structlog
 from fastapi import Depends, Request
 from sqlalchemy import DateTime, MetaData, func, text
+from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.pool import QueuePool
+from sqlalchemy.types import UserDefinedType
 
 from shop.settings import Settings, bundled
 
@@ -57,6 +59,25 @@ class Base(DeclarativeBase):
         }
     )
     type_annotation_map = {datetime: DateTime(timezone=True)}  # noqa: RUF012 - SQLAlchemy's own interface
+
+
+class Xid8(UserDefinedType[int]):
+    """The number of the transaction that wrote a row, which never wraps around.
+
+    Numbers of rows that are read in the order of an identity column can appear behind the reader's back, because
+    transactions commit in another order than they begin. A reader of `tx` who stops below
+    `pg_snapshot_xmin(pg_current_snapshot())` has every such transaction behind him for good.
+    """
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        """The name of the type in Postgres."""
+        return "xid8"
+
+
+# So that a migration can be compared with the models: SQLAlchemy does not know the type by itself.
+ischema_names["xid8"] = Xid8
 
 
 class Recorded:

@@ -122,6 +122,14 @@ class UserNotFound(NotFound):
     title = "There is no such user"
 
 
+class WebhookNotFound(NotFound):
+    title = "There is no such webhook"
+
+
+class DeadLetterNotFound(NotFound):
+    title = "There is no such dead letter"
+
+
 class Conflict(ShopError):
     status, code, title = 409, "conflict", "The present state does not allow this"
 
@@ -140,6 +148,14 @@ class SaleStateConflict(Conflict):
 
 class ChangeRefused(Conflict):
     code, title = "change_refused", "The ledger refused the change"
+
+
+class TooManyWebhooks(Conflict):
+    code, title = "too_many_webhooks", "There are as many webhooks as there may be"
+
+
+class WebhookDisabled(Conflict):
+    code, title = "webhook_disabled", "The webhook is disabled"
 
 
 class SoldOut(Conflict):
@@ -192,6 +208,10 @@ class Invalid(ShopError):
 
 class IdempotencyMismatch(Invalid):
     code, title = "idempotency_mismatch", "This was asked before with a different body"
+
+
+class WebhookUrlRefused(Invalid):
+    code, title = "webhook_url_refused", "The shop does not send to this URL"
 
 
 class RateLimited(ShopError):

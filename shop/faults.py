@@ -15,6 +15,7 @@ POINTS = {
     "after_expiry": signal.SIGKILL,
     "stop_in_batch": signal.SIGSTOP,
     "stop_in_copy": signal.SIGSTOP,
+    "after_delivery": signal.SIGKILL,
 }
 
 _reached: set[str] = set()

@@ -46,6 +46,17 @@ PAYMENT_MISMATCHES = Counter(
 )
 PROVIDER_REFUSALS = Counter("shop_provider_refusals_total", "Requests that the provider refused.", ["operation"])
 
+DELIVERIES = Counter(
+    "shop_notification_deliveries_total",
+    "Tries to deliver a notification, by what became of them.",
+    ["sink", "outcome"],
+)
+OLDEST_UNDELIVERED = Gauge(
+    "shop_notification_oldest_undelivered_seconds",
+    "Age of the oldest notification that is not delivered and not given up.",
+    multiprocess_mode="mostrecent",
+)
+
 
 def add_observations(histogram: Histogram, buckets: list[int], total: float) -> None:
     """Add many observations at once: how many fell into each bucket, and their sum."""

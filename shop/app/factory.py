@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import shop.audit.router
+import shop.notifications.router
 import shop.orders.events_router
 import shop.orders.router
 import shop.payments.router
@@ -214,6 +215,7 @@ def _fastapi(settings: Settings, lifespan: object) -> FastAPI:
         shop.orders.router.router,
         shop.payments.router.router,
         shop.orders.events_router.router,
+        shop.notifications.router.router,
         shop.audit.router.router,
         operator.router,
     ):
@@ -231,7 +233,7 @@ def _around(lane: ASGIApp, settings: Settings) -> ASGIApp:
         app = CORSMiddleware(
             lane,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST", "PATCH"],
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
             allow_headers=ALLOWED_HEADERS,
             expose_headers=EXPOSED_HEADERS,
         )

@@ -3,8 +3,8 @@
 reserved ─► paid ─► refunded          reserved ─► cancelled | expired
 
 A move is a compare-and-set: whoever comes second finds that the order is elsewhere. A closed order never comes back.
-Each move is recorded in its own transaction as an `OrderEvent`, and announced when that is committed; that an order
-was reserved is told by its row.
+Each move is recorded in its own transaction as an `OrderEvent`, and announced when that is committed. So is the
+reservation of an ordinary order; a purchase writes no event: the ledger tells of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,6 +42,13 @@ class By(StrEnum):
 async def note(session: AsyncSession, order_id: UUID, word: str, *, reason: str) -> None:
     """Tell the buyer in the order's timeline what the shop has done about it; its status stays."""
     await repository.add_events(session, [order_id], status=word, moved_by=By.SHOP, reason=reason)
+
+
+async def record_reserved(session: AsyncSession, order: Order) -> None:
+    """Note that an ordinary order was made, in the transaction that makes it."""
+    await repository.add_events(
+        session, [order.id], status=OrderStatus.RESERVED, moved_by=By.BUYER, reason="asked for by the buyer"
+    )
 
 
 async def move(

@@ -15,10 +15,11 @@ from sqlalchemy import (
     SmallInteger,
     String,
     func,
+    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from shop.database import Base
+from shop.database import Base, Xid8
 
 
 class OrderStatus(StrEnum):
@@ -89,10 +90,14 @@ class OrderEvent(Base):
     """One move of an order: where to, by whom, why. Written by `shop.orders.life` alone.
 
     `status` may also be a word of what was done about an order that stays what it is, such as `replaced`.
+    An ordinary order has one that says that it was reserved; of a sale's order the ledger tells that.
     """
 
     __tablename__ = "order_events"
-    __table_args__ = (Index("ix_order_events_order_id", "order_id", "id"),)
+    __table_args__ = (
+        Index("ix_order_events_order_id", "order_id", "id"),
+        Index("ix_order_events_tx", "tx", "id", postgresql_where="tx IS NOT NULL"),
+    )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id"))
@@ -100,6 +105,8 @@ class OrderEvent(Base):
     moved_by: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    tx: Mapped[int | None] = mapped_column(Xid8, server_default=text("pg_current_xact_id()"))
+    """For those who read what happened: see `shop.database.Xid8`. Events of the time before have none."""
 
 
 class OrderLine(Base):

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop.cache import Cache
 from shop.errors import IdempotencyMismatch, Invalid, NotEnoughStock, ProductNotFound
 from shop.orders import repository
+from shop.orders.life import record_reserved
 from shop.orders.models import Order
 from shop.orders.schemas import OrderRead
 from shop.orders.service import recorded
@@ -74,6 +75,7 @@ async def place(
         total_minor=total_minor,
         currency=offered[0].currency,
     )
+    await record_reserved(session, order)
     return Placed(await recorded(session, order), replayed=False)
 
 

@@ -83,7 +83,8 @@ async def find_each(session: AsyncSession, order_ids: Sequence[UUID]) -> Sequenc
 
 async def versions(session: AsyncSession, order_ids: Sequence[UUID], user_id: str | None = None) -> dict[UUID, int]:
     """The version (see `shop.orders.versions`) of those of these orders that have rows (of this user)."""
-    moves = select(func.count(OrderEvent.id)).where(OrderEvent.order_id == Order.id).scalar_subquery()
+    of_order = (OrderEvent.order_id == Order.id, OrderEvent.status != OrderStatus.RESERVED)
+    moves = select(func.count(OrderEvent.id)).where(*of_order).scalar_subquery()
     version = RECORDED + moves + case((Order.released_at.is_not(None), 1), else_=0)
     query = select(Order.id, version).where(Order.id == any_(_ids(order_ids)))
     if user_id is not None:
@@ -215,8 +216,9 @@ async def events(session: AsyncSession, order_id: UUID) -> Sequence[OrderEvent]:
 
 
 async def events_of_each(session: AsyncSession, order_ids: Sequence[UUID]) -> Sequence[OrderEvent]:
-    """The moves of several orders, those of one in their order."""
-    query = select(OrderEvent).where(OrderEvent.order_id == any_(_ids(order_ids))).order_by(OrderEvent.id)
+    """The moves of several orders, those of one in their order. That they were reserved is told by their rows."""
+    moves = (OrderEvent.order_id == any_(_ids(order_ids)), OrderEvent.status != OrderStatus.RESERVED)
+    query = select(OrderEvent).where(*moves).order_by(OrderEvent.id)
     return (await session.execute(query)).scalars().all()
 
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 from sqlalchemy import CheckConstraint, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from shop.database import Base, Recorded
+from shop.database import Base, Recorded, Xid8
 
 
 class Role(StrEnum):
@@ -23,6 +23,7 @@ class User(Recorded, Base):
         CheckConstraint("email = lower(email)", name="email_lower"),
         CheckConstraint("id ~ '^[A-Za-z0-9_-]{1,64}$'", name="id"),
         Index("ix_users_blocked_at", "blocked_at", postgresql_where="blocked_at IS NOT NULL"),
+        Index("ix_users_tx", "tx", "id", postgresql_where="tx IS NOT NULL"),
     )
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -30,3 +31,5 @@ class User(Recorded, Base):
     password_hash: Mapped[str] = mapped_column(String(200))
     role: Mapped[Role] = mapped_column(String(16), default=Role.SHOPPER)
     blocked_at: Mapped[datetime | None]
+    tx: Mapped[int | None] = mapped_column(Xid8)
+    """Who registered has it, see `shop.database.Xid8`; accounts of load tests have none, and are not welcomed."""

@@ -28,7 +28,7 @@ async def add(session: AsyncSession, *, user_id: str, email: str, password_hash:
     """The new account, or None when the address is taken."""
     statement = (
         insert(User)
-        .values(id=user_id, email=email, password_hash=password_hash, role=role)
+        .values(id=user_id, email=email, password_hash=password_hash, role=role, tx=func.pg_current_xact_id())
         .on_conflict_do_nothing(index_elements=[User.email])
         .returning(User)
     )

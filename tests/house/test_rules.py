@@ -117,7 +117,11 @@ def test_no_hold_is_compared_with_a_time_outside_of_the_database() -> None:
         if _compares_hold(node)
     }
 
-    assert compared == {("shop/orders/repository.py", "Order.expires_at <= func.now()")}
+    assert compared == {
+        ("shop/orders/repository.py", "Order.expires_at <= func.now()"),
+        ("shop/notifications/collecting/repository.py", "Order.expires_at > func.now()"),
+        ("shop/notifications/collecting/repository.py", "Order.expires_at <= func.now() + notice"),
+    }
 
 
 def _compares_hold(node: ast.AST) -> bool:

@@ -14,7 +14,8 @@ from shop.errors import IdempotencyMismatch, NotEnoughStock
 from shop.idempotency.models import IdempotencyKey
 from shop.idempotency.service import Answer, Asked, fingerprint, forget_old, once
 from shop.settings import Settings
-from shop.worker import Context, _arq_worker
+from shop.worker import Context
+from shop.worker.jobs import cron_jobs
 from tests.harness import wait_until
 from tests.processes import copy_of
 
@@ -174,12 +175,10 @@ async def test_the_worker_forgets_old_keys_by_itself(database: Database, setting
     await ask(database, asked("old"), 1)
     await age(database, "old", days=100)
     context = Context.connect(settings)
-    worker = _arq_worker(context)
-    [job] = [job for job in worker.cron_jobs or () if job.name == "forget_keys"]
+    [job] = [job for job in cron_jobs() if job.name == "forget_keys"]
 
     await job.coroutine({"shop": context})
 
     assert (job.minute, job.unique) == (None, True)
     assert await kept(database) == set()
-    await worker.close()
     await context.close()

@@ -1,0 +1,206 @@
+"""Delivering: lease a few rows in a short transaction, tell the receiver without one, record what became of it.
+
+At least once: a worker that dies between telling and recording leaves a lease that runs out, and the next one tells it
+again under the same id. Each receiver has its own queue and its own task, so that one that does not answer keeps
+nobody else waiting.
+"""
+
+import asyncio
+import random
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from shop import metrics
+from shop.database import UNAVAILABLE_ERRORS, Database
+from shop.faults import fault_point
+from shop.notifications.addresses import Resolve, resolve
+from shop.notifications.delivering import repository
+from shop.notifications.delivering.mail import MailChannel
+from shop.notifications.delivering.sinks import (
+    Channel,
+    Gone,
+    Leased,
+    LogChannel,
+    NotDelivered,
+    Receiver,
+    Undeliverable,
+)
+from shop.notifications.delivering.webhook import WebhookChannel
+from shop.notifications.kinds import Sink
+from shop.settings import Settings
+from shop.stopping import end_tasks
+
+RETRY_FACTOR = 3
+RETRY_JITTER = 0.2
+RETRY_EXPONENT_MAX = 12
+LEASES_IN_A_ROW_MAX = 1_000
+PRUNE_BATCH_MAX = 1_000
+PRUNE_BATCHES_MAX = 20
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one try; no failure means that it was delivered."""
+
+    leased: Leased
+    failure: NotDelivered | None
+
+
+def channels(
+    settings: Settings, *, resolve: Resolve = resolve, ssl_context: ssl.SSLContext | None = None
+) -> dict[Sink, Channel]:
+    """The sinks that the settings turn on. Webhooks always are: whether there is one is told by its row."""
+    on: dict[Sink, Channel] = {Sink.WEBHOOK: WebhookChannel(settings, resolve=resolve, ssl_context=ssl_context)}
+    if settings.notification_log:
+        on[Sink.LOG] = LogChannel()
+    if settings.smtp_url is not None:
+        on[Sink.MAIL] = MailChannel(settings)
+    return on
+
+
+def retry_pause(settings: Settings, tries: int) -> timedelta:
+    """How long to wait after so many tries: longer each time, and not the same for all who failed together."""
+    exponent = min(tries - 1, RETRY_EXPONENT_MAX)
+    jitter = random.uniform(1 - RETRY_JITTER, 1 + RETRY_JITTER)  # noqa: S311 - no secret
+    return timedelta(seconds=settings.delivery_retry_seconds * RETRY_FACTOR**exponent * jitter)
+
+
+class Deliverer:
+    """Delivers what is due, one task a receiver, a few receivers at a time."""
+
+    def __init__(self, database: Database, settings: Settings, on: Mapping[Sink, Channel]) -> None:
+        self._database = database
+        self._settings = settings
+        self._channels = on
+        self._places = asyncio.Semaphore(settings.delivery_receivers_max)
+        self._tasks: dict[Receiver, asyncio.Task[None]] = {}
+
+    async def start(self) -> None:
+        """Begin with every receiver that something is due for, unless this process is at it already."""
+        async with self._database.transaction() as session:
+            found = await repository.receivers_with_due(session, self._channels)
+        for receiver in found:
+            if receiver not in self._tasks:
+                task = asyncio.get_running_loop().create_task(self._deliver_to(receiver), name=f"deliver {receiver}")
+                self._tasks[receiver] = task
+
+    async def wait(self) -> None:
+        """Return when this process has nothing under way."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks.values()))
+
+    async def close(self, *, within: float) -> None:
+        """Let what is under way finish for so many seconds, then close every connection."""
+        await end_tasks(self._tasks.values(), within=within)
+        for channel in self._channels.values():
+            await channel.close()
+
+    async def _deliver_to(self, receiver: Receiver) -> None:
+        """Deliver until nothing is due; whatever fails is left to the lease and to the next start."""
+        try:
+            for _ in range(LEASES_IN_A_ROW_MAX):
+                async with self._places:
+                    if not await self._step(receiver):
+                        return
+        except (*UNAVAILABLE_ERRORS, DBAPIError) as error:
+            log.warning("deliveries_wait", sink=receiver.sink, reason=repr(error)[:200])
+        except Exception as error:
+            log.error("delivering_failed", sink=receiver.sink, webhook_id=receiver.webhook_id, exc_info=error)
+        finally:
+            self._tasks.pop(receiver, None)
+
+    async def _step(self, receiver: Receiver) -> bool:
+        """Lease, tell, record; returns whether there may be more."""
+        settings = self._settings
+        async with self._database.transaction() as session:
+            leased = await repository.lease(
+                session,
+                receiver,
+                limit=settings.delivery_batch_max,
+                lasting=timedelta(seconds=settings.delivery_lease_seconds),
+            )
+        if not leased:
+            return False
+        outcomes = await asyncio.gather(*(self._try(receiver, each) for each in leased))
+        fault_point(settings, "after_delivery")
+        await self._record(receiver, outcomes)
+        return len(leased) == settings.delivery_batch_max
+
+    async def _try(self, receiver: Receiver, leased: Leased) -> Outcome:
+        try:
+            await self._channels[receiver.sink].deliver(leased)
+        except NotDelivered as failure:
+            return Outcome(leased, failure)
+        except Exception as error:
+            log.error("delivery_broke", sink=receiver.sink, delivery_id=leased.id, exc_info=error)
+            return Outcome(leased, NotDelivered(type(error).__name__))
+        return Outcome(leased, None)
+
+    async def _record(self, receiver: Receiver, outcomes: Sequence[Outcome]) -> None:
+        settings, dead = self._settings, 0
+        delivered = [outcome.leased for outcome in outcomes if outcome.failure is None]
+        failed = [(outcome.leased, outcome.failure) for outcome in outcomes if outcome.failure is not None]
+        disabled = None
+        async with self._database.transaction() as session:
+            if receiver.webhook_id is not None:
+                disabled = await repository.record_health(
+                    session,
+                    receiver.webhook_id,
+                    succeeded=bool(delivered),
+                    gone=any(isinstance(failure, Gone) for _, failure in failed),
+                    patience=timedelta(days=settings.webhook_disable_after_days),
+                )
+            if delivered:
+                await repository.record_delivered(session, delivered)
+            for leased, failure in failed:
+                dead += await repository.record_failed(
+                    session,
+                    leased,
+                    reason=_printable(str(failure)),
+                    pause=retry_pause(settings, leased.tries),
+                    final=isinstance(failure, Undeliverable),
+                )
+        _count(receiver.sink, delivered=len(delivered), failed=len(failed), dead=dead)
+        if disabled:
+            log.warning("webhook_disabled", webhook_id=receiver.webhook_id, reason=disabled)
+
+
+async def sweep_deliveries(database: Database, settings: Settings) -> None:
+    """Give up what nobody is there for, and delete what is old; bounded, so that one run always ends."""
+    keep = timedelta(days=settings.notification_keep_days)
+    grace = timedelta(seconds=2 * settings.delivery_lease_seconds)
+    for _ in range(PRUNE_BATCHES_MAX):
+        async with database.transaction() as session:
+            buried = await repository.bury(session, after=grace, limit=PRUNE_BATCH_MAX)
+            pruned = await repository.prune(session, older_than=keep, limit=PRUNE_BATCH_MAX)
+        for sink in buried:
+            _count(sink, dead=1)
+        if max(len(buried), pruned) < PRUNE_BATCH_MAX:
+            break
+    async with database.transaction() as session:
+        await repository.forget_deleted_webhooks(session, older_than=2 * keep)
+
+
+async def watch_deliveries(database: Database, settings: Settings) -> None:
+    """Show how old the oldest pending delivery is."""
+    async with database.transaction() as session:
+        lasting = timedelta(hours=settings.delivery_retry_hours_max)
+        metrics.OLDEST_UNDELIVERED.set(await repository.oldest_pending_seconds(session, lasting=lasting))
+
+
+def _count(sink: Sink, **outcomes: int) -> None:
+    for outcome, count in outcomes.items():
+        if count:
+            metrics.DELIVERIES.labels(sink.value, outcome).inc(count)
+
+
+def _printable(reason: str) -> str:
+    """What a stranger's server made the library say, as it may stand in a row and on a screen."""
+    return reason if reason.isascii() and reason.isprintable() else ascii(reason)

@@ -1,0 +1,141 @@
+"""Webhooks and dead letters over HTTP, for admins."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from shop.auth import ActorDep, CurrentAdmin
+from shop.database import SessionDep
+from shop.errors import (
+    BadRequest,
+    BodyTooLarge,
+    DeadLetterNotFound,
+    Forbidden,
+    Invalid,
+    TooManyWebhooks,
+    Unauthorized,
+    Unavailable,
+    UserBlocked,
+    WebhookDisabled,
+    WebhookNotFound,
+    WebhookUrlRefused,
+)
+from shop.notifications import repository, service
+from shop.notifications.schemas import (
+    DELIVERY_ID_MAX,
+    ID_MAX,
+    DeadLetterPage,
+    DeliveryRead,
+    WebhookCreate,
+    WebhookPage,
+    WebhookPatch,
+    WebhookRead,
+    WebhookWithSecret,
+)
+from shop.problem_json import problems
+
+PAGE_MAX = 100
+
+WebhookId = Annotated[int, Path(ge=1, le=ID_MAX)]
+DeliveryId = Annotated[int, Path(ge=1, le=DELIVERY_ID_MAX)]
+Limit = Annotated[int, Query(ge=1, le=PAGE_MAX, description="How many to return.")]
+StartingAfter = Annotated[int | None, Query(ge=1, le=DELIVERY_ID_MAX, description="The last id of the page before.")]
+OfWebhook = Annotated[int | None, Query(ge=1, le=ID_MAX, description="Only those of this webhook.")]
+
+router = APIRouter(prefix="/v1/admin/webhooks", tags=["admin"])
+
+REFUSED_TO_OTHERS = (Unauthorized, Forbidden, UserBlocked, Invalid, Unavailable)
+REFUSED_BODIES = (BadRequest, BodyTooLarge)
+
+
+@router.post(
+    "",
+    status_code=201,
+    responses=problems(*REFUSED_TO_OTHERS, *REFUSED_BODIES, WebhookUrlRefused, TooManyWebhooks),
+)
+async def create_webhook(
+    new: WebhookCreate, request: Request, actor: ActorDep, response: Response
+) -> WebhookWithSecret:
+    """Tell a URL of what happens to orders from now on. The secret that signs is in this answer and in no other."""
+    state = request.app.state
+    webhook = await service.create(state.database, actor, new, state.settings)
+    response.headers["Location"] = f"/v1/admin/webhooks/{webhook.id}"
+    response.headers["Cache-Control"] = "no-store"
+    return WebhookWithSecret.model_validate(webhook)
+
+
+@router.get("", responses=problems(*REFUSED_TO_OTHERS))
+async def list_webhooks(
+    admin: CurrentAdmin,
+    response: Response,
+    session: SessionDep,
+    limit: Limit = 20,
+    starting_after: StartingAfter = None,
+) -> WebhookPage:
+    """Every webhook, newest first."""
+    webhooks, has_more = await repository.webhook_page(session, limit=limit, starting_after=starting_after)
+    if has_more:
+        response.headers["Link"] = _next("", limit, webhooks[-1].id)
+    return WebhookPage(data=[WebhookRead.model_validate(each) for each in webhooks], has_more=has_more)
+
+
+@router.get("/dead", responses=problems(*REFUSED_TO_OTHERS))
+async def list_dead_letters(
+    admin: CurrentAdmin,
+    response: Response,
+    session: SessionDep,
+    limit: Limit = 20,
+    starting_after: StartingAfter = None,
+    webhook_id: OfWebhook = None,
+) -> DeadLetterPage:
+    """What could not be delivered, newest first: notifications of webhooks, and mails that were refused."""
+    letters, has_more = await repository.dead_page(
+        session, limit=limit, starting_after=starting_after, webhook_id=webhook_id
+    )
+    if has_more:
+        only = f"&webhook_id={webhook_id}" if webhook_id is not None else ""
+        response.headers["Link"] = _next("/dead", limit, letters[-1].delivery.id, only)
+    return DeadLetterPage(data=[service.letter_read(each) for each in letters], has_more=has_more)
+
+
+@router.post("/dead/{delivery_id}/retry", responses=problems(*REFUSED_TO_OTHERS, DeadLetterNotFound, WebhookDisabled))
+async def retry_dead_letter(
+    delivery_id: DeliveryId, request: Request, actor: ActorDep, session: SessionDep
+) -> DeliveryRead:
+    """Try a dead letter anew, at once and then for a day. Asking twice is the same as once."""
+    return await service.retry(session, actor, delivery_id, request.app.state.settings)
+
+
+@router.get("/{webhook_id}", responses=problems(*REFUSED_TO_OTHERS, WebhookNotFound))
+async def read_webhook(webhook_id: WebhookId, admin: CurrentAdmin, session: SessionDep) -> WebhookRead:
+    """One webhook."""
+    return WebhookRead.model_validate(await service.find(session, webhook_id))
+
+
+@router.patch(
+    "/{webhook_id}", responses=problems(*REFUSED_TO_OTHERS, *REFUSED_BODIES, WebhookNotFound, WebhookUrlRefused)
+)
+async def change_webhook(webhook_id: WebhookId, patch: WebhookPatch, request: Request, actor: ActorDep) -> WebhookRead:
+    """Change the fields that are sent. Enabling it again also forgets that it failed."""
+    state = request.app.state
+    return WebhookRead.model_validate(await service.change(state.database, actor, webhook_id, patch, state.settings))
+
+
+@router.delete("/{webhook_id}", status_code=204, responses=problems(*REFUSED_TO_OTHERS, WebhookNotFound))
+async def delete_webhook(webhook_id: WebhookId, actor: ActorDep, session: SessionDep) -> None:
+    """Tell it nothing any more; what is pending for it is given up."""
+    await service.delete(session, actor, webhook_id)
+
+
+@router.post("/{webhook_id}/secret", responses=problems(*REFUSED_TO_OTHERS, WebhookNotFound))
+async def rotate_webhook_secret(
+    webhook_id: WebhookId, actor: ActorDep, response: Response, session: SessionDep
+) -> WebhookWithSecret:
+    """Give it a new secret, which is in this answer and in no other. The old one signs beside it for a day."""
+    webhook = await service.rotate_secret(session, actor, webhook_id)
+    response.headers["Cache-Control"] = "no-store"
+    return WebhookWithSecret.model_validate(webhook)
+
+
+def _next(path: str, limit: int, cursor: int, more: str = "") -> str:
+    return f'</v1/admin/webhooks{path}?limit={limit}&starting_after={cursor}{more}>; rel="next"'
