@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import httpcore
 import msgspec
@@ -28,7 +29,7 @@ class WebhookChannel:
         self._private_allowed = settings.webhook_private_addresses_allowed
         connections = settings.delivery_batch_max * settings.delivery_receivers_max
         self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl_context or httpcore.default_ssl_context(),
+            ssl_context=ssl_context or _public_tls(),
             max_connections=connections,
             max_keepalive_connections=connections,
             keepalive_expiry=KEEP_ALIVE_SECONDS,
@@ -84,6 +85,12 @@ def signed_headers(leased: Leased, secrets: tuple[str, ...], body: bytes) -> dic
         "webhook-timestamp": str(int(now.timestamp())),
         "webhook-signature": " ".join(signatures),
     }
+
+
+@lru_cache
+def _public_tls() -> ssl.SSLContext:
+    """Trusts whom browsers trust. Reading their list takes a while, so it is read once."""
+    return httpcore.default_ssl_context()
 
 
 async def _read_some(answer: httpcore.Response) -> None:
