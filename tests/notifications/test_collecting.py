@@ -3,7 +3,7 @@
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import insert, select, text, update
 
 from shop.database import Database
 from shop.notifications.collecting.collector import collect
@@ -190,7 +190,7 @@ async def test_unknown_words_of_order_events_are_passed_over(database: Database,
     order = await make_order(database)
     async with database.transaction() as session:
         row = {"order_id": order.id, "status": "late_money", "moved_by": "provider", "reason": "a test"}
-        await session.execute(OrderEvent.__table__.insert(), [row])
+        await session.execute(insert(OrderEvent), [row])
     await pay(database, order)
 
     await until_told(database, listening, [(Kind.RESERVED, order.id), (Kind.PAID, order.id)])

@@ -359,7 +359,7 @@ async def test_the_metrics_tell_what_became_of_each_try_and_how_old_the_oldest_i
     database: Database, near: Settings
 ) -> None:
     def counted(outcome: str) -> float:
-        return metrics.DELIVERIES.labels("webhook", outcome)._value.get()
+        return float(metrics.DELIVERIES.labels("webhook", outcome)._value.get())
 
     before = {outcome: counted(outcome) for outcome in ("delivered", "failed", "dead")}
     async with merchant() as well, merchant(status=500) as ill:
