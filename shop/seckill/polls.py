@@ -24,10 +24,14 @@ class Polls:
     def after_ms(self) -> int:
         """The `poll_after_ms` of one more answer."""
         now = time.monotonic()
+        return round((self.due(now) - now) * 1000)
+
+    def due(self, now: float) -> float:
+        """The time for one more poll; both are in seconds of the same clock."""
         soon, orderly, late = (
             now + self._delay_min_seconds,
             self._last + self._gap_seconds,
             now + self._delay_max_seconds,
         )
         self._last = min(max(soon, orderly), late)
-        return round((self._last - now) * 1000)
+        return self._last
