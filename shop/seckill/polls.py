@@ -28,10 +28,6 @@ class Polls:
 
     def due(self, now: float) -> float:
         """The time for one more poll; both are in seconds of the same clock."""
-        soon, orderly, late = (
-            now + self._delay_min_seconds,
-            self._last + self._gap_seconds,
-            now + self._delay_max_seconds,
-        )
-        self._last = min(max(soon, orderly), late)
+        earliest = max(now + self._delay_min_seconds, self._last + self._gap_seconds)
+        self._last = min(earliest, now + self._delay_max_seconds)
         return self._last

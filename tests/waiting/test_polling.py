@@ -164,6 +164,6 @@ async def test_the_delay_that_buyers_are_told_grows_with_their_number(live_shop:
     assert polled.json()["poll_after_ms"] > 2_000
 
 
-async def test_a_greatest_delay_below_the_least_is_no_configuration(clean_settings: Settings) -> None:
+def test_a_greatest_delay_below_the_least_is_no_configuration(clean_settings: Settings) -> None:
     with pytest.raises(ValueError, match="SHOP_POLL_AFTER_MS_MAX"):
         copy_of(clean_settings, poll_after_ms=500, poll_after_ms_max=400)
