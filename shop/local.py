@@ -23,6 +23,7 @@ from shop.database import migrate
 from shop.embedded import embedded_servers
 from shop.metrics import MULTIPROCESS_VARIABLE, prepare_multiprocess, serve_metrics
 from shop.processes import run_beside
+from shop.redis_users import DEFAULT_USER_OFF, Logins
 from shop.settings import Settings
 
 READY_SECONDS = 30.0
@@ -39,10 +40,14 @@ class NotStarted(Exception):
 
 @dataclass
 class LocalShop:
-    """The running shop: its settings, its address, and the processes that may be stopped one by one."""
+    """The running shop: its settings, its address, and the processes that may be stopped one by one.
+
+    A worker has the same settings, but for the URL of its own user of Redis if there is one.
+    """
 
     settings: Settings
     directory: Path
+    worker_redis_url: str | None = None
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
     @property
@@ -59,10 +64,11 @@ class LocalShop:
 
     def start(self, name: str, *command: str, extra: Mapping[str, str] | None = None) -> None:
         """Run `shop COMMAND…` as a child whose output goes to `<name>.log`."""
+        own = {"SHOP_REDIS_URL": self.worker_redis_url} if command[0] == "worker" and self.worker_redis_url else {}
         with self.log(name).open("ab") as log:
             self.processes[name] = run_beside(
                 [sys.executable, "-m", "shop", *command],
-                environment={**os.environ, **environment_of(self.settings), **(extra or {})},
+                environment={**os.environ, **environment_of(self.settings), **own, **(extra or {})},
                 output=log,
             )
 
@@ -116,7 +122,7 @@ def local_shop(
     The data lives in `directory`, or in a temporary one that goes with the shop. With a directory, servers that the
     settings name are used instead of embedded ones. Raises ServerUnavailable or NotStarted.
     """
-    with _servers(settings, directory, durable=durable) as (home, urls):
+    with _servers(settings, directory, durable=durable) as (home, urls, worker_redis_url):
         own = settings.model_copy(
             update={
                 **urls,
@@ -137,7 +143,7 @@ def local_shop(
         ports["payment_provider_url"] = f"http://{PROVIDER_HOST}:{provider_port}"
         own = own.model_copy(update=ports)
         serve_metrics(own.metrics_host, own.metrics_port)
-        shop = LocalShop(own, home)
+        shop = LocalShop(own, home, worker_redis_url)
         hook = f"{shop.base_url}/v1/payments/webhook"
         books = str(home / "provider.sqlite")
         try:
@@ -158,18 +164,26 @@ def local_shop(
 @contextmanager
 def _servers(
     settings: Settings, directory: Path | None, *, durable: bool
-) -> Iterator[tuple[Path, dict[str, str | None]]]:
-    """Where the shop's files are, and the servers' URLs: those that the settings name, or embedded ones."""
+) -> Iterator[tuple[Path, dict[str, str | None], str | None]]:
+    """Where the shop's files are, and the servers' URLs: those that the settings name, or embedded ones.
+
+    The third is the ledger's URL as the worker has it. An embedded Valkey lets in nobody but the shop's two users.
+    """
     named = SERVER_URLS & settings.model_fields_set
     if directory is not None and named == SERVER_URLS:
         directory.mkdir(parents=True, exist_ok=True)
-        yield directory, {}
+        yield directory, {}, None
         return
     if directory is not None and named:
         raise NotStarted("Set both SHOP_DATABASE_URL and SHOP_REDIS_URL to use servers of your own, or neither.")
-    with embedded_servers(directory, durable=durable) as servers:
-        urls = {"database_url": servers.database_url, "redis_url": servers.redis_url, "cache_redis_url": None}
-        yield servers.valkey.directory.parent, urls
+    logins = Logins.random()
+    with embedded_servers(directory, durable=durable, redis_users=[DEFAULT_USER_OFF, *logins.lines]) as servers:
+        urls = {
+            "database_url": servers.database_url,
+            "redis_url": logins.api_url(servers.redis_url),
+            "cache_redis_url": None,
+        }
+        yield servers.valkey.directory.parent, urls, logins.worker_url(servers.redis_url)
 
 
 def environment_of(settings: Settings) -> dict[str, str]:

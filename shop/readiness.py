@@ -7,19 +7,21 @@ import redis.asyncio as aioredis
 from sqlalchemy import text
 
 from shop.database import Database, migrated
-from shop.redis import durability_problems, scripts_loaded
+from shop.redis import scripts_loaded
+from shop.redis_demands import ledger_problems
+from shop.settings import Settings
 
 CHECK_SECONDS = 2.0
 
 
-async def readiness(database: Database, client: aioredis.Redis) -> dict[str, str | None]:
+async def readiness(database: Database, client: aioredis.Redis, settings: Settings) -> dict[str, str | None]:
     """Each check with None, or with the reason why it fails."""
     return {
         "postgres": await _check(lambda: _postgres(database)),
         "migrations": await _check(lambda: _migrations(database)),
         "redis": await _check(lambda: _redis(client)),
         "scripts": await _check(lambda: _scripts(client)),
-        "durability": await _check(lambda: _durability(client)),
+        "durability": await _check(lambda: _durability(client, settings)),
     }
 
 
@@ -51,5 +53,5 @@ async def _scripts(client: aioredis.Redis) -> str | None:
     return None if await scripts_loaded(client) else "the worker has not loaded the scripts (is it running?)"
 
 
-async def _durability(client: aioredis.Redis) -> str | None:
-    return "; ".join(await durability_problems(client, strict=True)) or None
+async def _durability(client: aioredis.Redis, settings: Settings) -> str | None:
+    return "; ".join(await ledger_problems(client, settings)) or None

@@ -67,6 +67,9 @@ def connect(url: str, settings: Settings, *, connections_max: int | None = None)
         timeout=settings.redis_pool_wait_seconds,
         socket_timeout=settings.redis_timeout_seconds,
         socket_connect_timeout=settings.redis_timeout_seconds,
+        # The library would introduce itself on every connection, which no user of the shop has a right to.
+        lib_name=None,
+        lib_version=None,
     )
     return aioredis.Redis.from_pool(pool)
 
@@ -74,17 +77,6 @@ def connect(url: str, settings: Settings, *, connections_max: int | None = None)
 def connections_in_use(client: aioredis.Redis) -> int:
     """How many connections of the client's pool are lent."""
     return len(client.connection_pool._in_use_connections)  # noqa: SLF001 - the pool has no public count
-
-
-async def durability_problems(client: aioredis.Redis, *, strict: bool) -> list[str]:
-    """Why this Redis must not hold a ledger; `strict` asks for an append-only file as well. Empty means that it may."""
-    info = {**await client.info("memory"), **await client.info("persistence")}
-    problems = []
-    if info.get("maxmemory_policy") != "noeviction":
-        problems.append(f"maxmemory-policy is {info.get('maxmemory_policy')}, it must be noeviction")
-    if strict and not info.get("aof_enabled"):
-        problems.append("appendonly is off: accepted orders would be lost in a crash")
-    return problems
 
 
 async def scripts_loaded(client: aioredis.Redis) -> bool:

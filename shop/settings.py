@@ -43,9 +43,11 @@ class Settings(BaseSettings):
     database_url: str = "postgresql+asyncpg://shop@localhost/shop"
     """Postgres."""
     redis_url: str = "redis://localhost:6379/0"
-    """The ledger: append-only file on, never evicts."""
+    """The ledger: append-only file on, never evicts; give API and worker a user each (`shop/redis_users.py`)."""
     cache_redis_url: str | None = None
     """Cache, limiter and queues; the ledger's Redis if unset."""
+    redis_patched: bool = False
+    """The distribution has closed the known holes of an older Redis; else production refuses such a version."""
     database_pool_max: PositiveInt = 10
     """Connections to Postgres of one process."""
     database_pool_wait_seconds: PositiveFloat = 2.0

@@ -17,7 +17,7 @@ from shop.database import Base, Database, migrate
 from shop.embedded import EmbeddedServers, embedded_servers
 from shop.redis import connect, load_scripts
 from shop.settings import Settings
-from tests.harness import Shop, create_database, running_shop
+from tests.harness import LOGINS, Shop, create_database, running_shop
 
 _numbers = itertools.count(1)
 
@@ -25,7 +25,7 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def servers() -> Iterator[EmbeddedServers]:
     """One Valkey and one PostgreSQL for the whole run."""
-    with embedded_servers(durable=False) as running:
+    with embedded_servers(durable=False, redis_users=LOGINS.lines) as running:
         yield running
 
 

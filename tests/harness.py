@@ -26,6 +26,7 @@ from shop.database import Database
 from shop.products import repository as products
 from shop.products.models import Product
 from shop.redis import connect
+from shop.redis_users import Logins
 from shop.sales import repository as sales
 from shop.sales import service
 from shop.sales.models import Sale
@@ -37,6 +38,8 @@ from shop.worker import running_worker
 DEADLINE_SECONDS = 15.0
 POLL_SECONDS = 0.01
 SOLD_OUT_SECONDS_MAX = 1.0  # how long a process may say "sold out" after units came back; five times its bound
+# The shop's two users on every Valkey of the tests; the tests themselves are the default user, who may do everything.
+LOGINS = Logins(api_password="the API's, in tests", worker_password="the worker's, in tests")
 TESTER = Actor(id="tester", address="127.0.0.1")
 
 _numbers = itertools.count(1)
@@ -256,16 +259,26 @@ def outcome(answer: httpx.Response) -> str:
     return code
 
 
+def as_user(settings: Settings, url_of: Callable[[str], str]) -> Settings:
+    """The settings of a process that has a user of its own, such as `LOGINS.api_url`, on the tests' Valkeys."""
+    side = settings.cache_redis_url
+    urls = {"redis_url": url_of(settings.redis_url), "cache_redis_url": url_of(side) if side else None}
+    return settings.model_copy(update=urls)
+
+
 @asynccontextmanager
 async def running_shop(settings: Settings, *, worker: bool = True) -> AsyncIterator[Shop]:
-    """A shop in this process: the API on a real socket of the loopback, and a worker unless it is not wanted."""
-    async with _running_api(settings) as base_url:
+    """A shop in this process: the API on a real socket of the loopback, and a worker unless it is not wanted.
+
+    Both have only their own rights in Redis, so a test that uses the shop also tests that these are enough.
+    """
+    async with _running_api(as_user(settings, LOGINS.api_url)) as base_url:
         shop = Shop(
             settings, Database(settings, application_name="shop-tests"), connect(settings.redis_url, settings), base_url
         )
         try:
             if worker:
-                async with running_worker(settings):
+                async with running_worker(as_user(settings, LOGINS.worker_url)):
                     yield shop
             else:
                 yield shop

@@ -15,7 +15,7 @@ import psutil
 from shop.embedded import PostgresServer, ValkeyServer
 from shop.local import environment_of, free_port
 from shop.settings import Settings
-from tests.harness import DEADLINE_SECONDS, Shop, running_shop, wait_until
+from tests.harness import DEADLINE_SECONDS, LOGINS, Shop, as_user, running_shop, wait_until
 from tests.nursery import END_SECONDS, Child, family
 
 
@@ -29,7 +29,8 @@ class Processes:
 
     def start(self, name: str, *command: str, **variables: str) -> Child:
         """Run `shop COMMAND…`; `variables` are added to its environment, such as SHOP_FAULT="after_commit"."""
-        environment = {**os.environ, **environment_of(self.settings), **variables}
+        own = as_user(self.settings, LOGINS.worker_url if command[0] == "worker" else LOGINS.api_url)
+        environment = {**os.environ, **environment_of(own), **variables}
         child = Child(command, environment=environment, output=self.directory / f"{name}.log")
         self.running[name] = child
         return child
@@ -116,7 +117,7 @@ async def own_shop(settings: Settings, directory: Path, *, worker_here: bool = F
 
     `settings` name the migrated database to use.
     """
-    valkey = ValkeyServer(directory)
+    valkey = ValkeyServer(directory, users=LOGINS.lines)
     valkey.start()
     own = copy_of(settings, redis_url=valkey.url, api_port=free_port("127.0.0.1", 0))
     processes = Processes(own, directory)

@@ -31,6 +31,7 @@ from shop.embedded import EmbeddedServers, embedded_servers
 from shop.local import LocalShop, free_port
 from shop.processes import run_beside
 from shop.redis import connect
+from shop.redis_users import Logins
 from shop.settings import Settings
 
 HOST = "127.0.0.1"
@@ -201,10 +202,13 @@ async def stage(directory: Path | None) -> AsyncIterator[Stage]:
     cores = Cores.chosen()
     _raise_file_limit()
     # A child has the affinity of the thread that makes it.
-    with _home(directory) as home, pinned(cores.rest), embedded_servers(home) as servers:
+    logins = Logins.random()
+    with _home(directory) as home, pinned(cores.rest), embedded_servers(home, redis_users=logins.lines) as servers:
         settings = _settings(servers)
         await asyncio.to_thread(migrate, settings)
-        local = LocalShop(settings, home)
+        # The baselines and the bench itself may do everything; API and worker have the rights that they always have.
+        own = settings.model_copy(update={"redis_url": logins.api_url(servers.redis_url)})
+        local = LocalShop(own, home, logins.worker_url(servers.redis_url))
         database = Database(settings, application_name="shop-bench", pool_max=2, statement_seconds=120)
         client = connect(settings.redis_url, settings)
         process = await asyncio.create_subprocess_exec(
@@ -237,6 +241,7 @@ def _settings(servers: EmbeddedServers) -> Settings:
         payment_webhook_secret=SecretStr("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()),
         database_url=servers.database_url,
         redis_url=servers.redis_url,
+        redis_patched=True,  # whatever Redis is on this machine is measured
         cache_redis_url=None,
         api_host=HOST,
         api_port=free_port(HOST, 0),

@@ -47,7 +47,7 @@ async def explain_error(code: str) -> ErrorRead:
 async def readyz(request: Request) -> JSONResponse:
     """Whether this process can sell: Postgres, migrations, Redis, scripts and durability."""
     state = request.app.state
-    checks = await readiness(state.database, state.ledger)
+    checks = await readiness(state.database, state.ledger, state.settings)
     ready = all(reason is None for reason in checks.values())
     return JSONResponse(
         {"status": "ready" if ready else "not ready", "checks": {name: why or "ok" for name, why in checks.items()}},

@@ -139,7 +139,7 @@ def api(
     settings = get_settings()
     configure_logs(settings)
     all_scripts()
-    asyncio.run(_preflight(settings, ("postgres", "migrations", "redis")))
+    asyncio.run(_preflight(settings, ("postgres", "migrations", "redis", "durability")))
     from shop.app.server import listen, serve
 
     count = processes or settings.api_processes
@@ -165,7 +165,7 @@ def worker(json: Json = False) -> None:
 
     settings = get_settings()
     configure_logs(settings)
-    asyncio.run(_preflight(settings, ("postgres", "migrations", "redis")))
+    asyncio.run(_preflight(settings, ("postgres", "migrations", "redis", "durability")))
     _serve_metrics(settings.metrics_host, settings.worker_metrics_port)
     if json:
         emit({"worker": "running"}, as_json=True)
@@ -226,7 +226,7 @@ async def _preflight(settings: Settings, names: tuple[str, ...]) -> None:
     database = Database(settings, application_name="shop-preflight", pool_max=1)
     ledger = connect(settings.redis_url, settings)
     try:
-        checks = await readiness(database, ledger)
+        checks = await readiness(database, ledger, settings)
     finally:
         await database.close()
         await ledger.aclose(close_connection_pool=True)

@@ -12,7 +12,7 @@ postgres    the database's server
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,14 +44,17 @@ class EmbeddedServers:
 
 
 @contextmanager
-def embedded_servers(directory: Path | None = None, *, durable: bool = True) -> Iterator[EmbeddedServers]:
+def embedded_servers(
+    directory: Path | None = None, *, durable: bool = True, redis_users: Sequence[str] = ()
+) -> Iterator[EmbeddedServers]:
     """Both servers, ready to answer; stopped at the end, Valkey first, because its ledger is drained into Postgres.
 
     What was stored in `directory` is found again by the next call; without a directory there is a temporary one, which
-    is removed at the end. `durable=False` is for tests: see `PostgresServer`. Raises ServerUnavailable.
+    is removed at the end. `durable=False` is for tests: see `PostgresServer`. `redis_users` are lines of an ACL file.
+    Raises ServerUnavailable.
     """
     with _directory(directory) as home, ThreadPoolExecutor(max_workers=2) as pool:
-        servers = EmbeddedServers(ValkeyServer(home), PostgresServer(home, durable=durable))
+        servers = EmbeddedServers(ValkeyServer(home, users=redis_users), PostgresServer(home, durable=durable))
         starts = [pool.submit(servers.valkey.start), pool.submit(servers.postgres.start)]
         try:
             for start in starts:

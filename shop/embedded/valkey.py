@@ -17,9 +17,10 @@ ANSWER_TIMEOUT_SECONDS = 1.0
 class ValkeyServer:
     """A Valkey on a socket, with its data in `directory/name`; several names make several servers.
 
-    `extra` is added to the server's command line, such as `("--maxmemory", "64mb")`. Whatever way the server ends,
-    `start` works again, on the same data and at the same URL. The calls block and are not safe for several threads at
-    once.
+    `extra` is added to the server's command line, such as `("--maxmemory", "64mb")`. `users` are lines of an ACL file;
+    without them, and unless they say otherwise, whoever reaches the socket may do everything. Whatever way the server
+    ends, `start` works again, on the same data and at the same URL. The calls block and are not safe for several
+    threads at once.
     """
 
     def __init__(
@@ -30,12 +31,15 @@ class ValkeyServer:
         appendfsync: str = "always",
         appendonly: bool = True,
         extra: Sequence[str] = (),
+        users: Sequence[str] = (),
     ) -> None:
         self.directory = Path(directory).resolve() / name
         self.log = self.directory / "valkey.log"
         self._appendfsync = appendfsync
         self._appendonly = appendonly
         self._extra = extra
+        self._users = users
+        self._users_file = self.directory / "users.acl"
         self._sockets = SocketDirectory(self.directory, SOCKET_NAME)
         self._process: ServerProcess | None = None
 
@@ -58,6 +62,7 @@ class ValkeyServer:
         binary = find_valkey()
         with locked(self.directory) as lock:
             self._sockets.make()
+            self._write_users()
             # Its data is safe at every reply, so there is nothing to put in order when the parent was killed.
             program: list[str | Path] = [binary, *self._options()]
             self._process = launch("Valkey", program, lock=lock, log=self.log, death_signal=SIGKILL)
@@ -99,7 +104,14 @@ class ValkeyServer:
             "no-appendfsync-on-rewrite": "no",
             "maxmemory-policy": "noeviction",
         }
+        if self._users:
+            options["aclfile"] = str(self._users_file)
         return [part for name, value in options.items() for part in (f"--{name}", value)] + list(self._extra)
+
+    def _write_users(self) -> None:
+        if self._users:
+            self._users_file.touch(mode=0o600)
+            self._users_file.write_text("".join(f"{line}\n" for line in self._users))
 
     def _answers(self) -> bool:
         """Whether it answers PING with PONG; while it reads its data, it says that it is loading."""

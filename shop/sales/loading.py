@@ -7,7 +7,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from shop.database import Database
-from shop.redis import durability_problems
+from shop.redis_demands import ledger_problems
 from shop.sales import repository
 from shop.sales.changes import milliseconds
 from shop.sales.models import Sale
@@ -36,7 +36,7 @@ async def load(database: Database, client: aioredis.Redis, sale: Sale, settings:
         raise LedgerLost("the epoch is not recorded")
     token = epoch.token
     if token is None:
-        problems = await durability_problems(client, strict=settings.environment == "production")
+        problems = await ledger_problems(client, settings)
         if problems:
             log.error("ledger_not_loaded", sale_id=sale.id, reason="; ".join(problems))
             return
