@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from urllib.parse import quote, urlsplit, urlunsplit
 
 PASSWORD_BYTES = 32
+CHANNELS = "shop:*"
 
 _SCRIPTS = ("evalsha", "script|exists", "del", "hget", "hmget", "hset", "mget", "set", "setbit", "strlen", "time")
 _STREAM = ("xadd", "xlen", "xrange")
 _CONNECTION = ("auth", "hello", "ping", "select", "multi", "exec", "info")
 _READS = ("get", "hgetall", "hvals")
 _CACHE = ("pexpire",)
+_NEWS = ("publish", "subscribe", "unsubscribe")
 _PERSISTER = ("hdel", "script|load", "xread", "xtrim")
 _ARQ = (
     "dbsize", "exists", "expire", "incrby", "psetex", "setex", "unwatch", "watch",
@@ -34,12 +36,12 @@ class RedisUser:
 
     @property
     def rules(self) -> str:
-        """The rights in the language of `ACL SETUSER`. No channel: nothing of the shop is published."""
+        """The rights in the language of `ACL SETUSER`."""
         keys = " ".join(f"~{pattern}" for pattern in self.keys)
-        return f"{keys} resetchannels -@all {' '.join(f'+{command}' for command in self.commands)}"
+        return f"{keys} resetchannels &{CHANNELS} -@all {' '.join(f'+{command}' for command in self.commands)}"
 
 
-API = RedisUser("shop-api", ("shop:*",), tuple(sorted({*_CONNECTION, *_SCRIPTS, *_STREAM, *_READS, *_CACHE})))
+API = RedisUser("shop-api", ("shop:*",), tuple(sorted({*_CONNECTION, *_SCRIPTS, *_STREAM, *_READS, *_CACHE, *_NEWS})))
 WORKER = RedisUser("shop-worker", ("shop:*", "arq:*"), tuple(sorted({*API.commands, *_PERSISTER, *_ARQ})))
 
 # Whoever has no password may ask whether the server answers.

@@ -198,7 +198,9 @@ def list_settings(
     """List every setting with its default and its meaning; the values in force are not shown."""
     rows = [
         {"variable": f"SHOP_{name.upper()}", "default": _default(field), "meaning": field.description or ""}
-        for name, field in Settings.model_fields.items()
+        for name, field in sorted(
+            Settings.model_fields.items(), key=lambda item: item[0] not in Settings.__annotations__
+        )
     ]
     if markdown:
         lines = [f"| `{row['variable']}` | {row['default']} | {row['meaning']} |" for row in rows]

@@ -11,7 +11,10 @@ UNITS_MAX = 100_000_000
 HOLD_SECONDS_MAX = 30 * 24 * 3600
 PRICE_MAX = 10**12
 
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
+# No control characters: a terminal would obey them.
+Name = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
+]
 Units = Annotated[int, Field(strict=True, ge=1, le=UNITS_MAX)]
 UnitsPerUser = Annotated[int, Field(strict=True, ge=1, le=10_000)]
 OrdersPerUser = Annotated[int, Field(strict=True, ge=1, le=100)]

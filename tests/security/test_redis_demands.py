@@ -1,9 +1,11 @@
 """A ledger is not kept where it may be forgotten, or where others may run code; the refusal says what to change."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis.asyncio as aioredis
+import structlog
 from structlog.testing import capture_logs
 
 from shop.embedded import ValkeyServer
@@ -20,8 +22,8 @@ class OldRedis(aioredis.Redis):
 
     version = "7.0.15"
 
-    async def info(self, section: str | None = None, *args: str, **kwargs: object) -> dict[str, object]:  # type: ignore[override]
-        found = await super().info(section, *args, **kwargs)
+    async def info(self, section: str | None = None) -> dict[str, object]:  # type: ignore[override]
+        found = await super().info(section)
         if section != "server":
             return dict(found)
         return {name: value for name, value in found.items() if "version" not in name} | {"redis_version": self.version}
@@ -62,6 +64,16 @@ def test_a_valkey_is_not_taken_for_the_redis_that_it_calls_itself() -> None:
     assert server_of({"redis_version": "7.0.15"}) == ("redis", (7, 0, 15))
 
 
+@pytest.fixture
+def warnings_logged() -> Iterator[None]:
+    """The running shop of other tests logs errors alone."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
+    yield
+    structlog.configure(**before)
+
+
+@pytest.mark.usefixtures("warnings_logged")
 @pytest.mark.parametrize(
     ("environment", "patched", "refused", "warned"),
     [

@@ -113,10 +113,10 @@ async def test_what_only_the_worker_does_is_refused_to_the_api(
 async def test_a_script_has_no_more_rights_than_the_process_that_sends_it(
     as_user: Callable[[RedisUser], aioredis.Redis], redis: aioredis.Redis, user: RedisUser
 ) -> None:
-    """Should a foreign script ever be loaded, it cannot leave the shop's keys or configure the server."""
-    for body in ("return redis.call('GET', 'another:application')", "return redis.call('CONFIG', 'GET', '*')"):
+    """Should a foreign script ever be loaded, it cannot leave the shop's keys or look around."""
+    for body in ("return redis.call('GET', 'another:application')", "return redis.call('KEYS', '*')"):
         sha = await redis.script_load(body)
-        with pytest.raises(ResponseError, match=r"ACL|permission|user executing the script"):
+        with pytest.raises(ResponseError, match=r"(?i)ACL|user executing the script"):
             await as_user(user).evalsha(sha, 0)  # type: ignore[misc]
 
 
@@ -164,10 +164,10 @@ async def test_everything_works_with_the_rights_of_its_own_process(fresh_setting
         assert (await client.get("/readyz")).status_code == 200
 
         async def unsold_forgotten() -> bool:
-            return await shop.redis.exists(ledger_keys(unsold.id, 1).sale) == 0
+            return not await shop.redis.exists(ledger_keys(unsold.id, 1).sale)
 
         async def jobs_ran() -> bool:
-            return await shop.redis.exists("shop:jobs:health-check") == 1
+            return bool(await shop.redis.exists("shop:jobs:health-check"))
 
         await wait_until(unsold_forgotten, reason="the settled sale is forgotten")
         await wait_until(jobs_ran, reason="arq runs")

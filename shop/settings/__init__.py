@@ -1,24 +1,22 @@
 """Every setting and every bound of the shop, each with its unit, read from `SHOP_…` variables or a `.env` file."""
 
-import base64
-import binascii
-from email.headerregistry import Address
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from shop.settings.notifications import NotificationSettings
+from shop.settings.payments import PaymentSettings
+from shop.settings.purchases import PurchaseSettings
 
 DEVELOPMENT_SECRET = "a-secret-for-development-only-never-for-production"  # noqa: S105 - refused outside development
 SECRET_BYTES_MIN = 32
-DEVELOPMENT_PAYMENT_API_KEY = "a-key-of-the-sandbox-for-development-only"
-DEVELOPMENT_WEBHOOK_SECRET = "whsec_" + base64.b64encode(b"for-development-only-never-for-production").decode()
-WEBHOOK_SECRET_BYTES_MIN, WEBHOOK_SECRET_BYTES_MAX = 24, 64  # as Standard Webhooks has it
+EVERYBODY = frozenset({"*", "0.0.0.0/0", "::/0"})
 
 
-class Settings(BaseSettings):
+class Settings(NotificationSettings, PaymentSettings, PurchaseSettings):
     """The configuration of one process. Wrong values stop the start with a message that names the variable."""
 
     model_config = SettingsConfigDict(
@@ -74,7 +72,7 @@ class Settings(BaseSettings):
     """The metrics have a port of their own; 0 turns it off."""
     worker_metrics_port: int = Field(9101, ge=0, le=65535)
     """The worker's own metrics; 0 turns them off."""
-    cors_origins: list[str] = []
+    cors_origins: list[str] = Field([])
     """Origins of browsers that may use the API, as a JSON list."""
     trusted_proxies: str = "127.0.0.1"
     """Whose X-Forwarded-For is believed, comma-separated."""
@@ -121,38 +119,6 @@ class Settings(BaseSettings):
     cache_load_wait_seconds: PositiveFloat = 2.0
     """How long a reader waits for another process that loads the same key."""
 
-    # The purchase path.
-    purchase_rate_per_second: PositiveFloat = 5.0
-    """Purchases of one user that are admitted in the long run."""
-    purchase_burst: PositiveInt = 10
-    """Purchases of one user that are admitted at once."""
-    purchase_deadline_seconds: PositiveFloat = 2.0
-    """A purchase that could not be sent in time is refused with 503."""
-    limiter_users_max: PositiveInt = 100_000
-    """Users that the limiter of one process remembers; the shared one knows all."""
-    limiter_batch_max: int = Field(256, ge=1, le=256)
-    """Callers that share one question to the limiter."""
-    limiter_timeout_seconds: PositiveFloat = 0.25
-    """How long the limiter waits for Redis before it lets the request pass."""
-    side_redis_rest_seconds: float = Field(0.5, ge=0)
-    """How long cache and limiter go on without a Redis that did not answer."""
-    batch_max: int = Field(128, ge=1, le=256)
-    """Purchases that share one script call."""
-    batches_in_flight_max: PositiveInt = 4
-    """Script calls of one process and sale that may be under way."""
-    queue_max: PositiveInt = 10_000
-    """Purchases that may wait for a script call; more are refused with 503."""
-    poll_after_ms: PositiveInt = 500
-    """When a client should ask for its order again, at the earliest."""
-    poll_after_ms_max: PositiveInt = 10_000
-    """The longest that a client is told to wait, however large the crowd."""
-    polls_per_second_max: PositiveInt = 500
-    """Polls that one process asks its clients for; a larger crowd is told to come later."""
-    latch_poll_seconds: PositiveFloat = 0.1
-    """How often a process looks whether a sold-out sale has units again."""
-    directory_poll_seconds: PositiveFloat = 0.25
-    """How soon an API process learns of a sale that was loaded."""
-
     # Idempotency keys of admins.
     idempotency_keep_hours: int = Field(48, ge=24)
     """How long a repeat with the same key is told the first answer, at least."""
@@ -160,18 +126,6 @@ class Settings(BaseSettings):
     """Keys that are deleted in one transaction."""
     idempotency_forget_batches_max: PositiveInt = 10
     """Transactions of one such run; there is one every minute."""
-
-    # News of orders.
-    order_listeners_max: PositiveInt = 20_000
-    """Requests of one process that may wait for news of their orders; more are refused with 503."""
-    listeners_per_order_max: PositiveInt = 8
-    """Event streams of one order in one process; more are refused with 429."""
-    order_look_seconds: PositiveFloat = 5.0
-    """How often a process looks by itself for changes of the orders that somebody waits for."""
-    sse_heartbeat_seconds: PositiveFloat = 15.0
-    """How long an event stream may be silent."""
-    sse_seconds_max: PositiveFloat = 600.0
-    """An event stream is ended after so long; its client comes back by itself."""
 
     # Ordinary orders.
     order_hold_seconds: int = Field(900, ge=1, le=2_592_000)
@@ -213,70 +167,6 @@ class Settings(BaseSettings):
     not_recorded_wait_seconds: PositiveFloat = 1.0
     """How long a cancel waits for the order's row before it is refused with 503."""
 
-    # Payments.
-    payment_provider_url: str = Field("http://127.0.0.1:8900", pattern=r"^https?://[^/?#\s]+[^?#\s]*$")
-    """Where the payment provider's API is; `shop sandbox-provider` is one to develop against."""
-    payment_api_key: SecretStr = SecretStr(DEVELOPMENT_PAYMENT_API_KEY)
-    """What the shop shows the provider."""
-    payment_webhook_secret: SecretStr = SecretStr(DEVELOPMENT_WEBHOOK_SECRET)
-    """`whsec_…`, with which the provider signs; several with a space between them while it is changed."""
-    payment_timeout_seconds: PositiveFloat = 3.0
-    """How long one try of a call to the provider may take."""
-    payment_deadline_seconds: PositiveFloat = 8.0
-    """How long a call to the provider may take with all its tries; after it, 503."""
-    payment_tries_max: int = Field(3, ge=1, le=10)
-    """Tries of one call to the provider; each carries the same key, so that it is done once."""
-    payment_connections_max: PositiveInt = 20
-    """Connections to the provider of one process."""
-    payment_breaker_failures: PositiveInt = 5
-    """After so many failures in a row the provider is left alone for a while."""
-    payment_breaker_rest_seconds: PositiveFloat = 5.0
-    """For how long; then one call tries whether it is back."""
-    settle_batch_max: PositiveInt = 200
-    """Payments whose money one run of the settling job looks at."""
-    provider_batch_max: PositiveInt = 50
-    """Intents and refunds that one run of a job asks the provider about."""
-    provider_pause_seconds: PositiveFloat = 1.0
-    """The first pause until the provider is asked the same again; it doubles up to 128 times that."""
-    reconcile_page_max: int = Field(500, ge=1, le=500)
-    """Events of the provider's own list that are read at once."""
-    reconcile_pages_max: PositiveInt = 20
-    """Such pages in one run of the reconciling job."""
-
-    # Notifications.
-    notification_log: bool = False
-    """Write every notification into the log."""
-    smtp_url: SecretStr | None = None
-    """Where mail is handed in: `smtp://user:password@host:587` or `smtps://host`; without it no mail is sent."""
-    mail_from: str = Field("shop@localhost", max_length=254)
-    """The sender of mails."""
-    expiring_soon_seconds: int = Field(120, ge=30, le=2_592_000)
-    """How long before its end a hold is called to mind; a hold must last at least twice as long for that."""
-    notification_batch_max: int = Field(500, ge=1, le=2_000)
-    """Events that are collected in one transaction."""
-    notification_batches_max: PositiveInt = 20
-    """Transactions of one run of the collector."""
-    notification_keep_days: PositiveInt = 30
-    """How long a notification and its dead letters are kept."""
-    delivery_batch_max: int = Field(16, ge=1, le=100)
-    """Deliveries to one receiver that are under way at the same time."""
-    delivery_receivers_max: int = Field(16, ge=1, le=100)
-    """Receivers that one worker serves at the same time."""
-    delivery_timeout_seconds: PositiveFloat = 10.0
-    """How long one try may take."""
-    delivery_lease_seconds: PositiveFloat = 60.0
-    """A delivery whose worker died is tried again after this."""
-    delivery_retry_seconds: PositiveFloat = 5.0
-    """The pause after the first failed try; each further one is three times as long, all ± 20 %."""
-    delivery_retry_hours_max: PositiveFloat = 24.0
-    """How long a delivery is tried before it is a dead letter."""
-    webhooks_max: int = Field(100, ge=0, le=1_000)
-    """Webhooks that merchants may have."""
-    webhook_private_addresses_allowed: bool = False
-    """Development only: webhooks may be at private addresses, and without TLS."""
-    webhook_disable_after_days: PositiveFloat = 5.0
-    """A webhook that has failed for so long without a success is disabled."""
-
     # For tests.
     fault: str | None = None
     """Tests only: the point where a process breaks itself (`shop.faults`)."""
@@ -292,30 +182,6 @@ class Settings(BaseSettings):
             else url
         )
 
-    @field_validator("payment_webhook_secret")
-    @classmethod
-    def _standard_webhooks(cls, secrets: SecretStr) -> SecretStr:
-        named = secrets.get_secret_value().split()
-        if not named or not all(map(_is_webhook_secret, named)):
-            raise ValueError(
-                f"SHOP_PAYMENT_WEBHOOK_SECRET must be `whsec_` and the base64 of {WEBHOOK_SECRET_BYTES_MIN}"
-                f" to {WEBHOOK_SECRET_BYTES_MAX} random bytes"
-            )
-        return secrets
-
-    @field_validator("smtp_url")
-    @classmethod
-    def _smtp(cls, url: SecretStr | None) -> SecretStr | None:
-        parts = urlsplit(url.get_secret_value()) if url else None
-        if parts and (parts.scheme not in {"smtp", "smtps"} or not parts.hostname):
-            raise ValueError("must be smtp://host:port or smtps://host:port")
-        return url
-
-    @field_validator("mail_from")
-    @classmethod
-    def _address(cls, address: str) -> str:
-        return Address(addr_spec=address).addr_spec
-
     @model_validator(mode="after")
     def _safe(self) -> Self:
         secret = self.secret_key.get_secret_value()
@@ -325,30 +191,18 @@ class Settings(BaseSettings):
                 " (SHOP_ENVIRONMENT=development lifts this on your own machine)"
             )
         if self.environment != "development":
-            for name, given, known in (
-                ("SHOP_PAYMENT_API_KEY", self.payment_api_key, ("", DEVELOPMENT_PAYMENT_API_KEY)),
-                ("SHOP_PAYMENT_WEBHOOK_SECRET", self.payment_webhook_secret, (DEVELOPMENT_WEBHOOK_SECRET,)),
-            ):
-                if given.get_secret_value().strip() in known:
-                    raise ValueError(f"{name} must be set to the one that the payment provider gave you")
+            self.require_own_payment_secrets()
         if self.environment == "production" and self.fault:
             raise ValueError("SHOP_FAULT is for tests; it must not be set in production")
-        if self.poll_after_ms > self.poll_after_ms_max:
-            raise ValueError("SHOP_POLL_AFTER_MS must not be above SHOP_POLL_AFTER_MS_MAX")
+        if self.environment == "production" and EVERYBODY & {part.strip() for part in self.trusted_proxies.split(",")}:
+            raise ValueError("SHOP_TRUSTED_PROXIES must name your proxies: else a client says himself where he is from")
         if self.persist_block_seconds >= self.redis_timeout_seconds:
             raise ValueError("SHOP_PERSIST_BLOCK_SECONDS must be below SHOP_REDIS_TIMEOUT_SECONDS")
-        if self.delivery_timeout_seconds >= self.delivery_lease_seconds:
-            raise ValueError("SHOP_DELIVERY_TIMEOUT_SECONDS must be below SHOP_DELIVERY_LEASE_SECONDS")
         return self
 
     @property
     def secret(self) -> bytes:
         return self.secret_key.get_secret_value().encode()
-
-    @property
-    def webhook_secrets(self) -> tuple[str, ...]:
-        """The secrets that the provider may sign with; the first is the one it should use."""
-        return tuple(self.payment_webhook_secret.get_secret_value().split())
 
     @property
     def side_redis_url(self) -> str:
@@ -362,20 +216,12 @@ def get_settings() -> Settings:
     return Settings()
 
 
-def _is_webhook_secret(text: str) -> bool:
-    try:
-        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
-    except binascii.Error:
-        return False
-    return text.startswith("whsec_") and WEBHOOK_SECRET_BYTES_MIN <= len(key) <= WEBHOOK_SECRET_BYTES_MAX
-
-
 def bundled(name: Literal["lua", "migrations"]) -> Path:
     """The directory of the scripts or of the migrations, in a checkout as in an installed wheel.
 
     Raises FileNotFoundError when it is in neither place, which means that the installation is broken.
     """
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     for directory in (package / "bundled" / name, package.parent / name):
         if directory.is_dir():
             return directory

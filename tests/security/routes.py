@@ -1,0 +1,75 @@
+"""The routes as the OpenAPI document has them, so that a new one is covered without being named."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from tests.harness import Shop
+
+# A value for each kind of parameter in a path; nothing is there under it.
+EXAMPLES = {"integer": "2147483646", "uuid": "00000000-0000-8000-8000-000000000001", "string": "nobody"}
+
+
+class Route(NamedTuple):
+    """One operation: its method, its path with examples in place of the parameters, what it takes, who may ask."""
+
+    method: str
+    url: str
+    path: str
+    needs_token: bool
+    parameters: list[dict[str, Any]]
+    body: dict[str, Any]
+
+    @property
+    def is_admins(self) -> bool:
+        return self.path.startswith("/v1/admin")
+
+    @property
+    def media_type(self) -> str | None:
+        return next(iter(self.body), None)
+
+
+class Document(NamedTuple):
+    """The document of a running shop."""
+
+    content: dict[str, Any]
+
+    @property
+    def routes(self) -> list[Route]:
+        return list(self._routes())
+
+    def _routes(self) -> Iterator[Route]:
+        for path, item in self.content["paths"].items():
+            for method, operation in item.items():
+                parameters: list[dict[str, Any]] = operation.get("parameters", [])
+                yield Route(
+                    method.upper(),
+                    path.format(**{each["name"]: _example(each) for each in parameters if each["in"] == "path"}),
+                    path,
+                    bool(operation.get("security")),
+                    parameters,
+                    operation.get("requestBody", {}).get("content", {}),
+                )
+
+    def schemas_of(self, route: Route) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every object that a body of this route may hold, however deep, each with its name."""
+        waiting = [each["schema"] for each in route.body.values()]
+        while waiting:
+            schema = waiting.pop()
+            if "$ref" in schema:
+                name = schema["$ref"].rpartition("/")[2]
+                resolved = self.content["components"]["schemas"][name]
+                yield name, resolved
+                waiting += resolved.get("properties", {}).values()
+            else:
+                waiting += [*schema.get("anyOf", []), *([schema["items"]] if "items" in schema else [])]
+
+
+async def document_of(shop: Shop) -> Document:
+    """The document that this shop serves."""
+    client = await shop.client()
+    return Document((await client.get("/openapi.json")).json())
+
+
+def _example(parameter: dict[str, Any]) -> str:
+    schema = parameter["schema"]
+    return EXAMPLES["uuid" if schema.get("format") == "uuid" else schema["type"]]

@@ -1,0 +1,57 @@
+"""Who is asking is told by the connection, or by a proxy that is trusted; never by the client himself."""
+
+import pytest
+from pydantic import ValidationError
+
+from shop.settings import Settings
+from tests.harness import Shop, new_user_id, running_shop
+from tests.processes import copy_of
+
+ATTEMPTS = 3
+
+
+async def statuses(shop: Shop, forwarded: list[str], header: str = "X-Forwarded-For") -> list[int]:
+    """The answers to so many sign-ins, each with a header that says where it is from."""
+    client = await shop.client()
+    answers = [
+        await client.post(
+            "/v1/auth/token",
+            data={"username": f"{new_user_id()}@example.com", "password": "guess number one"},
+            headers={header: address},
+        )
+        for address in forwarded
+    ]
+    return [answer.status_code for answer in answers]
+
+
+def strict(settings: Settings, *, trusted: str) -> Settings:
+    """Few sign-ins for each address; `trusted` is whose header is believed."""
+    return copy_of(settings, sign_in_per_minute_per_address=ATTEMPTS, trusted_proxies=trusted)
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "CF-Connecting-IP"])
+async def test_a_client_cannot_give_himself_another_address(fresh_settings: Settings, header: str) -> None:
+    """The tests' own address is not trusted here, so all of these come from one."""
+    async with running_shop(strict(fresh_settings, trusted="192.0.2.1"), worker=False) as shop:
+        await shop.redis.delete("shop:{rate}:sign_in_address:127.0.0.1")
+        found = await statuses(shop, [f"198.51.100.{n}" for n in range(ATTEMPTS + 1)], header)
+        await shop.redis.delete("shop:{rate}:sign_in_address:127.0.0.1")
+
+    assert found == [401] * ATTEMPTS + [429]
+
+
+async def test_of_what_a_trusted_proxy_passes_on_only_its_own_word_counts(fresh_settings: Settings) -> None:
+    """The last address is the one that the proxy saw; what stands before it was sent by the client."""
+    async with running_shop(strict(fresh_settings, trusted="127.0.0.1"), worker=False) as shop:
+        seen, other = "203.0.113.7", "203.0.113.8"
+        found = await statuses(shop, [f"198.51.100.{n}, {seen}" for n in range(ATTEMPTS + 1)])
+        found += await statuses(shop, [f"{seen}, {other}"])
+
+    assert found == [401] * ATTEMPTS + [429, 401]
+
+
+def test_production_does_not_trust_everybody() -> None:
+    """With `*` any client could be anybody."""
+    for trusted in ("*", " * ", "127.0.0.1, *", "0.0.0.0/0", "10.0.0.1,::/0"):
+        with pytest.raises(ValidationError, match="SHOP_TRUSTED_PROXIES"):
+            Settings(_env_file=None, environment="production", secret_key="x" * 32, trusted_proxies=trusted)
