@@ -3,7 +3,7 @@
 It reads and never writes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,14 @@ async def statuses(session: AsyncSession, sale_id: int) -> dict[str, int]:
     ids = ids_of_sale(sale_id)
     query = select(Order.status, func.count()).where(Order.id.between(ids.first, ids.last)).group_by(Order.status)
     return {status: count for status, count in await session.execute(query)}  # noqa: C416 - rows are not pairs to dict()
+
+
+async def live_orders(session: AsyncSession, sale_id: int, statuses: Sequence[OrderStatus]) -> list[tuple[str, str]]:
+    """The orders of a sale with such a status that hold units, with their buyers."""
+    ids = ids_of_sale(sale_id)
+    of_sale = Order.id.between(ids.first, ids.last)
+    query = select(Order.id, Order.user_id).where(of_sale, Order.status.in_(statuses), Order.released_at.is_(None))
+    return [(str(order_id), user_id) for order_id, user_id in await session.execute(query.order_by(Order.id))]
 
 
 async def unfinished(session: AsyncSession, sale_id: int, *, held: bool) -> int:

@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import redis.asyncio as aioredis
-from sqlalchemy import select
 
 from loadtests import afterlife
 from loadtests.record import CrowdRecord, CrowdSummary
@@ -17,12 +16,11 @@ from shop.audit.service import audit_sale
 from shop.database import Database
 from shop.demo.stage import Stage, database_of
 from shop.local import LocalShop
-from shop.orders.models import Order, OrderStatus
+from shop.orders.models import OrderStatus
 from shop.payments.repository import money
 from shop.redis import connect
 from shop.sales import repository as sales
 from shop.seckill import ledger
-from shop.seckill.order_ids import ids_of_sale
 
 DRAIN_SECONDS_MAX = 60.0
 SETTLE_SECONDS_MAX = 60.0
@@ -140,11 +138,8 @@ async def _provider_summary(shop: LocalShop) -> dict[str, Any]:
 
 
 async def _live_orders(shop: LocalShop, sale_id: int, statuses: tuple[OrderStatus, ...]) -> list[tuple[str, str]]:
-    ids = ids_of_sale(sale_id)
-    of_sale = Order.id.between(ids.first, ids.last)
-    query = select(Order.id, Order.user_id).where(of_sale, Order.status.in_(statuses), Order.released_at.is_(None))
     async with database_of(shop.settings) as database, database.transaction() as session:
-        return [(str(order_id), user_id) for order_id, user_id in await session.execute(query.order_by(Order.id))]
+        return await afterlife.live_orders(session, sale_id, statuses)
 
 
 async def _until_drained(shop: LocalShop, sale_id: int) -> None:
