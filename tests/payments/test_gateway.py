@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY
 
 from shop.errors import ProviderUnavailable
 from shop.payments import gateway as module
+from shop.payments.breaker import BreakerOpen
 from shop.payments.gateway import Gateway, HttpGateway, Intent, ProviderRefund, ProviderRefused
 from tests.harness import wait_until
 from tests.payments.raw import (
@@ -256,7 +257,6 @@ BAD_INTENTS: dict[str, Reply] = {
     "a list": says([]),
     "too deep": says_bytes(b'{"more": ' + b"[" * 100_000),
     "packed": says_bytes(b"\x1f\x8b", 200, "Content-Encoding: gzip"),
-    "elsewhere": says_bytes(b"", 302, "Location: http://127.0.0.1:1/"),
     "an unknown status": says_intent(status="perhaps"),
     "less than nothing": says_intent(captured_minor=-1),
     "money as text": says_intent(amount_minor="990"),
@@ -276,6 +276,16 @@ async def test_an_answer_that_breaks_the_contract_is_no_answer(reply: Reply) -> 
     async with asking(reply, payment_tries_max=1) as (_, gateway):
         with pytest.raises(ProviderUnavailable):
             await gateway.read("pi_1")
+
+
+async def test_the_provider_does_not_send_the_shop_elsewhere() -> None:
+    """Whoever is there would be shown the key."""
+    elsewhere = says_bytes(b"", 302, "Location: /elsewhere")
+    async with asking(elsewhere, says_intent(), payment_tries_max=1) as (provider, gateway):
+        with pytest.raises(ProviderUnavailable):
+            await gateway.read("pi_1")
+
+    assert len(provider.requests) == 1
 
 
 async def test_an_answer_that_is_too_large_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,9 +344,12 @@ async def test_who_waits_for_a_connection_in_vain_does_not_blame_the_provider() 
         first = asyncio.create_task(gateway.read("pi_1"))
         await provider.until_asked(1)
         patience = gateway._settings
-        gateway._settings = patience.model_copy(update={"payment_deadline_seconds": 0.05})
-        with pytest.raises(ProviderUnavailable):
-            await gateway.read("pi_1")
+        short = {"payment_timeout_seconds": 0.05, "payment_deadline_seconds": 0.2}
+        gateway._settings = patience.model_copy(update=short)
+        for _ in range(2):
+            with pytest.raises(ProviderUnavailable) as caught:
+                await gateway.read("pi_1")
+            assert not isinstance(caught.value.__cause__, BreakerOpen)
         gateway._settings = patience
         go_on.set()
         await first
