@@ -13,7 +13,10 @@ PENDING = "delivered_at IS NULL AND dead_at IS NULL"
 
 
 def upgrade() -> None:
-    """Apply. Nothing of the time before is told: its rows get no `tx`, and its ledgers count as read."""
+    """Apply. Nothing of the time before is told: its rows get no `tx`, and its ledgers count as read.
+
+    The two indexes are empty, but making them reads their tables once, while writers wait.
+    """
     for table in ("order_events", "users"):
         op.add_column(table, sa.Column("tx", Xid8(), nullable=True))
         op.create_index(f"ix_{table}_tx", table, ["tx", "id"], postgresql_where=sa.text("tx IS NOT NULL"))

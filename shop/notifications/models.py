@@ -92,7 +92,7 @@ class Delivery(Recorded, Base):
 
 
 class CollectorPosition(Base):
-    """Up to where the collector has read everything but the ledgers of sales: one row, and its lock is the collector's.
+    """Up to where the collector has read everything but the ledgers of sales: one row.
 
     The two `tx` are those of `shop.database.Xid8`.
     """

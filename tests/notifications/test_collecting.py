@@ -6,9 +6,10 @@ import pytest
 from sqlalchemy import insert, select, text, update
 
 from shop.database import Database
-from shop.notifications.collecting.collector import collect
+from shop.notifications.collecting.collector import collect, collect_batch
+from shop.notifications.collecting.repository import lock_position
 from shop.notifications.kinds import Kind, Sink
-from shop.notifications.models import CollectorPosition, CollectorSale, Notification
+from shop.notifications.models import CollectorSale, Notification
 from shop.orders.life import By, move
 from shop.orders.models import Order, OrderEvent, OrderStatus
 from shop.products import repository as products
@@ -17,7 +18,6 @@ from shop.settings import Settings
 from shop.users import service as users
 from tests.harness import Shop, wait_until
 from tests.notifications.outbox import (
-    all_collected,
     bring_near,
     deliveries,
     drain,
@@ -66,6 +66,21 @@ async def until_told(database: Database, settings: Settings, expected: list[tupl
     assert await told(database) == sorted(expected, key=str)
 
 
+async def until_passed_by(database: Database, settings: Settings) -> None:
+    """Collect until the positions are behind everything that there is; nobody listens."""
+
+    async def passed_by() -> bool:
+        assert await collect(database, settings) == 0
+        async with database.transaction() as session:
+            unread = text(
+                "SELECT count(*) FROM collector_position AS position"
+                " WHERE event_tx < (SELECT max(tx) FROM order_events) OR user_tx < (SELECT max(tx) FROM users)"
+            )
+            return not await session.scalar(unread)
+
+    await wait_until(passed_by, reason="the positions have moved")
+
+
 @pytest.mark.parametrize("kind", MOVES)
 async def test_each_move_of_an_order_is_told_once(database: Database, listening: Settings, kind: Kind) -> None:
     order = await make_order(database)
@@ -93,15 +108,18 @@ async def test_a_new_epoch_of_a_ledger_is_read_after_the_rest_of_the_old_one(
     """Its sequence begins at 1 again, which must not look like something that was read."""
     sale = await make_sale(database)
     orders = await drain(database, listening, sale, 3)
+    await collect(database, listening)
+    orders += await drain(database, listening, sale, 2)
     async with database.transaction() as session:
         await session.execute(
-            text("INSERT INTO sale_epochs (sale_id, epoch, opening_balance) VALUES (:sale, 2, 97)"), {"sale": sale.id}
+            text("INSERT INTO sale_epochs (sale_id, epoch, opening_balance) VALUES (:sale, 2, 95)"), {"sale": sale.id}
         )
         await session.execute(text("UPDATE sales SET epoch = 2, watermark = 0 WHERE id = :sale"), {"sale": sale.id})
-    orders += await drain(database, listening, sale, 2)
-
     await collect(database, listening)
+    assert await told(database) == sorted(((Kind.RESERVED, order) for order in orders), key=str)
 
+    orders += await drain(database, listening, sale, 2)
+    await collect(database, listening)
     assert await told(database) == sorted(((Kind.RESERVED, order) for order in orders), key=str)
 
 
@@ -168,7 +186,7 @@ async def test_an_event_of_an_older_transaction_with_a_higher_number_is_not_pass
 async def test_two_collectors_at_once_tell_everything_once(database: Database, listening: Settings) -> None:
     order = await make_order(database)
     async with database.transaction() as session:
-        await session.execute(select(CollectorPosition).with_for_update())
+        assert await lock_position(session)
         assert await collect(database, listening) == 0
         assert await told(database) == []
 
@@ -225,6 +243,8 @@ async def test_a_hold_that_is_over_or_was_short_or_is_paid_is_not_called_to_mind
     await bring_near(database, short, seconds=10)
     await bring_near(database, paid, seconds=10)
     await pay(database, paid)
+    async with database.transaction() as session:
+        await session.execute(text("UPDATE collector_position SET expires_at = now() - interval '1 day'"))
 
     reserved: list[tuple[str, UUID | str]] = [(Kind.RESERVED, each.id) for each in (over, paid, short)]
     await until_told(database, listening, [*reserved, (Kind.PAID, paid.id)])
@@ -237,16 +257,9 @@ async def test_while_nobody_listens_nothing_is_written_for_what_happens(database
     await pay(database, await make_order(database))
     await make_user(database)
 
-    async def passed_by() -> bool:
-        assert await collect(database, settings) == 0
-        async with database.transaction() as session:
-            position = (await session.scalars(select(CollectorPosition))).one()
-            newest = await session.scalar(text("SELECT max(tx::text::bigint) FROM order_events"))
-            newest_user = await session.scalar(text("SELECT max(tx::text::bigint) FROM users"))
-            sale_position = (await session.scalars(select(CollectorSale))).one()
-        return (position.event_tx > newest, position.user_tx > newest_user, sale_position.seq) == (True, True, 20)
-
-    await wait_until(passed_by, reason="the positions have moved")
+    await until_passed_by(database, settings)
+    async with database.transaction() as session:
+        assert await session.scalar(select(CollectorSale.seq)) == 20
     await collect(database, copy_of(settings, notification_log=True))
     assert await told(database) == []
 
@@ -261,20 +274,18 @@ async def test_a_drain_writes_only_what_it_wrote_without_listeners(database: Dat
         assert (await session.scalars(select(OrderEvent))).all() == []
 
 
-async def test_an_idle_collector_writes_nothing(database: Database, listening: Settings) -> None:
-    await make_order(database)
-    await all_collected(database, listening)
-    await wait_until(lambda: _nothing_to_collect(database, listening), reason="everything is collected")
+@pytest.mark.parametrize("somebody_listens", [True, False])
+async def test_an_idle_collector_writes_nothing(
+    database: Database, listening: Settings, settings: Settings, somebody_listens: bool
+) -> None:
+    """It looks each second, and not even a transaction number is used up by a look."""
+    order = await make_order(database)
+    await until_told(database, listening, [(Kind.RESERVED, order.id)])
+    await until_passed_by(database, settings)
 
     async with database.transaction() as session:
-        before = await session.scalar(text("SELECT xmin::text FROM collector_position"))
-    await collect(database, listening)
-    async with database.transaction() as session:
-        assert await session.scalar(text("SELECT xmin::text FROM collector_position")) == before
-
-
-async def _nothing_to_collect(database: Database, settings: Settings) -> bool:
-    return bool(await told(database)) and await collect(database, settings) == 0
+        await collect_batch(session, listening if somebody_listens else settings)
+        assert await session.scalar(text("SELECT pg_current_xact_id_if_assigned()")) is None
 
 
 async def test_a_webhook_is_told_of_what_it_asked_for_only(database: Database, settings: Settings) -> None:
@@ -304,20 +315,12 @@ async def test_a_webhook_is_told_of_what_happened_after_it_was_made_though_nobod
     database: Database, settings: Settings
 ) -> None:
     before = await make_order(database)
-    await wait_until(lambda: _passed(database, settings), reason="the past is passed by")
+    await until_passed_by(database, settings)
     await make_webhook(database)
     after = await make_order(database)
 
     await until_told(database, settings, [(Kind.RESERVED, after.id)])
     assert before.id != after.id
-
-
-async def _passed(database: Database, settings: Settings) -> bool:
-    await collect(database, settings)
-    async with database.transaction() as session:
-        position = (await session.scalars(select(CollectorPosition))).one()
-        newest = await session.scalar(text("SELECT max(tx::text::bigint) FROM order_events"))
-    return bool(position.event_tx > newest)
 
 
 async def test_a_notification_says_what_was_ordered(database: Database, listening: Settings) -> None:

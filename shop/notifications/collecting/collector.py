@@ -12,6 +12,7 @@ Positions and rows are one transaction. Nobody listening means that only the pos
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -26,6 +27,13 @@ from shop.settings import Settings
 SALES_MAX = 1_000
 
 
+class Collected(NamedTuple):
+    """How many notifications a batch made, and whether there is more to collect."""
+
+    made: int
+    has_more: bool
+
+
 async def collect(database: Database, settings: Settings) -> int:
     """Collect what happened, in bounded batches; returns how many notifications were made.
 
@@ -34,14 +42,20 @@ async def collect(database: Database, settings: Settings) -> int:
     made = 0
     for _ in range(settings.notification_batches_max):
         async with database.transaction() as session:
-            position = await repository.lock_position(session)
-            if position is None:
-                break
-            batch = await _Batch.begin(session, position, settings)
-            made += await batch.collect()
+            batch = await collect_batch(session, settings)
+        made += batch.made
         if not batch.has_more:
             break
     return made
+
+
+async def collect_batch(session: AsyncSession, settings: Settings) -> Collected:
+    """Collect one batch in this transaction, unless another collector is at it."""
+    position = await repository.lock_position(session)
+    if position is None:
+        return Collected(made=0, has_more=False)
+    batch = await _Batch.begin(session, position, settings)
+    return Collected(made=await batch.collect(), has_more=batch.has_more)
 
 
 class _Batch:

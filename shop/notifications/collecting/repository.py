@@ -18,6 +18,7 @@ from shop.sales.models import LedgerRow, Sale
 from shop.users.models import User
 
 ONLY_ROW = 0
+COLLECTOR_LOCK = 0x5348_434F
 # RFC 2606 reserves it: no mail can ever be sent there.
 NO_MAIL = "%.invalid"
 
@@ -49,11 +50,18 @@ class BoughtLine(NamedTuple):
 
 
 async def lock_position(session: AsyncSession) -> CollectorPosition | None:
-    """The collector's row, locked; None while another collector has it. The first one ever begins with the next run."""
-    query = select(CollectorPosition).where(CollectorPosition.id == ONLY_ROW).with_for_update(skip_locked=True)
+    """Where the collector stands, for this transaction alone; None while another one is at it.
+
+    The lock is not the row's: taking that one writes, each second, though nothing may have happened.
+    """
+    if not await session.scalar(select(func.pg_try_advisory_xact_lock(COLLECTOR_LOCK))):
+        return None
+    query = select(CollectorPosition).where(CollectorPosition.id == ONLY_ROW)
     position = (await session.scalars(query)).one_or_none()
     if position is None:
-        await session.execute(insert(CollectorPosition).values(id=ONLY_ROW).on_conflict_do_nothing())
+        position = (
+            await session.scalars(insert(CollectorPosition).values(id=ONLY_ROW).returning(CollectorPosition))
+        ).one()
     return position
 
 
@@ -69,7 +77,7 @@ async def moved_sales(session: AsyncSession, *, limit: int) -> Sequence[MovedSal
     query = (
         select(Sale.id, epoch, seq, Sale.epoch, Sale.watermark)
         .outerjoin(CollectorSale, CollectorSale.sale_id == Sale.id)
-        .where(tuple_(Sale.epoch, Sale.watermark) > tuple_(epoch, seq), Sale.watermark > 0)
+        .where(tuple_(Sale.epoch, Sale.watermark) > tuple_(epoch, seq))
         .order_by(Sale.id)
         .limit(limit)
     )
