@@ -23,6 +23,7 @@ BATCH_REQUESTS = Histogram(
 LIMITER_ERRORS = Counter("shop_rate_limiter_errors_total", "Requests admitted because the limiter could not be asked.")
 CACHE = Counter("shop_cache_lookups_total", "Look-ups in the cache.", ["result"])
 POOL_IN_USE = Gauge("shop_pool_connections_in_use", "Connections lent.", ["pool"], multiprocess_mode="livesum")
+ORDER_LISTENERS = Gauge("shop_order_listeners", "Requests that wait for news of an order.", multiprocess_mode="livesum")
 PERSISTED = Counter("shop_persisted_orders_total", "Orders written to Postgres.")
 PERSIST_SECONDS = Histogram("shop_persist_batch_duration_seconds", "Time of one persisted batch.", buckets=SECONDS)
 PERSIST_FAILURES = Counter("shop_persist_failures_total", "Batches that did not commit.", ["reason"])

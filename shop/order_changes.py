@@ -86,6 +86,7 @@ class Listener:
         self.leave()
         self._changes.add(order_id, self)
         self.order_id, self._changed = order_id, False
+        self._news.clear()
 
     def leave(self) -> None:
         """Listen no longer."""

@@ -76,6 +76,9 @@ Sells a fixed number of units to a crowd, and never one too many.
 A purchase is accepted with **202** and a signed receipt: it is durable, and becomes exactly one order. Every refusal is
 a problem document (RFC 9457) with a stable `code`. **503** means *definitely not executed*; **504** or a lost
 connection means *unknown*: retry with the same `Idempotency-Key` and you get the truth.
+
+A purchase with `Prefer: wait=N` is answered with **201** when the order is recorded in that time. Follow it afterwards
+at `/v1/orders/{order_id}/events`, or ask again after `poll_after_ms`, with the `ETag` as `If-None-Match`.
 """
 
 

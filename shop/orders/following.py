@@ -13,6 +13,7 @@ import structlog
 from fastapi.sse import format_sse_event
 from sqlalchemy.exc import DBAPIError
 
+from shop import metrics
 from shop.database import UNAVAILABLE_ERRORS, Database
 from shop.order_changes import Changes, Listener
 from shop.orders import repository
@@ -103,6 +104,7 @@ def is_final(order: OrderRead) -> bool:
 async def look_again(database: Database, changes: Changes, settings: Settings, stopping: asyncio.Event) -> None:
     """Wake whoever waits for an order that has changed unannounced, until `stopping`; every order once in a round."""
     while not stopping.is_set():
+        metrics.ORDER_LISTENERS.set(changes.listeners)
         order_ids = changes.followed()
         looks = range(0, len(order_ids), ORDERS_PER_LOOK_MAX)
         for start in looks:
