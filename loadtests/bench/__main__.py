@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from loadtests.bench.answers import measure_answers
 from loadtests.bench.chart import draw
 from loadtests.bench.drain import measure_drain
+from loadtests.bench.expiry import measure_expiry
 from loadtests.bench.growth import measure_growth
 from loadtests.bench.machine import describe
 from loadtests.bench.overload import measure_overload, measure_while_draining
@@ -48,6 +49,7 @@ class Part(StrEnum):
     WHILE_DRAINING = "while_draining"
     DRAIN = "drain"
     GROWTH = "growth"
+    EXPIRY = "expiry"
 
 
 Measure = Callable[[Stage, Size, Callable[[str], None]], Awaitable[object]]
@@ -56,6 +58,7 @@ PARTS: dict[Part, Measure] = {
     Part.ANSWERS: measure_answers,
     Part.DRAIN: measure_drain,
     Part.GROWTH: measure_growth,
+    Part.EXPIRY: measure_expiry,
     Part.OVERLOAD: measure_overload,
     Part.WHILE_DRAINING: measure_while_draining,
 }
@@ -155,7 +158,10 @@ def notes_of(size: Size, *, apart: bool) -> list[str]:
     notes = []
     if size.quick:
         largest = max(size.growth_orders)
-        notes.append(f"quick: short rounds, and growth only to {largest:,} orders instead of 1,000,000")
+        notes.append(
+            f"quick: short rounds, growth only to {largest:,} orders instead of 1,000,000,"
+            f" and {size.expiry_orders:,} orders expire instead of {FULL.expiry_orders:,}"
+        )
     if not apart:
         notes.append("one core: the API under test shared it with everything else")
     return notes

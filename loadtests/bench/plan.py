@@ -24,6 +24,8 @@ class Size:
     single_orders: int = 2_000
     growth_orders: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     growth_rounds: int = 5
+    expiry_orders: int = 100_000
+    expiry_rounds: int = 3
     overload_rounds: int = 5
     overload_seconds: float = 4.0
 
@@ -37,6 +39,7 @@ class Size:
                 answer_rounds=rounds,
                 drain_rounds=rounds,
                 growth_rounds=rounds,
+                expiry_rounds=rounds,
                 overload_rounds=rounds,
             )
         return replace(size, seconds=seconds, overload_seconds=seconds) if seconds else size
@@ -53,6 +56,8 @@ QUICK = Size(
     single_orders=500,
     growth_orders=(10_000, 100_000),
     growth_rounds=3,
+    expiry_orders=20_000,
+    expiry_rounds=2,
     overload_rounds=2,
     overload_seconds=1.5,
 )
@@ -80,6 +85,8 @@ BARS = (
     Bar("drain_vs_single", "orders/s drained / orders/s with one transaction each", "at least", 10),
     Bar("growth_cpu", "CPU per order in the largest sale / in a sale of 10 k orders", "at most", 1.15),
     Bar("redis_bytes_per_order", "bytes of Redis memory per order, after the drain", "at most", 200),
+    Bar("expire_per_second", "due orders/s whose units one worker puts back on sale, recorded", "at least", 3_334),
+    Bar("payment_p99_ratio", "p99 of a payment while orders expire / while none do", "at most", 3),
     Bar("overload_goodput", "goodput at 20× the connections / peak", "at least", 0.8),
     Bar("overload_goodput_2x", "goodput, open loop at 2× the capacity / peak", "at least", 0.5),
     Bar("overload_p99", "p99 of the accepted, open loop at 2× / at 0.5×", "at most", 10),

@@ -74,6 +74,13 @@ def _others(results: Results) -> Table:
             f"after {sale.orders:,} orders",
             f"{_shown(sale.cpu_us, 1)} µs of API and Redis per order, {sale.redis_bytes_per_order:.0f} bytes in Redis",
         )
+    if expiry := results.expiry:
+        cpu = expiry.worker_cpu_us.median + expiry.postgres_cpu_us.median + expiry.redis_cpu_us.median
+        table.add_row(
+            f"{expiry.orders:,} orders expire",
+            f"{_shown(expiry.expired_per_second)} orders/s, {cpu:,.0f} µs of CPU each;"
+            f" p99 of a payment {expiry.payment_p99_ms.median:,.1f} ms, {expiry.idle_payment_p99_ms.median:,.1f} idle",
+        )
     for name, load in results.overload.loads.items() if results.overload else ():
         offered = f"{load.offered_per_second.median:,.0f} offered, " if load.offered_per_second else ""
         table.add_row(

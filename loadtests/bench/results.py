@@ -4,6 +4,7 @@ import msgspec
 
 from loadtests.bench.answers import Answers
 from loadtests.bench.drain import Drain
+from loadtests.bench.expiry import Expiry
 from loadtests.bench.growth import Growth
 from loadtests.bench.machine import Machine
 from loadtests.bench.overload import MANY, Overload, WhileDraining
@@ -36,6 +37,7 @@ class Results(msgspec.Struct, kw_only=True):
     answers: Answers | None = None
     drain: Drain | None = None
     growth: Growth | None = None
+    expiry: Expiry | None = None
     overload: Overload | None = None
     while_draining: WhileDraining | None = None
     failures: dict[str, str] = {}
@@ -59,7 +61,7 @@ def judge(results: Results) -> None:
 
 
 def ratios_of(results: Results) -> dict[str, float]:
-    """The ratios of the parts that were measured, by the names of the bars; each is a quotient of medians."""
+    """The ratios of the parts that were measured, by the names of the bars; each is a median or a quotient of two."""
     found: dict[str, float] = {}
     if results.purchases:
         found |= _of_purchases(results.purchases)
@@ -73,6 +75,9 @@ def ratios_of(results: Results) -> dict[str, float]:
         small, large = results.growth.sales[0], results.growth.sales[-1]
         found["growth_cpu"] = large.cpu_us.median / small.cpu_us.median
         found["redis_bytes_per_order"] = large.redis_bytes_per_order
+    if expiry := results.expiry:
+        found["expire_per_second"] = expiry.expired_per_second.median
+        found["payment_p99_ratio"] = expiry.payment_p99_ms.median / expiry.idle_payment_p99_ms.median
     if results.overload:
         found |= _of_overload(results.overload)
     return {name: round(value, 3) for name, value in found.items()}

@@ -16,6 +16,7 @@ from loadtests.bench.accounting import cpu_seconds, family, rss_bytes
 from loadtests.bench.answers import Answers
 from loadtests.bench.chart import draw
 from loadtests.bench.drain import Drain
+from loadtests.bench.expiry import Expiry
 from loadtests.bench.growth import GrownSale, Growth
 from loadtests.bench.machine import Machine, fsync_us
 from loadtests.bench.messages import OWN, Latency, Round
@@ -112,6 +113,16 @@ def a_run() -> Results:
                 for orders, cost in grown.items()
             ],
         ),
+        expiry=Expiry(
+            orders=100_000,
+            payments=1_000,
+            expired_per_second=spread([8_000]),
+            idle_payment_p99_ms=spread([4]),
+            payment_p99_ms=spread([10]),
+            worker_cpu_us=spread([70]),
+            postgres_cpu_us=spread([60]),
+            redis_cpu_us=spread([30]),
+        ),
         overload=Overload(seconds=1.0, loads=loads),
     )  # fmt: skip
 
@@ -162,7 +173,7 @@ def test_the_generator_shows_its_headroom() -> None:
     assert (summary.generator_share, summary.generator_headroom) == (0.25, 0.75)
 
 
-def test_every_ratio_is_a_quotient_of_medians() -> None:
+def test_every_ratio_is_a_median_or_a_quotient_of_two() -> None:
     assert ratios_of(a_run()) == {
         "orders_vs_bare": 0.5,
         "orders_vs_textbook": 5.0,
@@ -172,6 +183,8 @@ def test_every_ratio_is_a_quotient_of_medians() -> None:
         "drain_vs_single": 30.0,
         "growth_cpu": 1.1,
         "redis_bytes_per_order": 150.0,
+        "expire_per_second": 8_000.0,
+        "payment_p99_ratio": 2.5,
         "overload_goodput": 0.9,
         "overload_goodput_2x": 0.8,
         "overload_p99": 5.0,
@@ -206,8 +219,10 @@ def test_results_survive_their_file() -> None:
     assert msgspec.json.decode(msgspec.json.encode(results), type=Results) == results
 
 
-def test_a_quick_run_says_how_far_growth_went() -> None:
-    assert "100,000" in "".join(notes_of(QUICK, apart=True))
+def test_a_quick_run_says_how_far_growth_went_and_how_many_orders_expired() -> None:
+    (note,) = notes_of(QUICK, apart=True)
+    assert "growth only to 100,000 orders" in note
+    assert "20,000 orders expire instead of 100,000" in note
     assert notes_of(FULL, apart=True) == []
     assert "one core" in "".join(notes_of(FULL, apart=False))
 

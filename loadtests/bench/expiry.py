@@ -1,0 +1,171 @@
+"""Expiry: how fast one worker puts the units of a crowd that did not pay back on sale, and what a payment notices."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import func, select, update
+
+from loadtests.bench.accounting import cpu_seconds, family
+from loadtests.bench.plan import Size
+from loadtests.bench.purchases import UNITS, Report
+from loadtests.bench.rounds import MICROSECONDS, Spread, spread
+from loadtests.bench.sales import fill, forget, open_sales, row, until_drained
+from loadtests.bench.stage import NotMeasured, Stage
+from shop.database import Database
+from shop.orders.life import By, move
+from shop.orders.models import Order, OrderStatus
+from shop.seckill import ledger
+
+EXPIRE_SECONDS_MAX = 120.0
+WATCH_SECONDS = 0.1  # each look is a transaction of its own, on the server that is measured
+PAYMENTS_PER_SECOND = 50
+PAYERS = 16
+IDLE_SECONDS = 5.0
+PAYMENT_SECONDS_MAX = 30.0  # a slow payment is a figure, not a failure
+MILLISECONDS = 1_000
+
+
+class Expiry(msgspec.Struct, kw_only=True):
+    """Orders per second from the moment they are due until their units are on sale again and all of it is recorded.
+
+    A payment is measured from when it should have begun, in milliseconds. CPU is in microseconds per expired order.
+    """
+
+    orders: int
+    payments: int
+    expired_per_second: Spread
+    idle_payment_p99_ms: Spread
+    payment_p99_ms: Spread
+    worker_cpu_us: Spread
+    postgres_cpu_us: Spread
+    redis_cpu_us: Spread
+
+
+@dataclass
+class _Expired:
+    per_second: float
+    cpu_us: dict[str, float]
+
+
+async def measure_expiry(stage: Stage, size: Size, report: Report) -> Expiry:
+    """In each round payments alone, and then payments of the same kind while the orders of another sale expire."""
+    stage.start_worker()
+    sale_ids = await open_sales(stage, units=size.expiry_orders + 1, count=size.expiry_rounds)
+    (paying_sale,) = await open_sales(stage, units=UNITS)
+    await fill(stage, paying_sale, _payments_max(size))
+    await until_drained(stage, [paying_sale])
+    stage.place_worker(stage.cores.api)
+    database = _patient_database(stage)
+    idle: list[list[float]] = []
+    busy: list[list[float]] = []
+    expired: list[_Expired] = []
+    try:
+        unpaid = iter(await _orders(stage, paying_sale))
+        for number, sale_id in enumerate(sale_ids):
+            await fill(stage, sale_id, size.expiry_orders)
+            await until_drained(stage, [sale_id])
+            idle.append(await _payments_meanwhile(database, unpaid, asyncio.create_task(asyncio.sleep(IDLE_SECONDS))))
+            expiring = asyncio.create_task(_expire(stage, sale_id))
+            busy.append(await _payments_meanwhile(database, unpaid, expiring))
+            expired.append(expiring.result())
+            await forget(stage, [sale_id])
+            report(
+                f"round {number + 1}/{size.expiry_rounds}  {expired[-1].per_second:8,.0f} expired/s"
+                f"  payments p99 {_p99(idle[-1]):6.1f} ms idle, {_p99(busy[-1]):6.1f} ms meanwhile"
+            )
+    finally:
+        await database.close()
+    await forget(stage, [paying_sale])
+    return Expiry(
+        orders=size.expiry_orders,
+        payments=sum(map(len, busy)),
+        expired_per_second=spread([each.per_second for each in expired], 0),
+        idle_payment_p99_ms=spread([_p99(each) for each in idle]),
+        payment_p99_ms=spread([_p99(each) for each in busy]),
+        worker_cpu_us=spread([each.cpu_us["worker"] for each in expired]),
+        postgres_cpu_us=spread([each.cpu_us["postgres"] for each in expired]),
+        redis_cpu_us=spread([each.cpu_us["redis"] for each in expired]),
+    )
+
+
+async def pay_one(database: Database, order_id: UUID) -> bool:
+    """One payment, as far as it is a matter of the database: whether the order is paid now, and was not before."""
+    async with database.transaction() as session:
+        return bool(await move(session, [order_id], OrderStatus.PAID, by=By.PROVIDER, reason="captured"))
+
+
+def _patient_database(stage: Stage) -> Database:
+    patient = stage.settings.model_copy(update={"database_pool_wait_seconds": PAYMENT_SECONDS_MAX})
+    return Database(
+        patient, application_name="shop-bench-payments", pool_max=PAYERS, statement_seconds=PAYMENT_SECONDS_MAX
+    )
+
+
+def _payments_max(size: Size) -> int:
+    return int(size.expiry_rounds * (IDLE_SECONDS + EXPIRE_SECONDS_MAX) * PAYMENTS_PER_SECOND)
+
+
+async def _orders(stage: Stage, sale_id: int) -> list[UUID]:
+    async with stage.database.transaction() as session:
+        return list(await session.scalars(select(Order.id).where(Order.sale_id == sale_id)))
+
+
+async def _payments_meanwhile(
+    database: Database, unpaid: Iterator[UUID], meanwhile: "asyncio.Task[_Expired] | asyncio.Task[None]"
+) -> list[float]:
+    """Pay at a constant rate until a task is over; what each payment took, in milliseconds. Raises what the task does.
+
+    Nobody waits for the payment before: a slow one delays no other, and hides none.
+    """
+    paying: list[asyncio.Task[float]] = []
+    began = time.perf_counter()
+    try:
+        for number in itertools.count():
+            due = began + number / PAYMENTS_PER_SECOND
+            await asyncio.sleep(max(due - time.perf_counter(), 0))
+            if meanwhile.done():
+                break
+            paying.append(asyncio.create_task(_timed(database, next(unpaid), due)))
+        await meanwhile
+        return await asyncio.gather(*paying)
+    finally:
+        for task in (meanwhile, *paying):
+            task.cancel()
+
+
+async def _timed(database: Database, order_id: UUID, due: float) -> float:
+    if not await pay_one(database, order_id):
+        raise NotMeasured(f"order {order_id} could not be paid")
+    return (time.perf_counter() - due) * MILLISECONDS
+
+
+async def _expire(stage: Stage, sale_id: int) -> _Expired:
+    """Let all orders of a sale become due at once, and wait until every unit is back and that is recorded."""
+    pids = {"worker": [stage.worker_pid], "postgres": family(stage.servers.postgres.pid)}
+    pids["redis"] = [stage.servers.valkey.pid]
+    units = (await row(stage, sale_id)).units
+    async with stage.database.transaction() as session:
+        await session.execute(update(Order).where(Order.sale_id == sale_id).values(expires_at=func.now()))
+    used = {name: cpu_seconds(found) for name, found in pids.items()}
+    began = time.perf_counter()
+    while not await _is_back(stage, sale_id, units):
+        if time.perf_counter() - began > EXPIRE_SECONDS_MAX:
+            raise NotMeasured(f"the orders of sale {sale_id} have not expired after {EXPIRE_SECONDS_MAX:g} s")
+        await asyncio.sleep(WATCH_SECONDS)
+    seconds = time.perf_counter() - began
+    cpu_us = {name: MICROSECONDS * (cpu_seconds(found) - used[name]) / units for name, found in pids.items()}
+    return _Expired(units / seconds, cpu_us)
+
+
+async def _is_back(stage: Stage, sale_id: int, units: int) -> bool:
+    sale, state = await row(stage, sale_id), await ledger.read_state(stage.redis, sale_id, 1)
+    return state is not None and (state.available, sale.units_taken, sale.watermark) == (units, 0, state.seq)
+
+
+def _p99(found: list[float]) -> float:
+    return sorted(found)[int(0.99 * len(found))]
