@@ -29,8 +29,10 @@ async def expire_due(database: Database, client: aioredis.Redis, settings: Setti
 
 async def _expire(database: Database, client: aioredis.Redis, settings: Settings, *, of_sales: bool) -> int:
     expired, giving_back = 0, None
+    clock = asyncio.get_running_loop().time
     try:
         for _ in range(settings.expiry_batches_max):
+            began = clock()
             closed = await _expire_batch(database, settings, of_sales=of_sales)
             expired += len(closed)
             if closed:
@@ -40,6 +42,8 @@ async def _expire(database: Database, client: aioredis.Redis, settings: Settings
             giving_back = asyncio.create_task(release(database, client, owed_to_sales(closed), settings))
             if len(closed) < settings.expiry_batch_max:
                 break
+            # As fast as the servers can is too fast: payments want them as well, and need them more.
+            await asyncio.sleep(began + len(closed) / settings.expiry_per_second_max - clock())
     finally:
         if giving_back is not None:
             await giving_back

@@ -156,9 +156,11 @@ class Settings(NotificationSettings, PaymentSettings, PurchaseSettings):
     """The first pause of the worker after a failure; it doubles."""
     retry_delay_max_seconds: PositiveFloat = 2.0
     """The longest pause of the worker after a failure."""
-    expiry_batch_max: PositiveInt = 1_000
+    expiry_batch_max: PositiveInt = 500
     """Orders that expire in one transaction; a payment of one of them may have to wait for it."""
-    expiry_batches_max: PositiveInt = 100
+    expiry_per_second_max: PositiveInt = 6_000
+    """Orders that one worker expires in a second; payments need the servers more."""
+    expiry_batches_max: PositiveInt = 120
     """Transactions of one run; the next run begins within a second."""
     release_batch_max: int = Field(256, ge=1, le=256)
     """Orders whose units go back in one script call."""
