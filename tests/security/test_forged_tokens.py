@@ -30,9 +30,9 @@ def _claims(settings: Settings, **changes: Any) -> dict[str, Any]:
     return {"sub": "admin", "role": "admin", "iat": now, "exp": now + 600, **names, **changes}
 
 
-def _signed(key: bytes, header: dict[str, Any], claims: dict[str, Any]) -> str:
+def _signed(key: bytes, header: dict[str, Any], claims: dict[str, Any], digest_of: Any = hashlib.sha256) -> str:
     body = f"{_segment(header)}.{_segment(claims)}"
-    digest = hmac.digest(key, body.encode(), hashlib.sha256)
+    digest = hmac.digest(key, body.encode(), digest_of)
     return f"{body}.{base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
 
 
@@ -46,7 +46,7 @@ def forgeries(settings: Settings) -> dict[str, str]:
     return {
         "no algorithm": f"{_segment({**own, 'alg': 'none'})}.{_segment(good)}.",
         "no algorithm, signed": _signed(secret, {**own, "alg": "none"}, good),
-        "another algorithm": jwt.encode(good, secret.ljust(64, b"x"), algorithm="HS512"),
+        "another algorithm": _signed(secret, {**own, "alg": "HS512"}, good, hashlib.sha512),
         "a public key as the secret": _signed(public, own, good),
         "the forger's private key": jwt.encode(good, private, algorithm="RS256"),
         "another key": _signed(b"x" * 32, own, good),

@@ -1,0 +1,64 @@
+"""The documents name tests; each of those is there, and no row is without one or a word about why."""
+
+import ast
+import re
+from functools import lru_cache
+
+import pytest
+
+from tests.house.test_rules import ROOT, files
+
+PAGES = ["README.md", "tests/README.md"]
+NAME = re.compile(r"\btest_[a-z0-9_]+\b(?!\.py)")
+FAILURES = 47
+RISKS = 10
+# What a row without a test must begin with.
+WHY = re.compile(r"open: \S")
+
+
+@lru_cache
+def all_tests() -> frozenset[str]:
+    """The name of every test."""
+    return frozenset(
+        node.name
+        for file in files("tests")
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+    )
+
+
+@lru_cache
+def modules() -> frozenset[str]:
+    """The name of every file of tests, which a page may name without its ending."""
+    return frozenset(file.stem for file in files("tests"))
+
+
+def rows(page: str, first: str) -> list[tuple[str, str]]:
+    """The rows whose first cell begins like this: that cell and the last one."""
+    lines = (ROOT / page).read_text().splitlines()
+    cells = [
+        [cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines if line.startswith(f"| {first}")
+    ]
+    return [(each[0], each[-1]) for each in cells]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_test_that_a_document_names_is_there(page: str) -> None:
+    named = set(NAME.findall((ROOT / page).read_text()))
+
+    assert named
+    assert named - all_tests() - modules() == set()
+
+
+def test_every_published_failure_has_its_row_and_its_tests_or_is_open() -> None:
+    found = rows("tests/README.md", "F")
+
+    assert [number for number, _ in found] == [f"F{n}" for n in range(1, FAILURES + 1)]
+    assert [number for number, proof in found if not NAME.search(proof) and not WHY.match(proof)] == []
+
+
+def test_every_risk_of_owasp_has_its_row_and_its_tests() -> None:
+    found = rows("README.md", "API")
+
+    assert [risk.split()[0] for risk, _ in found] == [f"API{n}" for n in range(1, RISKS + 1)]
+    assert [risk for risk, proof in found if not NAME.search(proof) and not WHY.match(proof)] == []
