@@ -2,12 +2,12 @@
 --[[ change: apply one numbered change of a sale, once and in order, with exactly one event that closes its row.
 
 KEYS
-  1 sale    hash    epoch, state, window, available, seq, applied
+  1 sale    hash    epoch, state, window, available, held_back, seq, applied
   2 stream  stream  what the persister reads
 ARGV
   1 epoch
   2 n       the number of the change; the ledger must have applied n - 1
-  3 kind    pause | resume | window | units | close | end | settle
+  3 kind    pause | resume | window | units | close | end | settle | restore
   4 first   window: starts_ms; units: the delta; else ''
   5 second  window: ends_ms; else ''
 ANSWERS
@@ -17,9 +17,10 @@ ANSWERS
 local sale, stream = KEYS[1], KEYS[2]
 local epoch, n, kind, first, second = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 
-local rules = redis.call('HMGET', sale, 'epoch', 'state', 'starts_ms', 'ends_ms', 'available', 'seq', 'applied', 'skew_ms')
+local rules = redis.call('HMGET', sale, 'epoch', 'state', 'starts_ms', 'ends_ms', 'available', 'seq', 'applied', 'skew_ms',
+  'held_back')
 local state = rules[2]
-if not rules[1] or not state or state == 'loading' then return { 'NOT_LOADED' } end
+if not rules[1] or not state or state == 'loading' or state == 'recovering' then return { 'NOT_LOADED' } end
 if rules[1] ~= epoch then return { 'STALE_EPOCH' } end
 
 local applied = tonumber(rules[7])
@@ -75,6 +76,14 @@ end
 function decide.settle()
   if state ~= 'ended' then return 'not_ended' end
   return nil, 0, { 'state', 'settled' }
+end
+
+-- What a recovery holds back is on sale again; after the end it goes to the product, in Postgres: hence the delta of 0.
+function decide.restore()
+  local held_back = tonumber(rules[9])
+  if state == 'settled' then return 'settled' end
+  if held_back == 0 then return 'nothing_held_back' end
+  return nil, state == 'ended' and 0 or held_back, { 'held_back', 0 }
 end
 
 local rule = decide[kind]

@@ -18,7 +18,7 @@ local epoch = ARGV[1]
 
 local rules = redis.call('HMGET', sale, 'epoch', 'state', 'available', 'seq', 'price_minor', 'skew_ms')
 local state = rules[2]
-if not rules[1] or not state or state == 'loading' then return { 'NOT_LOADED' } end
+if not rules[1] or not state or state == 'loading' or state == 'recovering' then return { 'NOT_LOADED' } end
 if rules[1] ~= epoch then return { 'STALE_EPOCH' } end
 if state == 'settled' then return { 'SETTLED' } end
 

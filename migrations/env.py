@@ -13,6 +13,7 @@ import shop.orders.models
 import shop.payments.models
 import shop.products.models
 import shop.sales.models
+import shop.sales.recovery.models
 import shop.users.models  # noqa: F401 - each registers its rows
 from shop.database import Base
 from shop.settings import get_settings

@@ -8,6 +8,8 @@ import signal
 
 from shop.settings import Settings
 
+# The steps of a recovery: a process can be killed or stopped right before each.
+RECOVERY_STEPS = ("fence", "compare", "renew", "lift", "load", "chunk", "mark", "honour", "batch", "open", "done")
 POINTS = {
     "before_commit": signal.SIGKILL,
     "after_commit": signal.SIGKILL,
@@ -16,9 +18,17 @@ POINTS = {
     "stop_in_batch": signal.SIGSTOP,
     "stop_in_copy": signal.SIGSTOP,
     "after_delivery": signal.SIGKILL,
+    **{f"kill_at_{step}": signal.SIGKILL for step in RECOVERY_STEPS},
+    **{f"stop_at_{step}": signal.SIGSTOP for step in RECOVERY_STEPS},
 }
 
 _reached: set[str] = set()
+
+
+def recovery_fault_point(settings: Settings, step: str) -> None:
+    """The point before a step of a recovery, for both ways to break there."""
+    for verb in ("kill", "stop"):
+        fault_point(settings, f"{verb}_at_{step}")
 
 
 def fault_point(settings: Settings, name: str) -> None:

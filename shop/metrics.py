@@ -38,6 +38,18 @@ PROVIDER_BREAKER = Gauge(
 )
 STREAM_LAG = Gauge("shop_stream_lag_entries", "Events not yet in Postgres.", ["sale"], multiprocess_mode="mostrecent")
 UNITS_AVAILABLE = Gauge("shop_units_available", "Units left on sale.", ["sale"], multiprocess_mode="mostrecent")
+RECOVERIES = Counter("shop_recoveries_total", "Recoveries that ended, by what became of the epoch.", ["epoch"])
+RECOVERIES_UNFINISHED = Gauge(
+    "shop_recoveries_unfinished", "Sales that are closed for a recovery.", multiprocess_mode="mostrecent"
+)
+PROMISES_LOST = Gauge(
+    "shop_promises_lost_at_most",
+    "Accepted orders that Redis has lost and that nobody could hand in: at most so many.",
+    multiprocess_mode="mostrecent",
+)
+UNITS_HELD_BACK = Gauge(
+    "shop_units_held_back", "Units kept for receipts after a recovery.", ["sale"], multiprocess_mode="mostrecent"
+)
 ALARMS = Gauge(
     "shop_ledger_alarms", "Sales stopped because ledger and Postgres disagree.", multiprocess_mode="mostrecent"
 )

@@ -13,7 +13,7 @@ from redis import exceptions
 
 from shop.settings import Settings, bundled
 
-SCRIPT_NAMES = ("load_sale", "change", "reserve", "release", "rate_limit")
+SCRIPT_NAMES = ("load_sale", "change", "reserve", "release", "fence", "rate_limit")
 
 # What a broken connection raises, by redis-py or by the loop.
 CONNECTION_ERRORS = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, TimeoutError)
@@ -168,6 +168,11 @@ class Coalescer(Generic[Item, Answer]):
     def full(self) -> bool:
         """Whether one more item would exceed the queue's bound."""
         return len(self._queue) >= self._queue_max
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is under way."""
+        return not self._queue and not self._senders
 
     @property
     def oldest(self) -> Item | None:

@@ -41,7 +41,7 @@ def test_every_command_explains_itself(tmp_path: Path) -> None:
     assert {("demo",), ("up",), ("reset",), ("api",), ("worker",), ("migrate",), ("openapi",)} <= found.keys()
     assert {("user", name) for name in ("create", "tokens", "block")} <= found.keys()
     assert {("product", name) for name in ("create", "stock")} <= found.keys()
-    verbs = ["create", "schedule", "window", "pause", "resume", "close", "stock", "audit", "quarantine"]
+    verbs = ["create", "schedule", "window", "pause", "resume", "close", "stock", "audit", "quarantine", "recover"]
     assert {("sale", verb) for verb in verbs} <= found.keys()
     for path, command in found.items():
         said = run(tmp_path, *path, "--help")

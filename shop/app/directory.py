@@ -10,8 +10,8 @@ from shop import metrics
 from shop.database import UNAVAILABLE_ERRORS, Database
 from shop.redis import CONNECTION_ERRORS, connections_in_use
 from shop.sales import repository as sales
-from shop.sales.loading import keep_closed
 from shop.sales.models import SaleStatus
+from shop.sales.recovery.demand import demand_recovery
 from shop.seckill.group_commit import GroupCommit
 from shop.seckill.lane import PurchaseLane
 from shop.seckill.ledger import LastOrder, LoadedSale, RedisClock, read_directory
@@ -80,12 +80,12 @@ async def _take(
 async def _report_rolled_back(lane: PurchaseLane, database: Database, client: aioredis.Redis) -> None:
     """Close the sales whose ledger forgot an order that this process has promised, for every process."""
     while lane.rolled_back:
-        sale_id = next(iter(lane.rolled_back))
+        sale_id, epoch = next(iter(lane.rolled_back))
         async with database.transaction() as session:
             sale = await sales.find(session, sale_id)
-        if sale is not None:
-            await keep_closed(database, client, sale, "the ledger has lost an order that was accepted")
-        lane.rolled_back.discard(sale_id)
+        if sale is not None and sale.epoch == epoch:
+            await demand_recovery(database, client, sale, "the ledger has lost an order that was accepted")
+        lane.rolled_back.discard((sale_id, epoch))
 
 
 def _report_pools(database: Database, client: aioredis.Redis) -> None:

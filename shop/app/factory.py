@@ -23,6 +23,7 @@ import shop.products.router
 import shop.sales.router
 import shop.users.router
 from shop.app import operator, problems
+from shop.app.beats import follow_beats
 from shop.app.connections import STATE, Connections
 from shop.app.context import RequestContext
 from shop.app.directory import follow_directory, follow_latches
@@ -64,6 +65,7 @@ ALLOWED_HEADERS = [
     "If-None-Match",
     "Last-Event-ID",
     "Prefer",
+    "Receipt",
     "X-Request-Id",
 ]
 
@@ -131,6 +133,7 @@ def create_app(settings: Settings) -> ShopApp:
         stopping, looked = asyncio.Event(), asyncio.Event()
         followers: dict[str, Callable[[], Awaitable[None]]] = {
             "directory": lambda: follow_directory(lane, database, ledger, settings, looked=looked, stopping=stopping),
+            "beats": lambda: follow_beats(lane, database, settings, stopping),
             "latches": lambda: follow_latches(lane, settings, stopping),
             "blocked": lambda: follow_blocked(database, blocked, settings, stopping),
             "connections": lambda: connections.keep(stopping),

@@ -17,6 +17,7 @@ from shop.sales import phase, repository, service
 from shop.sales.changes import ChangeOutOfOrder, outcome_of
 from shop.sales.loading import LedgerLost, load
 from shop.sales.models import SaleChange
+from shop.sales.recovery import demand
 from shop.sales.schemas import ChangeRead, SaleAdminRead, SaleCreate
 
 SaleArgument = Annotated[int, typer.Argument(min=1, help="The sale's id.")]
@@ -134,11 +135,22 @@ def quarantine(
     seq: Annotated[int, typer.Argument(min=1, help="The entry that the alarm names.")],
     json: Json = False,
 ) -> None:
-    """Set a poisoned entry aside, so that what follows it is recorded; the sale stays closed."""
+    """Set a poisoned entry aside, so that what follows it is recorded; the worker then recovers the sale."""
 
     async def work(clients: Clients) -> dict[str, int | str]:
         row = await poison.quarantine(clients.database, clients.ledger, COMMAND_LINE, sale, seq)
         return {"sale_id": sale, "seq": row.seq, "kind": row.kind, "delta": row.delta, "balance": row.balance}
+
+    emit(run(work), as_json=json)
+
+
+@app.command()
+def recover(sale: SaleArgument, json: Json = False) -> None:
+    """Close the sale, compare its ledger with Postgres, and let it go on; the worker does it."""
+
+    async def work(clients: Clients) -> dict[str, int | str]:
+        begun = await demand.recover(clients.database, COMMAND_LINE, sale)
+        return {"sale_id": sale, "recovery": begun.n, "epoch": begun.from_epoch, "step": begun.step.value}
 
     emit(run(work), as_json=json)
 

@@ -1,6 +1,6 @@
 """One batch of ledger events as rows: the orders, their lines, the ledger, the guard, all under the sale's lock."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -22,6 +22,8 @@ ORDER_COLUMNS = (
     "recorded_at", "expires_at",
 )  # fmt: skip
 LINE_COLUMNS = ("order_id", "line", "product_id", "quantity", "price_minor")
+# Events that make an order. An honoured one was promised before a loss, and takes what was held back for it first.
+ORDER_KINDS = frozenset({"reserved", "honoured"})
 LEDGER_COLUMNS = (
     "sale_id", "epoch", "seq", "kind", "order_id", "user_id", "change_n", "quantity", "delta", "balance", "at",
 )  # fmt: skip
@@ -44,12 +46,13 @@ async def write_batch(
     no row that waits for it.
     """
     _check_chain(sale, events)
-    reserved = [event for event in events if event.kind == "reserved"]
+    reserved = [event for event in events if event.kind in ORDER_KINDS]
     released = [event for event in events if event.kind == "released"]
     await copy_rows(session, "orders", ORDER_COLUMNS, _faulty(_orders(sale, reserved, now), settings))
     await copy_rows(session, "order_lines", LINE_COLUMNS, _lines(sale, reserved))
     await copy_rows(session, "stock_ledger", LEDGER_COLUMNS, _ledger(sale, events))
     sale.units_taken += sum(event.quantity for event in reserved)
+    sale.held_back -= sum(event.quantity + event.delta for event in reserved)
     if released:
         await _release(session, sale, released)
     for event in events:
@@ -73,8 +76,10 @@ def _check_chain(sale: Sale, events: Iterable[LedgerEvent]) -> None:
         seq, balance = event.seq, event.balance
 
 
-def _deltas(event: LedgerEvent) -> tuple[int, ...]:
-    """What an order's event may move: all its units, or none for a release after the end."""
+def _deltas(event: LedgerEvent) -> Container[int]:
+    """What an order's event may move: all its units; none for a release after the end; what was not held back."""
+    if event.kind == "honoured":
+        return range(-event.quantity, 1)
     return (-event.quantity,) if event.kind == "reserved" else (event.quantity, 0)
 
 

@@ -7,7 +7,7 @@ is below it.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import asyncpg
@@ -23,8 +23,9 @@ from shop.orders.batch import BrokenBatch, write_batch
 from shop.orders.poison import stop_for_poison
 from shop.redis import CONNECTION_ERRORS
 from shop.sales import repository as sales
-from shop.sales.loading import LedgerLost, is_recorded, keep_closed
+from shop.sales.loading import LedgerLost, is_recorded
 from shop.sales.models import Sale, SaleStatus
+from shop.sales.recovery.demand import demand_recovery
 from shop.seckill import ledger
 from shop.seckill.events import LedgerEvent, UnreadableEvent, parse_event
 from shop.settings import Settings
@@ -54,16 +55,27 @@ class PoisonedBatch(Exception):
 
 
 class Persister:
-    """Drains one sale until it is settled or `stopping` is set; a batch in hand is always finished."""
+    """Drains one sale until it is settled or `stopping` is set; a batch in hand is always finished.
+
+    `epochs` has the epoch of each sale as it was last heard of: a recovery may move the sale to another stream.
+    """
 
     def __init__(
-        self, database: Database, client: aioredis.Redis, sale_id: int, settings: Settings, stopping: asyncio.Event
+        self,
+        database: Database,
+        client: aioredis.Redis,
+        sale_id: int,
+        settings: Settings,
+        stopping: asyncio.Event,
+        *,
+        epochs: Mapping[int, int] | None = None,
     ) -> None:
         self._database = database
         self._client = client
         self._sale_id = sale_id
         self._settings = settings
         self._stopping = stopping
+        self._epochs = {} if epochs is None else epochs
         self._batch_max = settings.persist_batch_max
         self._position: Position | None = None
         self._ahead: tuple[Position, asyncio.Task[list[LedgerEvent] | None]] | None = None
@@ -88,8 +100,7 @@ class Persister:
                     self._position = None
                     continue
             except LedgerLost as error:
-                await self._report_lost(str(error))
-                delay = self._settings.retry_delay_max_seconds
+                await self._report_lost(error)
             except (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError, asyncpg.PostgresError) as error:
                 metrics.PERSIST_FAILURES.labels("unavailable").inc()
                 log.warning("batch_waits", sale_id=self._sale_id, reason=repr(error)[:200])
@@ -102,7 +113,9 @@ class Persister:
 
         Raises LedgerLost or PoisonedBatch, or whatever says that a server is away.
         """
-        position = self._position or await self._read_position()
+        position = self._position
+        if position is None or self._epochs.get(self._sale_id, position.epoch) > position.epoch:
+            position = await self._read_position()
         if position is None:
             return False
         self._position = position
@@ -115,6 +128,26 @@ class Persister:
             return True
         if len(events) == self._batch_max:
             self._read_ahead(position.epoch, events[-1])
+        await self._record(events)
+        self._batch_max = self._settings.persist_batch_max
+        await self._trim()
+        return True
+
+    async def drain_rest(self) -> None:
+        """Record what is left in a ledger that is fenced, up to the first entry that is missing or poisoned."""
+        await self._record([])  # Whoever was stopped in mid-batch is ended by this.
+        while True:
+            try:
+                self._position = position = await self._read_position()
+                if position is None or not (events := await self._read_events(position)):
+                    return
+                await self._record(events)
+            except PoisonedBatch:
+                if self._batch_max == 1:
+                    return
+                self._batch_max //= 2
+
+    async def _record(self, events: Sequence[LedgerEvent]) -> None:
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._settings.persist_timeout_seconds):
@@ -126,9 +159,6 @@ class Persister:
                 raise PoisonedBatch(repr(error)[:300], None) from error
             raise
         metrics.PERSIST_SECONDS.observe(time.monotonic() - started)
-        self._batch_max = self._settings.persist_batch_max
-        await self._trim()
-        return True
 
     async def _read_position(self) -> Position | None:
         async with self._database.transaction() as session:
@@ -254,11 +284,12 @@ class Persister:
         await stop_for_poison(self._database, self._client, self._sale_id, next_seq, str(error), self._settings)
         return False
 
-    async def _report_lost(self, reason: str) -> None:
+    async def _report_lost(self, lost: LedgerLost) -> None:
+        """Ask for a recovery, if the sale still is where its ledger was found to be wrong."""
         async with self._database.transaction() as session:
             sale = await sales.find(session, self._sale_id)
-        if sale is not None:
-            await keep_closed(self._database, self._client, sale, reason)
+        if sale is not None and self._position is not None and sale.epoch == self._position.epoch:
+            await demand_recovery(self._database, self._client, sale, str(lost))
 
 
 def _is_about_data(error: Exception) -> bool:

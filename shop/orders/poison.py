@@ -13,6 +13,7 @@ from shop.sales import repository as sales
 from shop.sales import service
 from shop.sales.changes import apply_open_changes
 from shop.sales.models import LedgerRow
+from shop.sales.recovery import repository as recoveries
 from shop.seckill import ledger
 from shop.seckill.events import UnreadableEvent, evidence, parse_event
 from shop.settings import Settings
@@ -25,6 +26,8 @@ async def stop_for_poison(
 ) -> None:
     """Pause the sale and ring the alarm, once; the entries stay in the stream as they are."""
     async with database.transaction() as session:
+        if await recoveries.unfinished(session, sale_id) is not None:
+            return  # It drains the ledger up to this entry, and sets the rest right from what was promised.
         if not await sales.raise_alarm(session, sale_id, f"entry {seq} cannot be recorded: {reason}"):
             return
         sale = await sales.find(session, sale_id)
@@ -38,11 +41,11 @@ async def stop_for_poison(
 
 
 async def quarantine(database: Database, client: aioredis.Redis, actor: Actor, sale_id: int, seq: int) -> LedgerRow:
-    """Write the ledger row of a poisoned entry as quarantined, so that what follows it can be recorded.
+    """Write the ledger row of a poisoned entry as quarantined, so that what follows it can be recorded, and recover.
 
-    Only the entry right above the watermark of a sale with an alarm can be set aside. The alarm stays, and with it the
-    sale stays closed: its ledger counts an order that Postgres does not have. Raises SaleNotFound, SaleStateConflict,
-    or NotFound when the stream has no such entry.
+    Only the entry right above the watermark of a sale with an alarm can be set aside. Its ledger counts an order that
+    Postgres does not have: the recovery, which any worker does, replaces it by one that is right. Raises SaleNotFound,
+    SaleStateConflict, or NotFound when the stream has no such entry.
     """
     async with database.transaction() as session:
         sale = await sales.find(session, sale_id)
@@ -58,7 +61,12 @@ async def quarantine(database: Database, client: aioredis.Redis, actor: Actor, s
         row = _quarantined_row(sale_id, sale.epoch, locked.watermark_balance, found)
         session.add(row)
         locked.watermark, locked.watermark_balance = seq, row.balance
-        locked.alarm = f"entry {seq} is quarantined; the sale stays closed until it is recovered"
+        await session.flush()
+        reason = f"entry {seq} is quarantined"
+        if not await recoveries.begin(
+            session, sale_id, epoch=sale.epoch, seen=locked.recovery, reason=reason, renew=True
+        ):
+            raise SaleStateConflict("The sale is being recovered")
         record_admin_event(session, actor, action="sale.quarantine", subject="sale", subject_id=sale_id, seq=seq)
     return row
 

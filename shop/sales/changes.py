@@ -17,6 +17,7 @@ from shop.seckill import ledger
 from shop.settings import Settings
 
 APPLIED = "applied"
+RECOVERED = "recovered"  # the outcome of a change that was under way when the ledger was lost
 POLL_SECONDS = 0.02
 
 log = structlog.get_logger(__name__)
@@ -125,7 +126,32 @@ async def record_drained(session: AsyncSession, sale: Sale, *, n: int, outcome: 
             await _return_units(session, sale, -delta)
         case ChangeKind.SETTLE:
             sale.status = SaleStatus.SETTLED
+        case ChangeKind.RESTORE if delta not in {0, sale.held_back}:
+            return False
+        case ChangeKind.RESTORE:
+            if delta == 0:
+                await _return_units(session, sale, sale.held_back)
+            sale.held_back = 0
     return True
+
+
+async def settle_open(session: AsyncSession, sale: Sale, *, spare: int, now: datetime) -> None:
+    """Close the open changes of a locked sale whose ledger is lost, in order, as a new ledger will have applied them.
+
+    `spare` units are neither taken nor held back. The controller's own changes are numbered again when it is time.
+    """
+    for change in await repository.open_changes(session, sale.id):
+        delta, outcome = change.units_delta or 0, APPLIED
+        if change.kind in {ChangeKind.END, ChangeKind.SETTLE, ChangeKind.RESTORE}:
+            outcome = RECOVERED
+        elif sale.status != SaleStatus.SCHEDULED:
+            outcome = "ended"
+        elif delta < 0 and spare + delta < 0:
+            outcome = "too_few_units"
+        elif delta < 0:
+            spare += delta
+        await record_drained(session, sale, n=change.n, outcome=outcome, delta=delta, at=now)
+    await session.flush()
 
 
 async def _return_units(session: AsyncSession, sale: Sale, units: int) -> None:

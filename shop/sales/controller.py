@@ -1,7 +1,8 @@
 """The controller: makes each ledger follow what Postgres says, and loads the scripts. It runs in every worker.
 
 Every step is a compare-and-set in Postgres or one script, so two controllers, or one that was stopped and thawed,
-change nothing twice. It reports a ledger that does not agree with Postgres, fences it, and never sets its stock.
+change nothing twice. It never sets stock: a ledger that does not agree with Postgres is closed, and recovered by
+`shop.audit.recovery`.
 """
 
 import asyncio
@@ -20,15 +21,16 @@ from shop.sales import repository, service
 from shop.sales.changes import ChangeOutOfOrder, apply_open_changes
 from shop.sales.loading import (
     LedgerLost,
-    keep_closed,
     load,
     loaded_sale,
     require_agreement,
     require_entry_at_watermark,
 )
 from shop.sales.models import ChangeKind, Sale, SaleStatus
+from shop.sales.recovery import repository as recoveries
+from shop.sales.recovery.demand import demand_recovery
 from shop.sales.repository import Alive
-from shop.seckill import ledger
+from shop.seckill import building, ledger
 from shop.seckill.ledger import LedgerState, LoadedSale, RedisClock
 from shop.settings import Settings
 from shop.stopping import rest
@@ -75,17 +77,31 @@ class Controller:
         """One pass over all sales that have a ledger or should have one."""
         async with self._database.transaction() as session:
             alive = await repository.alive(session)
-        await self._ensure_scripts([each.sale for each in alive if each.loaded])
+        await self._compare_after_restart(alive)
+        await self._ensure_scripts(alive)
         metrics.ALARMS.set(sum(each.sale.alarm is not None for each in alive))
         listed = {entry.sale_id: entry for entry in await ledger.read_directory(self._client, RedisClock())}
         await self._forget_settled(listed.keys() - {each.sale.id for each in alive})
         for each in alive:
+            if each.recovering:
+                continue
             try:
                 await self._follow(each, listed.get(each.sale.id))
             except (LedgerLost, ChangeOutOfOrder) as error:
-                await keep_closed(self._database, self._client, each.sale, str(error))
+                await demand_recovery(self._database, self._client, each.sale, str(error))
 
-    async def _ensure_scripts(self, loaded: Sequence[Sale]) -> None:
+    async def _compare_after_restart(self, alive: Sequence[Alive]) -> None:
+        """Another run of Redis may have begun with older data: only the processes that sold know how far it was."""
+        run_id = await building.run_id(self._client)
+        for each in alive:
+            if each.loaded and not each.recovering and each.run_id != run_id:
+                if each.run_id is not None:
+                    await demand_recovery(self._database, self._client, each.sale, "Redis is in another run")
+                    continue
+                async with self._database.transaction() as session:
+                    await recoveries.note_run(session, each.sale.id, each.sale.epoch, run_id)
+
+    async def _ensure_scripts(self, alive: Sequence[Alive]) -> None:
         """Load the scripts where they are missing; on the ledger's Redis, only after every ledger was compared.
 
         A Redis that does not know the scripts was restarted, perhaps from an older state. Until they are there nobody
@@ -95,14 +111,24 @@ class Controller:
             await load_scripts(self._side_client)
         if await scripts_loaded(self._client):
             return
-        for sale in loaded:
-            try:
-                await require_agreement(self._client, sale)
-                await require_entry_at_watermark(self._database, self._client, sale)
-            except LedgerLost as error:
-                await keep_closed(self._database, self._client, sale, str(error))
+        for each in alive:
+            if each.recovering:
+                await self._fence_again(each.sale.id)
+            elif each.loaded:
+                try:
+                    await require_agreement(self._client, each.sale)
+                    await require_entry_at_watermark(self._database, self._client, each.sale)
+                except LedgerLost as error:
+                    await demand_recovery(self._database, self._client, each.sale, str(error))
         await load_scripts(self._client)
         log.info("scripts_loaded")
+
+    async def _fence_again(self, sale_id: int) -> None:
+        """A fence that was set before Redis stopped may be gone with what else it has forgotten."""
+        async with self._database.transaction() as session:
+            recovery = await recoveries.unfinished(session, sale_id)
+        if recovery is not None:
+            await building.fence(self._client, sale_id, range(1, recovery.from_epoch + 1), number=recovery.n)
 
     async def _forget_settled(self, sale_ids: Iterable[int]) -> None:
         for sale_id in sale_ids:
@@ -121,6 +147,7 @@ class Controller:
             await load(self._database, self._client, sale, self._settings)
             return
         metrics.UNITS_AVAILABLE.labels(str(sale.id)).set(state.available)
+        metrics.UNITS_HELD_BACK.labels(str(sale.id)).set(state.held_back)
         metrics.STREAM_LAG.labels(str(sale.id)).set(state.seq - sale.watermark)
         if listed != loaded_sale(sale):
             await ledger.list_in_directory(self._client, loaded_sale(sale))
@@ -131,7 +158,7 @@ class Controller:
     async def _end_or_settle(self, sale: Sale, state: LedgerState) -> bool:
         """Number the change that the clock or the orders ask for; tells whether there is one."""
         is_over = state.state in {"open", "paused"} and state.now_ms >= state.ends_ms
-        is_drained = sale.status == SaleStatus.ENDED and state.seq == sale.watermark
+        is_drained = sale.status == SaleStatus.ENDED and state.seq == sale.watermark and sale.held_back == 0
         if not is_over and not is_drained:
             return False
         async with self._database.transaction() as session:

@@ -1,21 +1,26 @@
 """Load → mark → open: how a ledger comes into being, and whether one that is there still agrees with Postgres."""
 
 import secrets
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
 import redis.asyncio as aioredis
 import structlog
 from redis.exceptions import ResponseError
 
 from shop.database import Database
+from shop.faults import recovery_fault_point
 from shop.redis_demands import ledger_problems
 from shop.sales import repository
 from shop.sales.changes import milliseconds
-from shop.sales.models import Sale
-from shop.seckill import ledger
+from shop.sales.models import Sale, SaleEpoch
+from shop.seckill import building, ledger
 from shop.seckill.events import UnreadableEvent, evidence, parse_event
 from shop.seckill.latch import winner_bits
-from shop.seckill.ledger import LoadedSale
+from shop.seckill.ledger import LedgerOrder, LoadedSale
 from shop.settings import Settings
+
+FIRST_EPOCH = 1
+_NO_PAGES: Sequence[Sequence[tuple[bytes, LedgerOrder]]] = ()
 
 log = structlog.get_logger(__name__)
 
@@ -25,11 +30,13 @@ class LedgerLost(Exception):
 
 
 async def load(database: Database, client: aioredis.Redis, sale: Sale, settings: Settings) -> None:
-    """Bring a scheduled sale's ledger up to `open`, from wherever an earlier loader left it.
+    """Bring the ledger of a sale's first epoch up to `open`, from wherever an earlier loader left it.
 
     Until the mark is in Postgres a new loader starts over with a token of its own; after it, one only goes on to open.
-    Raises LedgerLost when the marked ledger is not there.
+    A later epoch has orders to begin with: that is a recovery's. Raises LedgerLost when the marked ledger is not there.
     """
+    if sale.epoch != FIRST_EPOCH:
+        return
     async with database.transaction() as session:
         epoch = await repository.find_epoch(session, sale.id, sale.epoch)
     if epoch is None:
@@ -40,41 +47,77 @@ async def load(database: Database, client: aioredis.Redis, sale: Sale, settings:
         if problems:
             log.error("ledger_not_loaded", sale_id=sale.id, reason="; ".join(problems))
             return
-        token = await _build(database, client, sale, epoch.opening_balance, settings)
+        token = await build(database, client, sale, epoch, settings)
         if token is None:
             return
-    answer = await ledger.open_load(client, sale.id, sale.epoch, token=token, timeout=settings.redis_timeout_seconds)
+    await open_marked(database, client, sale, token, "open", settings)
+
+
+async def open_marked(
+    database: Database, client: aioredis.Redis, sale: Sale, token: str, state: str, settings: Settings
+) -> bool:
+    """Let the marked ledger take a state; False when it was started over by another loader, and the mark is undone.
+
+    Raises LedgerLost when it is not there.
+    """
+    timeout = settings.redis_timeout_seconds
+    answer = await building.open_load(client, sale.id, sale.epoch, token=token, state=state, timeout=timeout)
     if answer.word == "WRONG_TOKEN":
         # Another loader started over after our mark; nothing was sold from either, because neither was opened.
         async with database.transaction() as session:
             await repository.unmark_loaded(session, sale.id, sale.epoch, token)
-    elif answer.word in {"NOT_LOADED", "STALE_EPOCH"}:
+        return False
+    if answer.word in {"NOT_LOADED", "STALE_EPOCH"}:
         raise LedgerLost(f"the marked ledger is {answer.word.lower()}")
+    return True
 
 
-async def _build(
-    database: Database, client: aioredis.Redis, sale: Sale, opening_balance: int, settings: Settings
+async def build(
+    database: Database,
+    client: aioredis.Redis,
+    sale: Sale,
+    epoch: SaleEpoch,
+    settings: Settings,
+    *,
+    orders: AsyncIterable[Sequence[tuple[bytes, LedgerOrder]]] | None = None,
 ) -> str | None:
-    token = secrets.token_hex(8)
+    """Write a whole ledger, with these orders in it, and mark it; returns its loader's token.
+
+    None when another loader was first, or started over meanwhile: then somebody has to look again.
+    """
+    token, timeout = secrets.token_hex(8), settings.redis_timeout_seconds
+    run_id = await building.run_id(client)
+    async with database.transaction() as session:
+        applied = await repository.last_closed_change(session, sale.id)
     fields = {
         "starts_ms": milliseconds(sale.starts_at),
         "ends_ms": milliseconds(sale.ends_at),
         "units_per_user": sale.units_per_user,
         "orders_per_user": sale.orders_per_user,
         "price_minor": sale.price_minor,
-        "available": opening_balance,
+        "available": epoch.opening_balance,
         "held_back": sale.held_back,
-        "applied": 0,
+        "applied": applied,
         "backlog_max": settings.backlog_max,
         "skew_ms": settings.skew_ms,
-        "winner_bits": winner_bits(opening_balance),
+        "winner_bits": winner_bits(max(sale.units, 1)),
     }
-    await ledger.begin_load(
-        client, sale.id, sale.epoch, token=token, fields=fields, timeout=settings.redis_timeout_seconds
-    )
+    await building.begin_load(client, sale.id, sale.epoch, token=token, fields=fields, timeout=timeout)
+    async for chunk in orders or _none():
+        answer = await building.add_orders(client, sale.id, sale.epoch, token=token, orders=chunk, timeout=timeout)
+        if answer.word != "ADDED":
+            return None
+        recovery_fault_point(settings, "chunk")
+    recovery_fault_point(settings, "mark")
     async with database.transaction() as session:
-        marked = await repository.mark_loaded(session, sale.id, sale.epoch, token)
+        marked = await repository.mark_loaded(session, sale.id, sale.epoch, token, run_id)
     return token if marked else None
+
+
+async def _none() -> AsyncIterator[Sequence[tuple[bytes, LedgerOrder]]]:
+    """A sale that begins has no orders."""
+    for page in _NO_PAGES:
+        yield page
 
 
 async def require_agreement(client: aioredis.Redis, sale: Sale) -> ledger.LedgerState:
@@ -91,6 +134,8 @@ async def require_agreement(client: aioredis.Redis, sale: Sale) -> ledger.Ledger
         raise LedgerLost("the ledger's keys are missing")
     if state.epoch != str(sale.epoch):
         raise LedgerLost(f"the ledger is at epoch {state.epoch}, Postgres at {sale.epoch}")
+    if sale.units_taken > 0 and not state.has_orders:
+        raise LedgerLost("the ledger's keys about orders are missing")
     if state.seq < sale.watermark:
         raise LedgerLost(f"the ledger is at seq {state.seq}, Postgres has recorded {sale.watermark}")
     return state
@@ -108,15 +153,6 @@ async def require_entry_at_watermark(database: Database, client: aioredis.Redis,
         return  # It moved on while we looked: the persister has compared it itself.
     if not found or found[0][0] != sale.watermark or not is_recorded(*found[0], recorded):
         raise LedgerLost(f"the entry at the watermark {sale.watermark} is not the recorded one")
-
-
-async def keep_closed(database: Database, client: aioredis.Redis, sale: Sale, reason: str) -> None:
-    """Fence a ledger that Postgres does not agree with, and ring the alarm; it stays closed until it is recovered."""
-    await ledger.fence(client, sale.id, sale.epoch)
-    async with database.transaction() as session:
-        first = await repository.raise_alarm(session, sale.id, reason)
-    if first:
-        log.error("ledger_stopped", sale_id=sale.id, epoch=sale.epoch, reason=reason)
 
 
 def is_recorded(seq: int, fields: dict[bytes, bytes], recorded: repository.Entry | None) -> bool:

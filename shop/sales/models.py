@@ -41,6 +41,7 @@ class ChangeKind(StrEnum):
     CLOSE = "close"
     END = "end"
     SETTLE = "settle"
+    RESTORE = "restore"
 
 
 class Sale(Recorded, Base):
@@ -86,12 +87,17 @@ class Sale(Recorded, Base):
     watermark_balance: Mapped[int] = mapped_column(Integer, default=0)
     changes: Mapped[int] = mapped_column(Integer, default=0)
     held_back: Mapped[int] = mapped_column(Integer, default=0)
+    recovery: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    """How many recoveries there were, an unfinished one included."""
     alarm: Mapped[str | None] = mapped_column(Text)
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
 
 class SaleEpoch(Recorded, Base):
-    """One ledger of a sale. `loaded_at` is set once, with the token of the loader that was complete."""
+    """One ledger of a sale. `loaded_at` is set once, with the token of the loader that was complete.
+
+    `run_id` names the run of Redis in which the ledger was last compared with Postgres.
+    """
 
     __tablename__ = "sale_epochs"
     __table_args__ = (
@@ -105,6 +111,7 @@ class SaleEpoch(Recorded, Base):
     opening_balance: Mapped[int] = mapped_column(Integer)
     loaded_at: Mapped[datetime | None]
     token: Mapped[str | None] = mapped_column(String(32))
+    run_id: Mapped[str | None] = mapped_column(String(64))
 
 
 class SaleChange(Recorded, Base):
@@ -113,7 +120,9 @@ class SaleChange(Recorded, Base):
     __tablename__ = "sale_changes"
     __table_args__ = (
         CheckConstraint("n >= 1", name="n"),
-        CheckConstraint("kind IN ('pause', 'resume', 'window', 'units', 'close', 'end', 'settle')", name="kind"),
+        CheckConstraint(
+            "kind IN ('pause', 'resume', 'window', 'units', 'close', 'end', 'settle', 'restore')", name="kind"
+        ),
         CheckConstraint("(kind = 'units') = (units_delta IS NOT NULL)", name="units_delta"),
         CheckConstraint("(kind = 'window') = (starts_at IS NOT NULL AND ends_at IS NOT NULL)", name="window"),
         CheckConstraint("(outcome IS NULL) = (closed_at IS NULL)", name="closed"),

@@ -9,6 +9,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.sales.models import ChangeKind, LedgerRow, Sale, SaleChange, SaleEpoch, SaleStatus
+from shop.sales.recovery.models import Recovery
 
 ALIVE = (SaleStatus.SCHEDULED, SaleStatus.ENDED)
 
@@ -34,6 +35,8 @@ class Alive(NamedTuple):
 
     sale: Sale
     loaded: bool
+    run_id: str | None
+    recovering: bool
     has_open_changes: bool
 
 
@@ -67,8 +70,9 @@ async def page(
 async def alive(session: AsyncSession) -> Sequence[Alive]:
     """The sales that have a ledger, or should have one, with what the controller asks of each: in one query."""
     changes = select(SaleChange.n).where(SaleChange.sale_id == Sale.id, SaleChange.outcome.is_(None)).exists()
+    recovery = select(Recovery.n).where(Recovery.sale_id == Sale.id, Recovery.finished_at.is_(None)).exists()
     query = (
-        select(Sale, SaleEpoch.loaded_at.is_not(None), changes)
+        select(Sale, SaleEpoch.loaded_at.is_not(None), SaleEpoch.run_id, recovery, changes)
         .join(SaleEpoch, (SaleEpoch.sale_id == Sale.id) & (SaleEpoch.epoch == Sale.epoch))
         .where(Sale.status.in_(ALIVE))
         .order_by(Sale.id)
@@ -87,12 +91,12 @@ async def ledgers(session: AsyncSession, sale_ids: Collection[int]) -> dict[int,
     return {sale_id: LedgerName(sale_id, epoch, status == SaleStatus.SETTLED) for sale_id, epoch, status in found}
 
 
-async def mark_loaded(session: AsyncSession, sale_id: int, epoch: int, token: str) -> bool:
-    """Record that this loader's ledger is complete; False when another one's is."""
+async def mark_loaded(session: AsyncSession, sale_id: int, epoch: int, token: str, run_id: str) -> bool:
+    """Record that this loader's ledger is complete, in this run of Redis; False when another one's is."""
     marked = await session.execute(
         update(SaleEpoch)
         .where(SaleEpoch.sale_id == sale_id, SaleEpoch.epoch == epoch, SaleEpoch.loaded_at.is_(None))
-        .values(loaded_at=func.now(), token=token)
+        .values(loaded_at=func.now(), token=token, run_id=run_id)
         .returning(SaleEpoch.epoch)
     )
     return marked.scalar_one_or_none() is not None
@@ -103,7 +107,7 @@ async def unmark_loaded(session: AsyncSession, sale_id: int, epoch: int, token: 
     await session.execute(
         update(SaleEpoch)
         .where(SaleEpoch.sale_id == sale_id, SaleEpoch.epoch == epoch, SaleEpoch.token == token)
-        .values(loaded_at=None, token=None)
+        .values(loaded_at=None, token=None, run_id=None)
     )
 
 
@@ -127,6 +131,25 @@ async def close_change(session: AsyncSession, sale_id: int, n: int, outcome: str
         .returning(SaleChange)
     )
     return closed.scalar_one_or_none()
+
+
+async def last_closed_change(session: AsyncSession, sale_id: int) -> int:
+    """The number of the last change that has its outcome; 0 when there is none."""
+    query = select(func.coalesce(func.max(SaleChange.n), 0)).where(
+        SaleChange.sale_id == sale_id, SaleChange.outcome.is_not(None)
+    )
+    return int((await session.execute(query)).scalar_one())
+
+
+async def last_of(session: AsyncSession, sale_id: int, kinds: Sequence[ChangeKind]) -> SaleChange | None:
+    """The last change of these kinds that was applied."""
+    query = (
+        select(SaleChange)
+        .where(SaleChange.sale_id == sale_id, SaleChange.kind.in_(kinds), SaleChange.outcome == "applied")
+        .order_by(SaleChange.n.desc())
+        .limit(1)
+    )
+    return (await session.execute(query)).scalar_one_or_none()
 
 
 async def granted_units(session: AsyncSession, sale_id: int) -> int:
@@ -156,7 +179,7 @@ async def last_reserved(session: AsyncSession, sale_id: int, epoch: int) -> tupl
         .where(
             LedgerRow.sale_id == sale_id,
             LedgerRow.epoch == epoch,
-            LedgerRow.kind == "reserved",
+            LedgerRow.kind.in_(("reserved", "honoured")),
             LedgerRow.quarantined.is_(None),
         )
         .order_by(LedgerRow.seq.desc())

@@ -160,6 +160,17 @@ async def end_or_settle(session: AsyncSession, actor: Actor, sale_id: int, kind:
     return await _number(session, actor, sale, kind)
 
 
+async def restore_held_back(session: AsyncSession, actor: Actor, sale_id: int) -> SaleChange | None:
+    """Put on sale what a recovery still holds back; None when there is nothing, or it was asked for already."""
+    sale = await _locked(session, sale_id)
+    pending = [
+        change for change in await repository.open_changes(session, sale_id) if change.kind == ChangeKind.RESTORE
+    ]
+    if sale.held_back == 0 or pending:
+        return None
+    return await _number(session, actor, sale, ChangeKind.RESTORE)
+
+
 async def _number(session: AsyncSession, actor: Actor, sale: Sale, kind: ChangeKind, **values: Any) -> SaleChange:
     sale.changes += 1
     change = SaleChange(sale_id=sale.id, n=sale.changes, kind=kind, requested_by=actor.id, **values)

@@ -6,8 +6,8 @@ from uuid import UUID
 import msgspec
 
 INT32_MAX = 2**31 - 1
-STOCK_KINDS = frozenset({"reserved", "released"})
-CHANGE_KINDS = frozenset({"pause", "resume", "window", "units", "close", "end", "settle"})
+STOCK_KINDS = frozenset({"reserved", "honoured", "released"})
+CHANGE_KINDS = frozenset({"pause", "resume", "window", "units", "close", "end", "settle", "restore"})
 
 
 class UnreadableEvent(ValueError):

@@ -1,6 +1,7 @@
 """Concurrent purchases of one process and sale share one script call, and so one fsync."""
 
 import time
+from collections import deque
 from collections.abc import Awaitable, Sequence
 
 import msgspec
@@ -27,7 +28,8 @@ class GroupCommit:
     """The way of one process to the ledger of one (sale, epoch).
 
     It remembers the last order that it saw reserved, and shows it with each batch: a ledger without that order was
-    rolled back, and answers BEHIND. The shared rate limit is asked for the whole batch before the ledger is.
+    rolled back, and answers BEHIND. It keeps what it saw reserved until it hears that Postgres has recorded it, so
+    that a recovery can ask for it. The shared rate limit is asked for the whole batch before the ledger is.
     """
 
     def __init__(
@@ -45,6 +47,8 @@ class GroupCommit:
         self.limiter = limiter
         self._client = client
         self._last = last
+        self._watermark = 0
+        self._undrained: deque[tuple[ReserveRequest, Answer]] = deque(maxlen=settings.backlog_max)
         self._clock = clock
         self._timeout = settings.redis_timeout_seconds
         self._queue_seconds_max = max(settings.purchase_deadline_seconds - settings.redis_timeout_seconds, 0.05)
@@ -102,5 +106,36 @@ class GroupCommit:
 
     def _remember(self, requests: Sequence[ReserveRequest], answers: Sequence[Answer]) -> None:
         for request, answer in zip(requests, answers, strict=True):
-            if answer.word == "RESERVED" and answer.seq > self._last.seq:
-                self._last = LastOrder(request.order_id, answer.seq)
+            if answer.word == "RESERVED":
+                self._undrained.append((request, answer))
+                if answer.seq > self._last.seq:
+                    self._last = LastOrder(request.order_id, answer.seq)
+            elif answer.word == "REPLAYED" and answer.seq > self._watermark and answer.fields[-1] == "held":
+                self._undrained.append((request, answer))
+
+    @property
+    def idle(self) -> bool:
+        """Whether no answer of the ledger is still to come."""
+        return self._coalescer.idle
+
+    @property
+    def highest_seq(self) -> int:
+        """The highest sequence number at which this process saw an order reserved."""
+        return self._last.seq
+
+    @property
+    def undrained(self) -> Sequence[tuple[ReserveRequest, Answer]]:
+        """What this process has promised and Postgres may not have recorded."""
+        return tuple(self._undrained)
+
+    def forget(self, watermark: int) -> None:
+        """Postgres has recorded everything up to here."""
+        self._watermark = watermark
+        # Batches are answered in almost the order of their numbers; what stands behind a higher one waits for it.
+        while self._undrained and self._undrained[0][1].seq <= watermark:
+            self._undrained.popleft()
+
+    def handed_in(self, number: int) -> None:
+        """The first `number` of what is undrained are written down for the recovery."""
+        for _ in range(min(number, len(self._undrained))):
+            self._undrained.popleft()

@@ -72,8 +72,10 @@ class PurchaseLane:
         changes: Changes,
     ) -> None:
         self.limiter = limiter
-        # Sales whose ledger has lost an order that was reserved here; whoever follows the directory reports them.
-        self.rolled_back: set[int] = set()
+        # (sale, epoch) whose ledger has lost an order that was reserved here; who follows the directory reports it.
+        self.rolled_back: set[tuple[int, int]] = set()
+        # Groups of earlier epochs: what they promised last may still have to be handed in (`shop.app.beats`).
+        self.replaced: list[GroupCommit] = []
         self.tally = Tally("POST", ROUTE)
         self._app = app
         self.gate = gate
@@ -98,12 +100,19 @@ class PurchaseLane:
         """Sell through this group from now on. A lower epoch than the known one is never taken."""
         if group.sale.epoch > self.epoch_of(group.sale.sale_id):
             sale = group.sale
+            if sale.sale_id in self._groups:
+                self.replaced.append(self._groups[sale.sale_id])
             self._groups[sale.sale_id] = group
             self._sold_out[sale.sale_id] = SoldOutAnswer(sale, self._signer)
 
+    @property
+    def groups(self) -> tuple[GroupCommit, ...]:
+        """The ways to the ledgers that this process sells from."""
+        return tuple(self._groups.values())
+
     async def poll_latches(self) -> None:
         """Look whether a sale that was sold out has units again."""
-        for group in tuple(self._groups.values()):  # a sale may be taken while a poll waits
+        for group in self.groups:  # a sale may be taken while a poll waits
             await group.latch.poll()
 
     def is_purchase(self, scope: Scope) -> bool:
@@ -152,7 +161,7 @@ class PurchaseLane:
                 started += waiting.spent_seconds
         except AskPostgres as reason:
             if isinstance(reason, RolledBack):
-                self.rolled_back.add(sale_id)
+                self.rolled_back.add((sale_id, reason.epoch))
             scope["shop.route"] = ROUTE
             await self._app(scope, _replay(body, receive), send)
             return

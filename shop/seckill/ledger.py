@@ -6,7 +6,7 @@ Nothing here repeats a script by itself, and nothing sets stock: units move by `
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import redis.asyncio as aioredis
@@ -58,7 +58,7 @@ class LastOrder(NamedTuple):
 
 @dataclass(frozen=True)
 class LedgerState:
-    """The `sale` hash at one moment, and Redis time with it."""
+    """The `sale` hash at one moment, Redis time with it, and whether all the keys about orders are there."""
 
     epoch: str
     state: str
@@ -69,6 +69,7 @@ class LedgerState:
     seq: int
     applied: int
     now_ms: int
+    has_orders: bool = True
 
 
 class RedisClock:
@@ -104,13 +105,14 @@ async def reserve(
     clock: RedisClock,
     last: LastOrder,
     timeout: float,
+    mode: Literal["", "honour"] = "",
 ) -> list[Answer]:
-    """Ask for units for up to 256 purchases at once; one answer for each.
+    """Ask for units for up to 256 purchases at once; one answer for each. Only a worker may `honour`.
 
     Raises NotSent, ScriptsNotLoaded or OutcomeUnknown for all of them.
     """
     deadline_ms = clock.now_ms + int(timeout * 1000)
-    arguments: list[str | bytes | int] = [sale.epoch, deadline_ms, last.order_id, last.seq]
+    arguments: list[str | bytes | int] = [sale.epoch, deadline_ms, last.order_id, last.seq, mode]
     for request in requests:
         arguments += (request.order_id, request.user_id, request.quantity)
     reply = await call_script(client, "reserve", ledger_keys(sale.sale_id, sale.epoch), arguments, timeout=timeout)
@@ -156,37 +158,23 @@ async def change(
     return parse(reply[0])
 
 
-async def begin_load(
-    client: aioredis.Redis, sale_id: int, epoch: int, *, token: str, fields: Mapping[str, int], timeout: float
-) -> Answer:
-    """Start a ledger over, in state `loading`; whatever an earlier loader left is gone."""
-    arguments: list[str | bytes | int] = ["begin", epoch, token]
-    for pair in fields.items():
-        arguments += pair
-    reply = await call_script(client, "load_sale", ledger_keys(sale_id, epoch), arguments, timeout=timeout)
-    return parse(reply[0])
-
-
-async def open_load(client: aioredis.Redis, sale_id: int, epoch: int, *, token: str, timeout: float) -> Answer:
-    """Let a complete ledger sell."""
-    reply = await call_script(client, "load_sale", ledger_keys(sale_id, epoch), ("open", epoch, token), timeout=timeout)
-    return parse(reply[0])
-
-
-async def _command(client: aioredis.Redis, *parts: str | bytes | int) -> Any:
+async def command(client: aioredis.Redis, *parts: str | bytes | int) -> Any:
     """A command by name, where the client's own method has no usable type."""
     return await client.execute_command(*parts)  # type: ignore[no-untyped-call]
 
 
 async def read_state(client: aioredis.Redis, sale_id: int, epoch: int) -> LedgerState | None:
     """The ledger now, or None when it is not there."""
+    keys = ledger_keys(sale_id, epoch)
+    of_orders = (keys.buyers, keys.orders, keys.winners)
     async with client.pipeline(transaction=True) as pipe:
-        pipe.hgetall(ledger_keys(sale_id, epoch).sale)
+        pipe.hgetall(keys.sale)
         pipe.time()
-        fields, (seconds, microseconds) = await pipe.execute()
+        pipe.exists(*of_orders)
+        fields, (seconds, microseconds), found = await pipe.execute()
     if b"epoch" not in fields or b"state" not in fields:
         return None
-    return _state(fields, seconds * 1000 + microseconds // 1000)
+    return _state(fields, seconds * 1000 + microseconds // 1000, has_orders=found == len(of_orders))
 
 
 async def read_state_and_stream(
@@ -207,7 +195,7 @@ def _entry(entry: tuple[bytes, dict[bytes, bytes]]) -> tuple[int, dict[bytes, by
     return int(entry[0].split(b"-")[0]), entry[1]
 
 
-def _state(fields: Mapping[bytes, bytes], clock_ms: int) -> LedgerState:
+def _state(fields: Mapping[bytes, bytes], clock_ms: int, *, has_orders: bool = True) -> LedgerState:
     number = {
         name: int(fields[name.encode()])
         for name in ("starts_ms", "ends_ms", "available", "held_back", "seq", "applied")
@@ -216,15 +204,9 @@ def _state(fields: Mapping[bytes, bytes], clock_ms: int) -> LedgerState:
         epoch=fields[b"epoch"].decode(),
         state=fields[b"state"].decode(),
         now_ms=clock_ms + int(fields[b"skew_ms"]),
+        has_orders=has_orders,
         **number,
     )
-
-
-async def fence(client: aioredis.Redis, sale_id: int, epoch: int) -> None:
-    """Make every caller of this epoch stale, if the ledger is there: the sale stays closed until someone looks."""
-    key = ledger_keys(sale_id, epoch).sale
-    if await _command(client, "HGET", key, "epoch") == str(epoch).encode():
-        await _command(client, "HSET", key, "epoch", f"fenced.{epoch}")
 
 
 class LedgerOrder(NamedTuple):
@@ -239,9 +221,14 @@ class LedgerOrder(NamedTuple):
 
 async def find_order(client: aioredis.Redis, sale_id: int, epoch: int, order_id: bytes) -> LedgerOrder | None:
     """An order that may have no row in Postgres yet."""
-    entry: bytes | None = await _command(client, "HGET", ledger_keys(sale_id, epoch).orders, order_id)
+    entry: bytes | None = await command(client, "HGET", ledger_keys(sale_id, epoch).orders, order_id)
     if entry is None:
         return None
+    return parse_order(entry)
+
+
+def parse_order(entry: bytes) -> LedgerOrder:
+    """An entry of the `orders` hash. Raises ValueError for what no script writes."""
     user_id, quantity, seq, reserved_ms, status = entry.decode().split(" ")
     return LedgerOrder(user_id, int(quantity), int(seq), int(reserved_ms), status == "held")
 
@@ -258,7 +245,7 @@ async def read_directory(client: aioredis.Redis, clock: RedisClock) -> list[Load
 
 async def list_in_directory(client: aioredis.Redis, sale: LoadedSale) -> None:
     """Tell the API processes that this sale is loaded."""
-    await _command(client, "HSET", DIRECTORY, sale.sale_id, msgspec.json.encode(sale))
+    await command(client, "HSET", DIRECTORY, sale.sale_id, msgspec.json.encode(sale))
 
 
 async def drop(client: aioredis.Redis, sale_id: int, epoch: int) -> None:

@@ -32,7 +32,11 @@ class AskPostgres(Exception):
 
 
 class RolledBack(AskPostgres):
-    """The ledger has lost an order that this process saw reserved: the sale must stay closed."""
+    """The ledger of this epoch has lost an order that this process saw reserved: the sale must be recovered."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__()
+        self.epoch = epoch
 
 
 class Reservation(msgspec.Struct, frozen=True, gc=False):
@@ -106,7 +110,7 @@ async def _ask(group: GroupCommit, order_id: bytes, user_id: str, quantity: int,
             group.latch.close(answer.seq)
         return answer
     if answer.word == "BEHIND":
-        raise RolledBack
+        raise RolledBack(group.sale.epoch)
     if answer.word == "RATE_LIMITED":
         raise group.limiter.refusal(float(answer.fields[0]))
     if answer.word in {"NOT_LOADED", "STALE_EPOCH"}:

@@ -139,6 +139,16 @@ class Settings(NotificationSettings, PaymentSettings, PurchaseSettings):
     change_wait_seconds: PositiveFloat = 1.0
     """How long an admin's request waits for the ledger before it is answered with 202."""
 
+    # Recovery after a loss in Redis.
+    beat_seconds: PositiveFloat = 1.0
+    """How often an API process says that it lives, and hears what is recorded and what is recovered."""
+    process_alive_seconds: PositiveFloat = 5.0
+    """A process that was heard of so long ago is asked what it has promised."""
+    recovery_answer_seconds: PositiveFloat = 3.0
+    """How long a recovery waits for the answers of the processes."""
+    receipt_window_seconds: PositiveInt = 600
+    """How long after a recovery a lost order is honoured for its receipt, and units are kept for that."""
+
     # The worker.
     persist_sales_max: PositiveInt = 1_000
     """Sales that one worker drains at the same time; each waits on a connection of its own."""

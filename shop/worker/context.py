@@ -32,6 +32,7 @@ class Context:
     announcer: Announcer
     deliverer: Deliverer
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    epochs: dict[int, int] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     running: set[str] = field(default_factory=set)
     """The jobs that are at work."""

@@ -16,6 +16,8 @@ from arq.connections import ArqRedis
 from arq.worker import Worker
 from sqlalchemy.exc import DBAPIError
 
+from shop.audit.recovery.following import follow_recoveries
+from shop.audit.recovery.steps import Tools
 from shop.database import UNAVAILABLE_ERRORS
 from shop.orders import repository as orders
 from shop.orders.persister import Persister
@@ -47,6 +49,7 @@ async def running_worker(settings: Settings) -> AsyncIterator[Context]:
     all_scripts()
     context = Context.connect(settings)
     _supervise(context, "controller", _controller(context).run)
+    _supervise(context, "recoveries", lambda: follow_recoveries(_recovery_tools(context), context.stopping))
     _supervise(context, "persisters", lambda: _follow_sales(context))
     _supervise(context, "arq", lambda: _keep_arq_running(context))
     try:
@@ -112,14 +115,24 @@ def _controller(context: Context) -> Controller:
     )
 
 
+def _recovery_tools(context: Context) -> Tools:
+    return Tools(
+        database=context.database,
+        client=context.ledger,
+        settings=context.settings,
+        persister=lambda sale_id: _persister(context, sale_id),
+    )
+
+
 async def _follow_sales(context: Context) -> None:
     """Run one persister for each sale that has a ledger, open or not."""
     running: dict[int, asyncio.Task[None]] = {}
     while not context.stopping.is_set():
         try:
             async with context.database.transaction() as session:
-                alive = {each.sale.id for each in await sales.alive(session)}
-            for sale_id in alive - {key for key, task in running.items() if not task.done()}:
+                alive = {each.sale.id: each.sale.epoch for each in await sales.alive(session)}
+            context.epochs.update(alive)
+            for sale_id in alive.keys() - {key for key, task in running.items() if not task.done()}:
                 running[sale_id] = _supervise(context, f"persister {sale_id}", _persister(context, sale_id).run)
         except (*UNAVAILABLE_ERRORS, DBAPIError) as error:
             log.warning("sales_not_read", reason=repr(error)[:200])
@@ -127,7 +140,14 @@ async def _follow_sales(context: Context) -> None:
 
 
 def _persister(context: Context, sale_id: int) -> Persister:
-    return Persister(context.persist_database, context.streams, sale_id, context.settings, context.stopping)
+    return Persister(
+        context.persist_database,
+        context.streams,
+        sale_id,
+        context.settings,
+        context.stopping,
+        epochs=context.epochs,
+    )
 
 
 def _supervise(context: Context, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:

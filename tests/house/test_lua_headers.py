@@ -24,8 +24,8 @@ COMMAND = re.compile(r"redis\.p?call\(\s*'(\w+)'")
 READS = frozenset({"HGET", "HMGET", "MGET", "STRLEN", "TIME", "XLEN"})
 WRITES = frozenset({"DEL", "HSET", "SET", "SETBIT", "XADD"})
 # What a script says when it has written: everything else that it may say is decided above the line.
-EFFECTS = frozenset({"APPLIED", "BEGUN", "OPENED", "REFUSED", "RELEASED", "RESERVED"})
-FULL_REDIS_ALLOWED = frozenset({"change", "release"})
+EFFECTS = frozenset({"ADDED", "APPLIED", "BEGUN", "FENCED", "LIFTED", "OPENED", "REFUSED", "RELEASED", "RESERVED"})
+FULL_REDIS_ALLOWED = frozenset({"change", "fence", "release"})
 
 # Which script's words a module of Python compares answers with.
 CALLERS = {
@@ -35,6 +35,7 @@ CALLERS = {
     "shop.sales.changes": {"change"},
     "shop.sales.loading": {"load_sale"},
     "shop.orders.release": {"release"},
+    "shop.audit.recovery.honouring": {"reserve"},
 }
 # What is never sent to the ledger, because it waited too long or asks too often: words of the process itself.
 NOT_OF_A_SCRIPT = {
@@ -87,7 +88,7 @@ def words_in(module: ModuleType) -> set[str]:
     commands = {
         argument
         for call in ast.walk(tree)
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "_command"
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "command"
         for argument in call.args
     }
     found = set()

@@ -7,7 +7,7 @@ from typing import Any
 import redis.asyncio as aioredis
 
 from shop.redis import call_script, script
-from shop.seckill import ledger
+from shop.seckill import building, ledger
 from shop.seckill.keys import LedgerKeys, ledger_keys
 from shop.seckill.ledger import Answer, LastOrder, LoadedSale, RedisClock, ReserveRequest
 
@@ -168,7 +168,7 @@ async def begun_ledger(redis: aioredis.Redis, **changes: int) -> Ledger:
     """A ledger that is loaded and not opened."""
     made = await sale_of_tests(redis)
     seconds, microseconds = await redis.time()
-    answer = await ledger.begin_load(
+    answer = await building.begin_load(
         redis,
         made.sale.sale_id,
         made.sale.epoch,
@@ -183,7 +183,7 @@ async def begun_ledger(redis: aioredis.Redis, **changes: int) -> Ledger:
 async def open_ledger(redis: aioredis.Redis, **changes: int) -> Ledger:
     """A ledger that sells; `changes` are fields of the `sale` hash."""
     made = await begun_ledger(redis, **changes)
-    answer = await ledger.open_load(redis, made.sale.sale_id, made.sale.epoch, token=TOKEN, timeout=TIMEOUT_SECONDS)
+    answer = await building.open_load(redis, made.sale.sale_id, made.sale.epoch, token=TOKEN, timeout=TIMEOUT_SECONDS)
     assert answer.word == "OPENED"
     return made
 

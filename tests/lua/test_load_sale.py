@@ -4,7 +4,7 @@ import pytest
 import redis.asyncio as aioredis
 
 from shop.redis import NotSent
-from shop.seckill import ledger as scripts
+from shop.seckill import building as scripts
 from shop.seckill.ledger import Answer
 from tests.lua.ledgers import (
     NOON_MS,

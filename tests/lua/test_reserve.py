@@ -272,7 +272,7 @@ async def test_the_window_opens_at_its_first_millisecond_and_ends_before_its_las
     before = await everything(redis)
     clock_ms = NOON_MS + offset_ms - skew_ms
 
-    reply = await ledger.run_at(clock_ms, "reserve", 1, clock_ms + 1_000, "", 0, order_id(1), "ann", 1)
+    reply = await ledger.run_at(clock_ms, "reserve", 1, clock_ms + 1_000, "", 0, "", order_id(1), "ann", 1)
 
     assert reply[0] == clock_ms
     tail = {"NOT_OPEN": f"0 {NOON_MS}", "RESERVED": f"1 9 {NOON_MS + offset_ms}", "ENDED": f"0 {NOON_MS + 1_000}"}
@@ -289,7 +289,7 @@ async def test_the_real_clock_opens_a_sale_without_anybody_doing_anything(redis:
 
     refused = 0
     while True:
-        reply = await call(ledger, "reserve", 1, starts_ms + 60_000, "", 0, order_id(1), "ann", 1)
+        reply = await call(ledger, "reserve", 1, starts_ms + 60_000, "", 0, "", order_id(1), "ann", 1)
         word, *fields = reply[1].decode().split(" ")
         if word == "RESERVED":
             break
@@ -306,7 +306,7 @@ async def test_after_the_deadline_nothing_is_executed(redis: aioredis.Redis, ear
     await ledger.set(starts_ms=NOON_MS - 1, ends_ms=LATER_MS)
     before = await everything(redis)
 
-    reply = await ledger.run_at(NOON_MS, "reserve", 1, NOON_MS + early_ms, "", 0, order_id(1), "ann", 1)
+    reply = await ledger.run_at(NOON_MS, "reserve", 1, NOON_MS + early_ms, "", 0, "", order_id(1), "ann", 1)
 
     assert reply[1].decode().split(" ")[0] == word
     assert (await everything(redis) == before) == (word == "LATE")
@@ -317,7 +317,7 @@ async def test_the_deadline_is_redis_time_and_no_skew_moves_it(redis: aioredis.R
     ledger = await open_ledger(redis)
     await ledger.set(starts_ms=1, ends_ms=LATER_MS * 2, skew_ms=5_000)
 
-    reply = await ledger.run_at(NOON_MS, "reserve", 1, NOON_MS, "", 0, order_id(1), "ann", 1)
+    reply = await ledger.run_at(NOON_MS, "reserve", 1, NOON_MS, "", 0, "", order_id(1), "ann", 1)
 
     assert reply == [NOON_MS, f"RESERVED 1 9 {NOON_MS + 5_000}".encode()]
 

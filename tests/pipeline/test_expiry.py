@@ -27,7 +27,7 @@ from shop.products.models import Product
 from shop.sales import service
 from shop.sales.loading import load, loaded_sale
 from shop.sales.models import Sale
-from shop.seckill import ledger
+from shop.seckill import building, ledger
 from shop.seckill.ledger import LastOrder, RedisClock, ReserveRequest
 from shop.seckill.order_ids import keyed_order_id
 from shop.settings import Settings
@@ -241,7 +241,7 @@ async def test_a_sale_with_a_broken_ledger_does_not_keep_the_units_of_another(qu
     """Neither when orders expire, nor when what is owed is swept, though it has more orders and they are older."""
     broken, sound = await sold_out_sale(quiet, units=40), await sold_out_sale(quiet, units=10)
     await make_due(quiet, broken, sound)
-    await ledger.fence(quiet.redis, broken.id, 1)
+    await building.fence(quiet.redis, broken.id, [1], number=1)
 
     assert await expire(quiet) == 50
     assert await available(quiet, sound) == 10
@@ -249,7 +249,7 @@ async def test_a_sale_with_a_broken_ledger_does_not_keep_the_units_of_another(qu
 
 async def test_a_sweep_lets_the_sales_take_turns(quiet: Shop) -> None:
     broken, sound = await sold_out_sale(quiet, units=40), await sold_out_sale(quiet, units=10)
-    await ledger.fence(quiet.redis, broken.id, 1)
+    await building.fence(quiet.redis, broken.id, [1], number=1)
     for sale in (broken, sound):
         await close_all(quiet, sale)
 

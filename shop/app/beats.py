@@ -1,0 +1,89 @@
+"""The beat of this process: it tells Postgres that it lives, and hands in what it promised when a recovery asks."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from uuid import UUID, uuid4
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from shop.database import UNAVAILABLE_ERRORS, Database
+from shop.sales.recovery import repository
+from shop.sales.recovery.models import Recovery
+from shop.sales.recovery.repository import Live, Promise
+from shop.seckill.group_commit import GroupCommit
+from shop.seckill.lane import PurchaseLane
+from shop.settings import Settings
+from shop.stopping import rest
+
+PROMISES_PER_TRANSACTION = 1_000
+
+log = structlog.get_logger(__name__)
+
+
+async def follow_beats(lane: PurchaseLane, database: Database, settings: Settings, stopping: asyncio.Event) -> None:
+    """Beat until `stopping` is set. Without Postgres there is no beat, and the memory is kept."""
+    process_id, healthy = uuid4(), True
+    while not stopping.is_set():
+        try:
+            await _beat(lane, database, process_id)
+            healthy = True
+        except (*UNAVAILABLE_ERRORS, DBAPIError) as error:
+            if healthy:
+                log.warning("beat_waits", reason=repr(error)[:200])
+            healthy = False
+        await rest(stopping, settings.beat_seconds)
+
+
+async def _beat(lane: PurchaseLane, database: Database, process_id: UUID) -> None:
+    async with database.transaction() as session:
+        await repository.beat(session, process_id)
+        await repository.forget_processes(session)
+        live = await repository.live(session)
+        asked = await repository.asking(session, process_id)
+    lane.replaced = [group for group in lane.replaced if group.undrained or not group.idle]
+    groups = [*lane.replaced, *lane.groups]
+    await _hand_in(database, groups, live, asked)
+    for recovery in asked:
+        async with database.transaction() as session:
+            await repository.answer(session, recovery, process_id, _highest_seq(groups, recovery))
+
+
+async def _hand_in(
+    database: Database, groups: Iterable[GroupCommit], live: Mapping[int, Live], asked: Iterable[Recovery]
+) -> None:
+    """Forget what is recorded; write down what was promised in an epoch that is over or in question."""
+    in_question = {(recovery.sale_id, recovery.from_epoch) for recovery in asked}
+    for group in groups:
+        sale_id, epoch = group.sale.sale_id, group.sale.epoch
+        now = live.get(sale_id)
+        if now is None:
+            group.handed_in(len(group.undrained))  # The sale is settled: all of it is recorded.
+            continue
+        if now.epoch == epoch:
+            group.forget(now.watermark)
+        if now.epoch > epoch or (sale_id, epoch) in in_question:
+            await _write_down(database, group)
+
+
+async def _write_down(database: Database, group: GroupCommit) -> None:
+    sale = group.sale
+    while promised := group.undrained[:PROMISES_PER_TRANSACTION]:
+        claims = {
+            request.order_id: Promise(
+                sale.sale_id, sale.epoch, UUID(bytes=request.order_id), answer.seq, request.user_id, request.quantity
+            )
+            for request, answer in promised
+        }
+        async with database.transaction() as session:
+            await repository.add_claims(session, list(claims.values()), source="process")
+        group.handed_in(len(promised))
+
+
+def _highest_seq(groups: Iterable[GroupCommit], recovery: Recovery) -> int:
+    seen = [
+        group.highest_seq
+        for group in groups
+        if (group.sale.sale_id, group.sale.epoch) == (recovery.sale_id, recovery.from_epoch)
+    ]
+    return max(seen, default=0)

@@ -1,0 +1,114 @@
+"""Find what is to be recovered, and do it: one task for each sale, in every worker."""
+
+import asyncio
+from functools import partial
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from shop import metrics
+from shop.audit.recovery import repository
+from shop.audit.recovery.honouring import honour_claims
+from shop.audit.recovery.steps import Tools, take_step
+from shop.auth import CONTROLLER
+from shop.database import UNAVAILABLE_ERRORS
+from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown
+from shop.sales import repository as sales
+from shop.sales import service
+from shop.sales.changes import ChangeOutOfOrder, apply_open_changes
+from shop.sales.loading import LedgerLost
+from shop.sales.models import Sale
+from shop.sales.recovery import repository as recoveries
+from shop.sales.recovery.demand import demand_recovery
+from shop.sales.recovery.models import Recovery, RecoveryStep
+from shop.stopping import end_tasks, rest
+
+PASSING_ERRORS = (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError, NotSent, OutcomeUnknown)
+SALES_AT_ONCE = 4  # of one worker: each builds a ledger, which keeps Redis and Postgres busy
+POLL_SECONDS = 0.1
+
+log = structlog.get_logger(__name__)
+
+
+async def follow_recoveries(tools: Tools, stopping: asyncio.Event) -> None:
+    """Recover whatever must be recovered, until `stopping` is set."""
+    running: dict[int, asyncio.Task[None]] = {}
+    places = asyncio.Semaphore(SALES_AT_ONCE)
+    while not stopping.is_set():
+        running = {sale_id: task for sale_id, task in running.items() if not task.done()}
+        try:
+            for sale_id in await _sales_in_need(tools) - running.keys():
+                running[sale_id] = asyncio.create_task(_attend(tools, sale_id, places, stopping))
+        except (*UNAVAILABLE_ERRORS, DBAPIError) as error:
+            log.warning("recoveries_not_read", reason=repr(error)[:200])
+        await rest(stopping, tools.settings.controller_interval_seconds)
+    await end_tasks(list(running.values()), within=tools.settings.graceful_stop_seconds / 2)
+
+
+async def _sales_in_need(tools: Tools) -> set[int]:
+    async with tools.database.transaction() as session:
+        unfinished = await recoveries.all_unfinished(session)
+        late = await repository.sales_with_late_claims(session)
+        restore = await repository.sales_to_restore(session, window_seconds=tools.settings.receipt_window_seconds)
+        metrics.PROMISES_LOST.set(await recoveries.lost_at_most(session))
+    metrics.RECOVERIES_UNFINISHED.set(len(unfinished))
+    return {recovery.sale_id for recovery in unfinished} | {*late, *restore}
+
+
+async def _attend(tools: Tools, sale_id: int, places: asyncio.Semaphore, stopping: asyncio.Event) -> None:
+    async with places:
+        try:
+            await _recover(tools, sale_id, stopping)
+            await _after_recovery(tools, sale_id)
+        except PASSING_ERRORS as error:
+            log.warning("recovery_waits", sale_id=sale_id, reason=repr(error)[:200])
+        except Exception as error:
+            log.error("recovery_failed", sale_id=sale_id, exc_info=error)
+
+
+async def _recover(tools: Tools, sale_id: int, stopping: asyncio.Event) -> None:
+    while not stopping.is_set():
+        async with tools.database.transaction() as session:
+            recovery = await recoveries.unfinished(session, sale_id)
+        if recovery is None:
+            return
+        try:
+            if not await take_step(tools, recovery):
+                await rest(stopping, POLL_SECONDS)
+        except LedgerLost as lost:
+            await _begin_again(tools, recovery, str(lost))
+
+
+async def _begin_again(tools: Tools, recovery: Recovery, reason: str) -> None:
+    """The new ledger is lost as well: the next recovery starts from its epoch."""
+    async with tools.database.transaction() as session:
+        sale = await sales.lock(session, recovery.sale_id)
+        if sale is not None and await recoveries.advance(session, recovery, RecoveryStep.DONE):
+            begun = partial(recoveries.begin, session, sale.id, epoch=sale.epoch, seen=sale.recovery)
+            await begun(reason=reason, renew=True)
+    log.error("recovery_begins_again", sale_id=recovery.sale_id, n=recovery.n, reason=reason)
+
+
+async def _after_recovery(tools: Tools, sale_id: int) -> None:
+    """Honour what was claimed late, and put back on sale what is held back for nobody any more."""
+    window_seconds = tools.settings.receipt_window_seconds
+    async with tools.database.transaction() as session:
+        sale = await sales.find(session, sale_id)
+        late = sale_id in await repository.sales_with_late_claims(session)
+        restore = sale_id in await repository.sales_to_restore(session, window_seconds=window_seconds)
+    if sale is None:
+        return
+    try:
+        if late:
+            await honour_claims(tools.database, tools.client, sale, tools.settings)
+        elif restore:
+            await _restore(tools, sale)
+    except (LedgerLost, ChangeOutOfOrder) as lost:
+        await demand_recovery(tools.database, tools.client, sale, str(lost))
+
+
+async def _restore(tools: Tools, sale: Sale) -> None:
+    async with tools.database.transaction() as session:
+        numbered = await service.restore_held_back(session, CONTROLLER, sale.id)
+    if numbered is not None:
+        await apply_open_changes(tools.database, tools.client, sale.id, sale.epoch, tools.settings)

@@ -1,0 +1,96 @@
+"""A new epoch: what the old ledger still knows is written down, and one transaction decides what goes on sale again."""
+
+import re
+from collections.abc import Iterable, Iterator
+from uuid import UUID
+
+import redis.asyncio as aioredis
+import structlog
+from redis.exceptions import ResponseError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from shop.audit.recovery import repository
+from shop.audit.recovery.comparing import fenced_state
+from shop.auth import CONTROLLER
+from shop.database import Database
+from shop.sales import repository as sales
+from shop.sales.changes import settle_open
+from shop.sales.models import ChangeKind, Sale, SaleEpoch
+from shop.sales.recovery import repository as recoveries
+from shop.sales.recovery.models import Recovery, RecoveryStep
+from shop.sales.recovery.repository import Promise
+from shop.seckill import building
+from shop.seckill.events import INT32_MAX
+from shop.seckill.ledger import LedgerOrder
+from shop.seckill.order_ids import USER_ID_PATTERN, sale_of
+
+log = structlog.get_logger(__name__)
+
+
+async def gather_survivors(database: Database, client: aioredis.Redis, recovery: Recovery) -> None:
+    """Claim every order that the old ledger holds and Postgres does not know: its event may be lost, it is not."""
+    try:
+        async for chunk in building.surviving_orders(client, recovery.sale_id, recovery.from_epoch):
+            promises = {promise.order_id: promise for promise in _promises(recovery, chunk)}
+            if promises:
+                async with database.transaction() as session:
+                    missing = await repository.without_row(session, list(promises))
+                    found = [promises[order_id] for order_id in missing]
+                    await recoveries.add_claims(session, found, source="ledger")
+    except ResponseError as error:
+        log.error("old_orders_unreadable", sale_id=recovery.sale_id, reason=str(error))
+
+
+def _promises(recovery: Recovery, chunk: Iterable[tuple[bytes, LedgerOrder]]) -> Iterator[Promise]:
+    for order_id, order in chunk:
+        ours = len(order_id) == 16 and sale_of(UUID(bytes=order_id)) == recovery.sale_id
+        possible = re.fullmatch(USER_ID_PATTERN, order.user_id) and 1 <= order.quantity <= INT32_MAX
+        if order.held and ours and possible:
+            yield Promise(
+                recovery.sale_id, recovery.from_epoch, UUID(bytes=order_id), order.seq, order.user_id, order.quantity
+            )
+
+
+async def renew(database: Database, client: aioredis.Redis, recovery: Recovery) -> bool:
+    """Begin the new epoch; False when another worker has decided already.
+
+    What the processes and the old ledger promised is held back for them, and for each lost event that nobody can
+    explain as much as one buyer may have. The rest is on sale at once.
+    """
+    state = await fenced_state(client, recovery)
+    async with database.transaction() as session:
+        sale = await sales.lock(session, recovery.sale_id)
+        if sale is None or sale.epoch != recovery.from_epoch:
+            return False
+        await repository.sort_claims(session, sale.id)
+        handed_in = await repository.handed_in(session, sale)
+        highest_seq = max(await recoveries.highest_seq_seen(session, recovery), state.seq if state else 0)
+        unexplained = max(highest_seq - sale.watermark - handed_in.explains, 0)
+        wanted = unexplained * sale.units_per_user + handed_in.units + sale.held_back
+        now = await sales.database_time(session)
+        await settle_open(session, sale, spare=sale.units - sale.units_taken - wanted, now=now)
+        if not await recoveries.advance(
+            session, recovery, RecoveryStep.LOAD, to_epoch=sale.epoch + 1, unexplained=unexplained
+        ):
+            await session.rollback()
+            return False
+        await _begin_epoch(session, sale, held_back=min(sale.units - sale.units_taken, wanted))
+    log.error(
+        "epoch_begins",
+        sale_id=recovery.sale_id,
+        epoch=recovery.from_epoch + 1,
+        handed_in=handed_in.units,
+        unexplained=unexplained,
+    )
+    return True
+
+
+async def _begin_epoch(session: AsyncSession, sale: Sale, *, held_back: int) -> None:
+    opening_balance = sale.units - sale.units_taken - held_back
+    sale.epoch += 1
+    sale.watermark, sale.watermark_balance, sale.held_back = 0, opening_balance, held_back
+    session.add(SaleEpoch(sale_id=sale.id, epoch=sale.epoch, opening_balance=opening_balance))
+    last = await sales.last_of(session, sale.id, (ChangeKind.PAUSE, ChangeKind.RESUME))
+    if last is not None and last.kind == ChangeKind.PAUSE and last.requested_by == CONTROLLER.id:
+        sale.paused = False  # It was for the entry that could not be recorded, and that is over.
+    await session.flush()

@@ -1,0 +1,129 @@
+"""The recovery's queries about orders: which promises have a row, and which orders a new ledger begins with."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import distinct, func, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from shop.orders.models import Order
+from shop.sales.models import LedgerRow, Sale
+from shop.sales.recovery.models import ClaimOutcome, Recovery, RecoveryClaim
+from shop.sales.repository import ALIVE
+from shop.seckill.ledger import LedgerOrder
+from shop.seckill.order_ids import ids_of_sale
+
+_HAS_ROW = select(Order.id).where(Order.id == RecoveryClaim.order_id).exists()
+
+
+class HandedIn(NamedTuple):
+    """What was promised and has no row: its units, and how many of the lost events of the old epoch it explains."""
+
+    units: int
+    explains: int
+
+
+async def counts(session: AsyncSession, sale_id: int) -> tuple[int, int]:
+    """How many orders a sale has, and how many buyers."""
+    ids = ids_of_sale(sale_id)
+    query = select(func.count(), func.count(distinct(Order.user_id))).where(Order.id.between(ids.first, ids.last))
+    orders, buyers = (await session.execute(query)).one()
+    return int(orders), int(buyers)
+
+
+async def page(
+    session: AsyncSession, sale_id: int, *, after: UUID | None, limit: int
+) -> list[tuple[bytes, LedgerOrder]]:
+    """The orders of a sale as entries of its ledger, by id: with the number that each was reserved under."""
+    ids = ids_of_sale(sale_id)
+    query = (
+        select(Order.id, Order.user_id, Order.quantity, Order.seq, Order.reserved_at, Order.released_at.is_(None))
+        .where(Order.id.between(ids.first, ids.last))
+        .order_by(Order.id)
+        .limit(limit)
+    )
+    if after is not None:
+        query = query.where(Order.id > after)
+    return [
+        (order_id.bytes, LedgerOrder(user_id, quantity, seq or 0, round(reserved_at.timestamp() * 1000), held))
+        for order_id, user_id, quantity, seq, reserved_at, held in await session.execute(query)
+    ]
+
+
+async def without_row(session: AsyncSession, order_ids: Sequence[UUID]) -> set[UUID]:
+    """Those of these orders that Postgres does not know."""
+    known = select(Order.id).where(Order.id.in_(list(order_ids)))
+    return set(order_ids) - set((await session.execute(known)).scalars())
+
+
+async def sort_claims(session: AsyncSession, sale_id: int) -> None:
+    """Close the claims that need nothing: those with a row, and those whose entry was set aside.
+
+    One that was honoured in a ledger that was lost again, before it was recorded, is open again.
+    """
+    mine = RecoveryClaim.sale_id == sale_id
+    quarantined = (
+        select(LedgerRow.seq)
+        .where(
+            LedgerRow.sale_id == sale_id,
+            LedgerRow.order_id == RecoveryClaim.order_id,
+            LedgerRow.quarantined.is_not(None),
+        )
+        .exists()
+    )
+    for condition, outcome in (
+        ((RecoveryClaim.outcome == ClaimOutcome.HONOURED) & ~_HAS_ROW, None),
+        (RecoveryClaim.outcome.is_(None) & _HAS_ROW, ClaimOutcome.RECORDED),
+        (RecoveryClaim.outcome.is_(None) & quarantined, ClaimOutcome.QUARANTINED),
+    ):
+        statement = update(RecoveryClaim).where(mine, condition).values(outcome=outcome)
+        await session.execute(statement.execution_options(synchronize_session=False))
+
+
+async def handed_in(session: AsyncSession, sale: Sale) -> HandedIn:
+    """What is to be honoured: it is not recorded, and was not set aside."""
+    of_epoch = (RecoveryClaim.epoch == sale.epoch) & (RecoveryClaim.seq > sale.watermark)
+    query = select(
+        func.coalesce(func.sum(RecoveryClaim.quantity), 0),
+        func.count(distinct(RecoveryClaim.seq)).filter(of_epoch),
+    ).where(RecoveryClaim.sale_id == sale.id, RecoveryClaim.outcome.is_(None))
+    units, explains = (await session.execute(query)).one()
+    return HandedIn(int(units), int(explains))
+
+
+async def pending(session: AsyncSession, sale_id: int, *, before_epoch: int, limit: int) -> Sequence[RecoveryClaim]:
+    """Claims of earlier epochs that wait for their answer."""
+    query = (
+        select(RecoveryClaim)
+        .where(RecoveryClaim.sale_id == sale_id, RecoveryClaim.outcome.is_(None), RecoveryClaim.epoch < before_epoch)
+        .order_by(tuple_(RecoveryClaim.epoch, RecoveryClaim.order_id))
+        .limit(limit)
+    )
+    return (await session.execute(query)).scalars().all()
+
+
+async def sales_with_late_claims(session: AsyncSession) -> Sequence[int]:
+    """Sales with claims of an earlier epoch that came after the recovery."""
+    query = (
+        select(Sale.id)
+        .join(RecoveryClaim, RecoveryClaim.sale_id == Sale.id)
+        .where(Sale.status.in_(ALIVE), RecoveryClaim.outcome.is_(None), RecoveryClaim.epoch < Sale.epoch)
+        .distinct()
+    )
+    return (await session.execute(query)).scalars().all()
+
+
+async def sales_to_restore(session: AsyncSession, *, window_seconds: int) -> Sequence[int]:
+    """Sales that hold units back for receipts that nobody can show any more."""
+    in_window = (
+        select(Recovery.n)
+        .where(
+            Recovery.sale_id == Sale.id,
+            Recovery.finished_at.is_(None) | (Recovery.finished_at > func.now() - timedelta(seconds=window_seconds)),
+        )
+        .exists()
+    )
+    query = select(Sale.id).where(Sale.status.in_(ALIVE), Sale.held_back > 0, ~in_window)
+    return (await session.execute(query)).scalars().all()

@@ -1,0 +1,157 @@
+"""The steps of a recovery. Each is one short transaction or one script at a time, and may be repeated by anybody.
+
+fence ─► compare ─► lift ─► done                      nothing was lost: the epoch goes on
+             └────► load ─► honour ─► open ─► done    a new epoch, built from Postgres and from what was handed in
+
+Whoever writes the next step does so by comparing and setting: a worker that was stopped and thawed changes nothing.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+import redis.asyncio as aioredis
+import structlog
+
+from shop import metrics
+from shop.audit.recovery import repository
+from shop.audit.recovery.comparing import has_lost_nothing
+from shop.audit.recovery.honouring import honour_claims
+from shop.audit.recovery.renewing import gather_survivors, renew
+from shop.database import Database
+from shop.faults import recovery_fault_point
+from shop.orders.persister import Persister
+from shop.sales import repository as sales
+from shop.sales.loading import LedgerLost, build, loaded_sale, open_marked
+from shop.sales.models import Sale, SaleEpoch, SaleStatus
+from shop.sales.recovery import repository as recoveries
+from shop.sales.recovery.models import Recovery, RecoveryStep
+from shop.seckill import building, ledger
+from shop.seckill.ledger import LedgerOrder
+from shop.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a recovery works with; `persister` makes one for a sale."""
+
+    database: Database
+    client: aioredis.Redis
+    settings: Settings
+    persister: Callable[[int], Persister]
+
+
+async def take_step(tools: Tools, recovery: Recovery) -> bool:
+    """Do what the recovery's step says and write the next one; False when it has to wait, or another was first.
+
+    Raises LedgerLost when the new ledger is lost as well.
+    """
+    recovery_fault_point(tools.settings, recovery.step)
+    return await _STEPS[recovery.step](tools, recovery)
+
+
+async def _fence(tools: Tools, recovery: Recovery) -> bool:
+    await building.fence(tools.client, recovery.sale_id, range(1, recovery.from_epoch + 1), number=recovery.n)
+    return await _advance(tools, recovery, RecoveryStep.COMPARE)
+
+
+async def _compare(tools: Tools, recovery: Recovery) -> bool:
+    """Wait for the processes, record what survived, and decide."""
+    settings = tools.settings
+    async with tools.database.transaction() as session:
+        silent = await recoveries.silent_processes(session, recovery, alive_seconds=settings.process_alive_seconds)
+        if silent and not await recoveries.waited_long(session, recovery, seconds=settings.recovery_answer_seconds):
+            return False
+    await tools.persister(recovery.sale_id).drain_rest()
+    run_id = await building.run_id(tools.client)
+    if not silent and not recovery.renew and await has_lost_nothing(tools.database, tools.client, recovery):
+        async with tools.database.transaction() as session:
+            await recoveries.note_run(session, recovery.sale_id, recovery.from_epoch, run_id)
+            return await recoveries.advance(session, recovery, RecoveryStep.LIFT)
+    await gather_survivors(tools.database, tools.client, recovery)
+    recovery_fault_point(settings, "renew")
+    return await renew(tools.database, tools.client, recovery)
+
+
+async def _lift(tools: Tools, recovery: Recovery) -> bool:
+    await building.lift_fence(tools.client, recovery.sale_id, recovery.from_epoch, number=recovery.n)
+    return await _finish(tools, recovery, "kept")
+
+
+async def _load(tools: Tools, recovery: Recovery) -> bool:
+    """Build the new ledger and mark it; from then on it is never built again, only opened."""
+    sale, epoch = await _new_epoch(tools, recovery)
+    await building.fence(tools.client, sale.id, range(1, sale.epoch), number=recovery.n)
+    orders = _orders(tools.database, sale.id)
+    token = epoch.token or await build(tools.database, tools.client, sale, epoch, tools.settings, orders=orders)
+    if token is None or not await open_marked(tools.database, tools.client, sale, token, "recovering", tools.settings):
+        return False
+    return await _advance(tools, recovery, RecoveryStep.HONOUR)
+
+
+async def _honour(tools: Tools, recovery: Recovery) -> bool:
+    """Reserve what was promised, before anybody else may buy."""
+    sale, _ = await _new_epoch(tools, recovery)
+    await honour_claims(tools.database, tools.client, sale, tools.settings)
+    return await _advance(tools, recovery, RecoveryStep.OPEN)
+
+
+async def _open(tools: Tools, recovery: Recovery) -> bool:
+    sale, epoch = await _new_epoch(tools, recovery)
+    state = "ended" if sale.status == SaleStatus.ENDED else "paused" if sale.paused else "open"
+    await open_marked(tools.database, tools.client, sale, epoch.token or "", state, tools.settings)
+    await ledger.list_in_directory(tools.client, loaded_sale(sale))
+    await building.forget_epochs(tools.client, sale.id, range(1, sale.epoch))
+    recovery_fault_point(tools.settings, "done")
+    return await _finish(tools, recovery, "renewed")
+
+
+_STEPS: Mapping[RecoveryStep, Callable[[Tools, Recovery], Awaitable[bool]]] = {
+    RecoveryStep.FENCE: _fence,
+    RecoveryStep.COMPARE: _compare,
+    RecoveryStep.LIFT: _lift,
+    RecoveryStep.LOAD: _load,
+    RecoveryStep.HONOUR: _honour,
+    RecoveryStep.OPEN: _open,
+}
+
+
+async def _new_epoch(tools: Tools, recovery: Recovery) -> tuple[Sale, SaleEpoch]:
+    async with tools.database.transaction() as session:
+        sale = await sales.find(session, recovery.sale_id)
+        epoch = await sales.find_epoch(session, recovery.sale_id, recovery.to_epoch or 0)
+    if sale is None or epoch is None or sale.epoch != epoch.epoch:
+        raise LedgerLost(f"the sale is not at epoch {recovery.to_epoch} any more")
+    return sale, epoch
+
+
+async def _orders(database: Database, sale_id: int) -> AsyncIterator[list[tuple[bytes, LedgerOrder]]]:
+    """All orders of a sale, each page read in a transaction of its own: nothing moves them while the ledger is away."""
+    after: UUID | None = None
+    while True:
+        async with database.transaction() as session:
+            page = await repository.page(session, sale_id, after=after, limit=building.ORDERS_PER_CHUNK)
+        if not page:
+            return
+        yield page
+        after = UUID(bytes=page[-1][0])
+
+
+async def _advance(tools: Tools, recovery: Recovery, to: RecoveryStep) -> bool:
+    async with tools.database.transaction() as session:
+        return await recoveries.advance(session, recovery, to)
+
+
+async def _finish(tools: Tools, recovery: Recovery, outcome: str) -> bool:
+    async with tools.database.transaction() as session:
+        finished = await recoveries.advance(session, recovery, RecoveryStep.DONE)
+        if finished:
+            await sales.update_sale(session, recovery.sale_id, alarm=None)
+    if finished:
+        metrics.RECOVERIES.labels(outcome).inc()
+        log.warning(
+            "recovered", sale_id=recovery.sale_id, n=recovery.n, epoch=outcome, unexplained=recovery.unexplained
+        )
+    return finished
