@@ -37,7 +37,7 @@ from shop.errors import (
     UserBlocked,
 )
 from shop.idempotency.keys import parse_key
-from shop.orders import placing, repeats, repository, service, versions
+from shop.orders import claims, placing, repeats, repository, service, versions
 from shop.orders.schemas import OrderPage, OrderRead, OrderRequest, OrderSummary, PurchaseRead, PurchaseRequest
 from shop.problem_json import problems
 from shop.rate_limit import limit as admit
@@ -46,6 +46,7 @@ from shop.seckill.waiting import WAIT_SECONDS_MAX
 
 SaleId = Annotated[int, Path(ge=0, le=SALE_ID_MAX)]
 NeededKey = Annotated[str | None, Header(alias="Idempotency-Key", description="Needed: 1–128 visible ASCII.")]
+ReceiptHeader = Annotated[str | None, Header(max_length=1024, description="The receipt of the 202.")]
 KeyHeader = Annotated[str | None, Header(alias="Idempotency-Key", max_length=130, description="1–128 visible ASCII.")]
 PreferHeader = Annotated[str | None, Header(description=f"`wait=N` (RFC 7240), N up to {WAIT_SECONDS_MAX} seconds.")]
 
@@ -217,7 +218,7 @@ async def list_orders(
     responses={
         200: {"headers": ETAG},
         304: {"description": "`If-None-Match` names the state that the order still has.", "headers": ETAG},
-        **problems(Unauthorized, UserBlocked, OrderNotFound, Invalid, NotReady, Unavailable),
+        **problems(Unauthorized, UserBlocked, OrderNotFound, Invalid, NotReady, NotRecordedYet, Unavailable),
     },
 )
 async def read_order(
@@ -226,14 +227,30 @@ async def read_order(
     request: Request,
     session: SessionDep,
     if_none_match: Annotated[str | None, Header(description="The `ETag` of the state that is known.")] = None,
+    receipt: ReceiptHeader = None,
 ) -> Response:
-    """One order. While its row is on the way it is answered from the ledger, as `reserved`."""
+    """One order. While its row is on the way it is answered from the ledger, as `reserved`.
+
+    With its receipt, an order that was accepted and that the ledger has lost is restored, within the time that units
+    are kept for that.
+    """
     state = request.app.state
     if if_none_match is not None:
         found = await repository.versions(session, [order_id], buyer.user_id)
         if found and versions.matches(if_none_match, tag := versions.etag_of(found[order_id])):
             return Response(status_code=304, headers={**REVALIDATED, "ETag": tag})
-    order = await service.read(session, state.ledger, order_id=order_id, buyer_id=buyer.user_id, polls=state.polls)
+    if receipt is None:
+        order = await service.read(session, state.ledger, order_id=order_id, buyer_id=buyer.user_id, polls=state.polls)
+    else:
+        order = await claims.read(
+            state.database,
+            state.ledger,
+            order_id=order_id,
+            buyer_id=buyer.user_id,
+            receipt=receipt,
+            polls=state.polls,
+            settings=state.settings,
+        )
     headers = {**REVALIDATED, "ETag": versions.etag(order)}
     if if_none_match is not None and versions.matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)

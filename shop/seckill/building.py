@@ -82,7 +82,9 @@ async def lift_fence(client: aioredis.Redis, sale_id: int, epoch: int, *, number
 
 async def _fence(client: aioredis.Redis, step: str, sale_id: int, epoch: int, number: int) -> Answer:
     key = ledger_keys(sale_id, epoch).sale
-    reply: list[bytes] = await command(client, "EVAL", script("fence").source, 1, key, step, epoch, number)
+    # Redis may have forgotten the scripts, and no user has the right to EVAL.
+    sha = await client.script_load(script("fence").source)
+    reply: list[bytes] = await command(client, "EVALSHA", sha, 1, key, step, epoch, number)
     return parse(reply[0])
 
 

@@ -1,0 +1,82 @@
+"""A buyer shows the receipt of an order that Redis has lost: it is honoured while its recovery keeps units for that."""
+
+import asyncio
+from uuid import UUID
+
+import redis.asyncio as aioredis
+
+from shop.database import Database
+from shop.errors import Invalid, NotRecordedYet, OrderNotFound
+from shop.orders import service
+from shop.orders.schemas import OrderRead
+from shop.sales import repository as sales
+from shop.sales.models import Sale
+from shop.sales.recovery import repository as recoveries
+from shop.sales.recovery.demand import demand_recovery
+from shop.sales.recovery.models import ClaimOutcome
+from shop.sales.recovery.repository import Promise
+from shop.seckill.polls import Polls
+from shop.seckill.receipts import Forged, Receipt, Signer
+from shop.settings import Settings
+
+POLL_SECONDS = 0.05
+LOST = frozenset({ClaimOutcome.REFUSED, ClaimOutcome.QUARANTINED})
+
+
+async def read(
+    database: Database,
+    client: aioredis.Redis,
+    *,
+    order_id: UUID,
+    buyer_id: str,
+    receipt: str,
+    polls: Polls,
+    settings: Settings,
+) -> OrderRead:
+    """The buyer's order; if neither Postgres nor the ledger knows it, what its receipt promises is claimed first.
+
+    Raises Invalid for a receipt that the shop has not signed, OrderNotFound when it is for something else or comes too
+    late, NotReady when the ledger cannot be asked, and NotRecordedYet while the claim waits for its answer.
+    """
+    promise = _promise(receipt, order_id, buyer_id, settings)
+    deadline = asyncio.get_running_loop().time() + settings.not_recorded_wait_seconds
+    while True:
+        try:
+            async with database.transaction() as session:
+                return await service.read(session, client, order_id=order_id, buyer_id=buyer_id, polls=polls)
+        except OrderNotFound:
+            if unnoticed := await _claim(database, promise, settings):
+                reason = f"a receipt shows order {order_id}, which the ledger has lost"
+                await demand_recovery(database, client, unnoticed, reason)
+        if asyncio.get_running_loop().time() >= deadline:
+            raise NotRecordedYet
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _promise(text: str, order_id: UUID, buyer_id: str, settings: Settings) -> Promise:
+    try:
+        receipt = Signer(settings.secret).read(Receipt, text)
+    except Forged as error:
+        raise Invalid("The receipt is not one of this shop") from error
+    if (receipt.order_id, receipt.user_id) != (str(order_id), buyer_id):
+        raise OrderNotFound
+    return Promise(receipt.sale_id, receipt.epoch, order_id, receipt.seq, buyer_id, receipt.quantity)
+
+
+async def _claim(database: Database, promise: Promise, settings: Settings) -> Sale | None:
+    """Hand the promise in; returns the sale if nobody has noticed yet that its ledger has lost something."""
+    async with database.transaction() as session:
+        sale = await sales.find(session, promise.sale_id)
+        if sale is None or sale.status not in sales.ALIVE:
+            raise OrderNotFound
+        claim = await recoveries.find_claim(session, promise)
+        if claim is not None and claim.outcome in LOST:
+            raise OrderNotFound("The order was lost, and its units are sold")
+        unnoticed = promise.epoch == sale.epoch and await recoveries.unfinished(session, sale.id) is None
+        if claim is None:
+            if not unnoticed and not await recoveries.explain(
+                session, promise, window_seconds=settings.receipt_window_seconds
+            ):
+                raise OrderNotFound
+            await recoveries.add_claims(session, [promise], source="receipt")
+    return sale if unnoticed else None
