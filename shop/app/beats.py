@@ -60,10 +60,10 @@ async def _hand_in(
         if now is None:
             group.handed_in(len(group.undrained))  # The sale is settled: all of it is recorded.
             continue
-        if now.epoch == epoch:
-            group.forget(now.watermark)
         if now.epoch > epoch or (sale_id, epoch) in in_question:
-            await _write_down(database, group)
+            await _write_down(database, group)  # Also what seems to be recorded: the numbers may be another's.
+        else:
+            group.forget(now.watermark)
 
 
 async def _write_down(database: Database, group: GroupCommit) -> None:

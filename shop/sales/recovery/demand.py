@@ -16,15 +16,18 @@ from shop.seckill import building
 log = structlog.get_logger(__name__)
 
 
-async def demand_recovery(database: Database, client: aioredis.Redis, sale: Sale, reason: str) -> bool:
+async def demand_recovery(
+    database: Database, client: aioredis.Redis, sale: Sale, reason: str, *, renew: bool = False
+) -> bool:
     """Begin the recovery of a sale whose ledger does not agree with what is promised, and fence it.
 
     `sale` is the row as it was before the ledger was looked at: if another epoch or another recovery has come since,
-    nothing happens, and the next look will tell. Returns whether this began it.
+    nothing happens, and the next look will tell. `renew` says that something is lost for certain, whatever a comparison
+    would find. Returns whether this began it.
     """
     async with database.transaction() as session:
         recovery = await repository.begin(
-            session, sale.id, epoch=sale.epoch, seen=sale.recovery, reason=reason, renew=False
+            session, sale.id, epoch=sale.epoch, seen=sale.recovery, reason=reason, renew=renew
         )
     if recovery is None:
         return False
