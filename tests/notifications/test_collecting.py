@@ -13,7 +13,7 @@ from shop.notifications.models import CollectorSale, Notification
 from shop.orders.life import By, move
 from shop.orders.models import Order, OrderEvent, OrderStatus
 from shop.products import repository as products
-from shop.sales.models import LedgerRow
+from shop.sales.models import LedgerRow, Sale
 from shop.settings import Settings
 from shop.users import service as users
 from tests.harness import Shop, wait_until
@@ -102,24 +102,37 @@ async def test_purchases_of_a_sale_are_told_from_its_ledger(database: Database, 
     assert await told(database) == sorted(((Kind.RESERVED, order) for order in first + second), key=str)
 
 
-async def test_a_new_epoch_of_a_ledger_is_read_after_the_rest_of_the_old_one(
-    database: Database, listening: Settings
-) -> None:
+async def begin_epoch(database: Database, sale: Sale) -> None:
+    """The sale's second ledger begins, as after a recovery."""
+    async with database.transaction() as session:
+        row = {"sale": sale.id}
+        begun = "INSERT INTO sale_epochs (sale_id, epoch, opening_balance) SELECT id, 2, watermark_balance FROM sales"
+        await session.execute(text(f"{begun} WHERE id = :sale"), row)
+        await session.execute(text("UPDATE sales SET epoch = 2, watermark = 0 WHERE id = :sale"), row)
+
+
+async def test_a_new_ledger_of_a_sale_is_read_from_its_beginning(database: Database, listening: Settings) -> None:
     """Its sequence begins at 1 again, which must not look like something that was read."""
     sale = await make_sale(database)
     orders = await drain(database, listening, sale, 3)
     await collect(database, listening)
+    await begin_epoch(database, sale)
     orders += await drain(database, listening, sale, 2)
-    async with database.transaction() as session:
-        await session.execute(
-            text("INSERT INTO sale_epochs (sale_id, epoch, opening_balance) VALUES (:sale, 2, 95)"), {"sale": sale.id}
-        )
-        await session.execute(text("UPDATE sales SET epoch = 2, watermark = 0 WHERE id = :sale"), {"sale": sale.id})
+
     await collect(database, listening)
+
     assert await told(database) == sorted(((Kind.RESERVED, order) for order in orders), key=str)
 
-    orders += await drain(database, listening, sale, 2)
+
+async def test_what_was_left_of_an_old_ledger_is_read_before_the_new_one_has_anything(
+    database: Database, listening: Settings
+) -> None:
+    sale = await make_sale(database)
+    orders = await drain(database, listening, sale, 3)
+    await begin_epoch(database, sale)
+
     await collect(database, listening)
+
     assert await told(database) == sorted(((Kind.RESERVED, order) for order in orders), key=str)
 
 
