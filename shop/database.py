@@ -177,6 +177,11 @@ async def _session(request: Request) -> AsyncIterator[AsyncSession]:
         yield session
 
 
+async def see_one_moment(session: AsyncSession) -> None:
+    """Let all queries of this transaction see the same moment; call it before the first. It costs no round trip."""
+    await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+
+
 async def copy_rows(session: AsyncSession, table: str, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
     """Write rows with COPY inside the session's transaction; raises what asyncpg raises."""
     connection = await session.connection()

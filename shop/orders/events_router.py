@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse
 
 from shop.auth import CurrentUser
-from shop.database import SessionDep
+from shop.database import SessionDep, see_one_moment
 from shop.errors import (
     Invalid,
     NotReady,
@@ -73,6 +73,7 @@ async def follow_order(
     have, and after ten minutes or when the server stops: then come back with `Last-Event-ID`.
     """
     state = request.app.state
+    await see_one_moment(session)
     order = await service.read(session, state.ledger, order_id=order_id, buyer_id=buyer.user_id, polls=state.polls)
     seen = last_seen(last_event_id)
     if seen == version_of(order) and is_final(order):

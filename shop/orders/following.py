@@ -14,7 +14,7 @@ from fastapi.sse import format_sse_event
 from sqlalchemy.exc import DBAPIError
 
 from shop import metrics
-from shop.database import UNAVAILABLE_ERRORS, Database
+from shop.database import UNAVAILABLE_ERRORS, Database, see_one_moment
 from shop.order_changes import Changes, Listener
 from shop.orders import repository
 from shop.orders.models import OrderStatus
@@ -55,6 +55,7 @@ class OrderReader:
 
     async def _read(self, order_ids: list[UUID]) -> Sequence[OrderRead | None]:
         async with self._database.transaction() as session:
+            await see_one_moment(session)
             found = await recorded_each(session, set(order_ids))
         return [found.get(order_id) for order_id in order_ids]
 

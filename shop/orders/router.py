@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from shop.auth import CurrentUser
 from shop.cache import CacheDep
-from shop.database import SessionDep
+from shop.database import SessionDep, see_one_moment
 from shop.errors import (
     BadRequest,
     BodyTooLarge,
@@ -235,6 +235,7 @@ async def read_order(
     are kept for that.
     """
     state = request.app.state
+    await see_one_moment(session)
     if if_none_match is not None:
         found = await repository.versions(session, [order_id], buyer.user_id)
         if found and versions.matches(if_none_match, tag := versions.etag_of(found[order_id])):

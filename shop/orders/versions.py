@@ -1,7 +1,8 @@
 """The version of an order as its buyer sees it: it grows with every change, and names a state over HTTP.
 
 1 is an order that is accepted, 2 one that is recorded, and each move adds one, and so does the return of its units. It
-is the ETag of the order and the `id` of its events. Whatever else `OrderRead` may ever show must move it, too.
+is the ETag of the order and the `id` of its events. Whatever else `OrderRead` may ever show must move it, too, and must
+be read at the same moment: a state that is half old would have the version of the new one, which is then never told.
 """
 
 import re

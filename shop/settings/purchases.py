@@ -42,8 +42,8 @@ class PurchaseSettings(BaseSettings):
     directory_poll_seconds: PositiveFloat = 0.25
     """How soon an API process learns of a sale that was loaded."""
 
-    order_listeners_max: PositiveInt = 20_000
-    """Requests of one process that may wait for news of their orders; more are refused with 503."""
+    order_listeners_max: PositiveInt = 10_000
+    """Requests of one process that may wait for news of their orders (40 KB each); more are refused with 503."""
     listeners_per_order_max: PositiveInt = 8
     """Event streams of one order in one process; more are refused with 429."""
     order_look_seconds: PositiveFloat = 5.0

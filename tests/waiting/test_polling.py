@@ -6,15 +6,18 @@ from uuid import UUID
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from shop.orders import repository
+from shop.orders.life import By, move
+from shop.orders.models import OrderStatus
 from shop.orders.service import recorded_each
 from shop.orders.versions import etag_of, matches, version_of
 from shop.seckill.polls import Polls
 from shop.settings import Settings
 from tests.api.answers import problem_of
 from tests.api.test_orders import cancel, recording_held_up, until_released
-from tests.harness import Shop, new_user_id, running_shop
+from tests.harness import Shop, new_user_id, running_shop, wait_until
 from tests.processes import copy_of
 
 CROWD = 300
@@ -64,6 +67,29 @@ async def test_every_change_of_an_order_is_another_etag(shop: Shop) -> None:
 
     assert [answer.status_code for answer in answers] == [200, 200, 200]
     assert len({answer.headers["etag"] for answer in answers}) == 3
+
+
+async def test_a_state_is_never_half_old(shop: Shop) -> None:
+    """Or its tag would be that of the next state, which its client would never see: it changes while it is read."""
+    order_id, user = await recorded_order(shop)
+    async with shop.database.transaction() as session:
+        await session.execute(text("LOCK TABLE order_events IN ACCESS EXCLUSIVE MODE"))
+        polling = asyncio.create_task(poll(shop, order_id, user))
+        await wait_until(lambda: waits_for_events(shop), reason="the order's row is read, and its events are not")
+        await move(session, [UUID(order_id)], OrderStatus.PAID, by=By.PROVIDER, reason="paid")
+    before, after = await polling, await poll(shop, order_id, user)
+
+    assert [(answer.json()["status"], len(answer.json()["timeline"])) for answer in (before, after)] == [
+        ("reserved", 1),
+        ("paid", 2),
+    ]
+    assert before.headers["etag"] != after.headers["etag"]
+
+
+async def waits_for_events(shop: Shop) -> bool:
+    async with shop.database.transaction() as session:
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'order_events'::regclass"
+        return bool(await session.scalar(text(waiting)))
 
 
 async def test_an_order_on_its_way_is_304_while_its_client_is_told_the_same(shop: Shop) -> None:
