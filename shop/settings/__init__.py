@@ -170,7 +170,7 @@ class Settings(NotificationSettings, PaymentSettings, PurchaseSettings):
     """Orders that expire in one transaction; a payment of one of them may have to wait for it."""
     expiry_per_second_max: PositiveInt = 6_000
     """Orders that one worker expires in a second; payments need the servers more."""
-    expiry_batches_max: PositiveInt = 120
+    expiry_batches_max: PositiveInt = 60
     """Transactions of one run; the next run begins within a second."""
     release_batch_max: int = Field(256, ge=1, le=256)
     """Orders whose units go back in one script call."""

@@ -6,6 +6,7 @@ Most of these tests have no worker beside them, so that they alone decide what e
 import asyncio
 import random
 import signal
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -140,6 +141,18 @@ async def test_one_run_closes_no_more_than_its_batches_and_the_first_due_first(q
 
     expired = {order.seq for order in await orders_of(quiet, sale) if order.status == OrderStatus.EXPIRED}
     assert expired == set(range(1, 15))
+
+
+async def test_a_worker_expires_no_more_in_a_second_than_it_may(quiet: Shop) -> None:
+    """Payments need the servers as well. Three batches of seven, of which two are waited for."""
+    quiet.settings = copy_of(quiet.settings, expiry_per_second_max=50)
+    sale = await sold_out_sale(quiet, units=20)
+    await make_due(quiet, sale)
+    began = time.monotonic()
+
+    assert await expire(quiet) == 20
+
+    assert time.monotonic() - began >= 14 / 50
 
 
 async def test_workers_beside_each_other_expire_each_order_once(quiet: Shop) -> None:
