@@ -206,7 +206,7 @@ def units_of(order_ids: Sequence[UUID]) -> Select[int, int]:
 
 async def add_events(session: AsyncSession, order_ids: Sequence[UUID], **fields: str) -> None:
     """Note the same move of several orders."""
-    rows = select(func.unnest(literal(list(order_ids), ARRAY(Uuid))), *map(literal, fields.values()))
+    rows = select(func.unnest(_ids(order_ids)), *map(literal, fields.values()))
     await session.execute(insert(OrderEvent).from_select(["order_id", *fields], rows))
 
 
@@ -284,17 +284,9 @@ async def mark_released(session: AsyncSession, order_ids: Sequence[UUID]) -> dic
 async def has_unfinished(session: AsyncSession, sale_id: int) -> bool:
     """Whether a sale has an order that is reserved, or closed with its units not back."""
     ids = ids_of_sale(sale_id)
-    query = (
-        select(Order.id)
-        .where(
-            Order.id.between(ids.first, ids.last),
-            or_(
-                Order.status == OrderStatus.RESERVED,
-                Order.closed_at.is_not(None) & Order.released_at.is_(None),
-            ),
-        )
-        .limit(1)
-    )
+    is_owed = Order.closed_at.is_not(None) & Order.released_at.is_(None)
+    is_unfinished = or_(Order.status == OrderStatus.RESERVED, is_owed)
+    query = select(Order.id).where(Order.id.between(ids.first, ids.last), is_unfinished).limit(1)
     return (await session.execute(query)).first() is not None
 
 

@@ -17,6 +17,8 @@ from shop.payments.models import Payment, RefundStatus
 from shop.sales.repository import database_time
 from shop.settings import Settings
 
+ALREADY_CAPTURED = "already_captured"
+
 log = structlog.get_logger(__name__)
 
 
@@ -116,7 +118,7 @@ async def _cancel(gateway: Gateway, intent_id: str) -> Intent:
     try:
         return await gateway.cancel(intent_id)
     except ProviderRefused as refused:
-        if refused.status != 409:
+        if refused.code != ALREADY_CAPTURED:
             raise
         return await gateway.read(intent_id)
 

@@ -4,12 +4,22 @@ import asyncio
 from uuid import UUID
 
 import redis.asyncio as aioredis
+import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from shop import metrics
 from shop.admin_events import record_admin_event
 from shop.auth import Actor
 from shop.database import Database, after_commit
-from shop.errors import Invalid, NotRecordedYet, OrderClosed, OrderNotFound, OrderNotPaid, OrderPaid
+from shop.errors import (
+    Invalid,
+    NotRecordedYet,
+    OrderClosed,
+    OrderNotFound,
+    OrderNotPaid,
+    OrderPaid,
+    ProviderUnavailable,
+)
 from shop.orders import repository as orders
 from shop.orders.life import By, move
 from shop.orders.models import Order, OrderStatus
@@ -17,7 +27,7 @@ from shop.orders.release import owed_to_sales, release
 from shop.orders.service import in_ledger
 from shop.payments import repository
 from shop.payments.events import apply
-from shop.payments.gateway import Gateway
+from shop.payments.gateway import Gateway, Intent, ProviderRefused
 from shop.payments.models import Payment, PaymentStatus
 from shop.payments.repository import Money
 from shop.payments.schemas import MoneyReport, PaymentRead, RefundRead, RefundRequest
@@ -25,6 +35,8 @@ from shop.sales.repository import database_time
 from shop.settings import Settings
 
 POLL_SECONDS = 0.05
+
+log = structlog.get_logger(__name__)
 
 
 async def start(
@@ -43,7 +55,7 @@ async def start(
     """
     order, payment = await _wanted(database, client, order_id=order_id, buyer_id=buyer_id, settings=settings)
     if payment.status == PaymentStatus.WANTED:
-        intent = await gateway.create(order_id=order_id, amount_minor=payment.amount_minor, currency=payment.currency)
+        intent = await _create(gateway, payment)
         async with database.transaction() as session:
             await apply(session, intent)
             payment = await repository.get(session, order_id)
@@ -55,6 +67,18 @@ async def start(
         pay_url=payment.pay_url if payment.status == PaymentStatus.OPEN else None,
         expires_at=order.expires_at,
     )
+
+
+async def _create(gateway: Gateway, payment: Payment) -> Intent:
+    try:
+        return await gateway.create(
+            order_id=payment.order_id, amount_minor=payment.amount_minor, currency=payment.currency
+        )
+    except ProviderRefused as refused:
+        # No buyer can do anything about it: a wrong key, or an amount that the provider does not take.
+        metrics.PROVIDER_REFUSALS.labels("create").inc()
+        log.error("provider_refused", operation="create", order_id=str(payment.order_id), reason=str(refused))
+        raise ProviderUnavailable("The payment provider does not take this payment at the moment") from refused
 
 
 async def _wanted(

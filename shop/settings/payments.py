@@ -2,8 +2,9 @@
 
 import base64
 import binascii
+from typing import Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEVELOPMENT_PAYMENT_API_KEY = "a-key-of-the-sandbox-for-development-only"
@@ -55,6 +56,12 @@ class PaymentSettings(BaseSettings):
                 f" to {WEBHOOK_SECRET_BYTES_MAX} random bytes"
             )
         return secrets
+
+    @model_validator(mode="after")
+    def _tries_end_first(self) -> Self:
+        if self.payment_timeout_seconds >= self.payment_deadline_seconds:
+            raise ValueError("SHOP_PAYMENT_TIMEOUT_SECONDS must be below SHOP_PAYMENT_DEADLINE_SECONDS")
+        return self
 
     @property
     def webhook_secrets(self) -> tuple[str, ...]:

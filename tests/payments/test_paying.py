@@ -8,11 +8,15 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import func, select
 from standardwebhooks import Webhook
 
+from shop import metrics
+from shop.errors import ProviderUnavailable
 from shop.orders.models import Order, OrderStatus
-from shop.payments.gateway import ProviderEvent
+from shop.payments import service
+from shop.payments.gateway import HttpGateway, ProviderEvent
 from shop.payments.models import Payment
 from tests.harness import new_user_id, wait_until
 from tests.orders.catalogue import line, placed
@@ -165,6 +169,27 @@ async def test_a_provider_that_is_away_is_a_clear_refusal_and_the_next_try_works
         return (await paying.start(order.id, order.user_id)).status_code == 201
 
     await wait_until(started, reason="the provider is asked again")
+
+
+async def test_a_provider_that_refuses_the_shop_itself_is_no_fault_of_the_buyer(paying: Paying) -> None:
+    """A wrong key at the provider is a 503 and an alarm, never a 500 and never a final no."""
+    order = await _bought(paying)
+    gateway = HttpGateway(paying.shop.settings.model_copy(update={"payment_api_key": SecretStr("wrong")}))
+    refusals = metrics.PROVIDER_REFUSALS.labels("create")._value.get()
+
+    with pytest.raises(ProviderUnavailable):
+        await service.start(
+            paying.shop.database,
+            paying.shop.redis,
+            gateway,
+            order_id=order.id,
+            buyer_id=order.user_id,
+            settings=paying.shop.settings,
+        )
+
+    await gateway.close()
+    assert metrics.PROVIDER_REFUSALS.labels("create")._value.get() == refusals + 1
+    assert (await paying.start(order.id, order.user_id)).status_code == 201
 
 
 def _signed(
