@@ -3,22 +3,28 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import NamedTuple
 from uuid import UUID
 
+import httpx
 import msgspec
-from sqlalchemy import func, select, update
+from sqlalchemy import func, insert, literal, select, update
+from standardwebhooks import Webhook
 
 from loadtests.bench.accounting import cpu_seconds, family
 from loadtests.bench.plan import Size
 from loadtests.bench.purchases import UNITS, Report
 from loadtests.bench.rounds import MICROSECONDS, Spread, spread
 from loadtests.bench.sales import fill, forget, open_sales, row, until_drained
-from loadtests.bench.stage import NotMeasured, Stage
-from shop.database import Database
-from shop.orders.life import By, move
+from loadtests.bench.stage import HOST, NotMeasured, Stage
 from shop.orders.models import Order, OrderStatus
+from shop.payments.gateway import Intent, ProviderEvent
+from shop.payments.models import Payment, PaymentStatus
 from shop.seckill import ledger
 
 EXPIRE_SECONDS_MAX = 120.0
@@ -46,6 +52,14 @@ class Expiry(msgspec.Struct, kw_only=True):
     redis_cpu_us: Spread
 
 
+class Unpaid(NamedTuple):
+    """An order that waits for its payment."""
+
+    id: UUID
+    total_minor: int
+    currency: str
+
+
 @dataclass
 class _Expired:
     per_second: float
@@ -60,26 +74,25 @@ async def measure_expiry(stage: Stage, size: Size, report: Report) -> Expiry:
     await fill(stage, paying_sale, _payments_max(size))
     await until_drained(stage, [paying_sale])
     stage.place_worker(stage.cores.api)
-    database = _patient_database(stage)
+    await _want_payments(stage, paying_sale)
     idle: list[list[float]] = []
     busy: list[list[float]] = []
     expired: list[_Expired] = []
-    try:
-        unpaid = iter(await _orders(stage, paying_sale))
+    unpaid = iter(await _orders(stage, paying_sale))
+    async with _provider(stage) as provider:
         for number, sale_id in enumerate(sale_ids):
             await fill(stage, sale_id, size.expiry_orders)
             await until_drained(stage, [sale_id])
-            idle.append(await _payments_meanwhile(database, unpaid, asyncio.create_task(asyncio.sleep(IDLE_SECONDS))))
+            idle.append(await _payments_meanwhile(provider, unpaid, asyncio.create_task(asyncio.sleep(IDLE_SECONDS))))
             expiring = asyncio.create_task(_expire(stage, sale_id))
-            busy.append(await _payments_meanwhile(database, unpaid, expiring))
+            busy.append(await _payments_meanwhile(provider, unpaid, expiring))
             expired.append(expiring.result())
             await forget(stage, [sale_id])
             report(
                 f"round {number + 1}/{size.expiry_rounds}  {expired[-1].per_second:8,.0f} expired/s"
                 f"  payments p99 {_p99(idle[-1]):6.1f} ms idle, {_p99(busy[-1]):6.1f} ms meanwhile"
             )
-    finally:
-        await database.close()
+    await _require_paid(stage, paying_sale, sum(map(len, idle + busy)))
     await forget(stage, [paying_sale])
     return Expiry(
         orders=size.expiry_orders,
@@ -93,30 +106,82 @@ async def measure_expiry(stage: Stage, size: Size, report: Report) -> Expiry:
     )
 
 
-async def pay_one(database: Database, order_id: UUID) -> bool:
-    """One payment, as far as it is a matter of the database: whether the order is paid now, and was not before."""
-    async with database.transaction() as session:
-        return bool(await move(session, [order_id], OrderStatus.PAID, by=By.PROVIDER, reason="captured"))
+@dataclass
+class Provider:
+    """A payment provider that tells the shop of captured money: signed webhooks to the real route of the API."""
+
+    client: httpx.AsyncClient
+    signer: Webhook
+
+    async def pay_one(self, order: Unpaid) -> bool:
+        """Whether the shop has taken the money of this order."""
+        body = msgspec.json.encode(_captured(order))
+        at, event_id = datetime.now(UTC), f"evt_{order.id.hex}"
+        headers = {
+            "webhook-id": event_id,
+            "webhook-timestamp": str(int(at.timestamp())),
+            "webhook-signature": self.signer.sign(event_id, at, body.decode()),
+        }
+        answer = await self.client.post("/v1/payments/webhook", content=body, headers=headers)
+        return answer.status_code == HTTPStatus.NO_CONTENT
 
 
-def _patient_database(stage: Stage) -> Database:
-    patient = stage.settings.model_copy(update={"database_pool_wait_seconds": PAYMENT_SECONDS_MAX})
-    return Database(
-        patient, application_name="shop-bench-payments", pool_max=PAYERS, statement_seconds=PAYMENT_SECONDS_MAX
+@asynccontextmanager
+async def _provider(stage: Stage) -> AsyncIterator[Provider]:
+    limits = httpx.Limits(max_connections=PAYERS, max_keepalive_connections=PAYERS)
+    base_url = f"http://{HOST}:{stage.ports['shop']}"
+    async with httpx.AsyncClient(base_url=base_url, timeout=PAYMENT_SECONDS_MAX, limits=limits) as client:
+        yield Provider(client, Webhook(stage.settings.webhook_secrets[0]))
+
+
+def _captured(order: Unpaid) -> ProviderEvent:
+    intent = Intent(
+        id=f"pi_{order.id.hex}",
+        order_id=str(order.id),
+        amount_minor=order.total_minor,
+        currency=order.currency,
+        status="captured",
+        captured_minor=order.total_minor,
+        refunded_minor=0,
+        refunds=(),
+        attempts=1,
+        pay_url="http://provider.example/pay",
+        created_at=datetime.now(UTC),
     )
+    return ProviderEvent(
+        id=f"evt_{order.id.hex}", seq=1, type="payment.captured", created_at=intent.created_at, data=intent
+    )
+
+
+async def _want_payments(stage: Stage, sale_id: int) -> None:
+    """As if every buyer of the sale had started a payment."""
+    columns = ["order_id", "status", "amount_minor", "currency"]
+    rows = select(Order.id, literal(PaymentStatus.WANTED), Order.total_minor, Order.currency)
+    async with stage.database.transaction() as session:
+        await session.execute(insert(Payment).from_select(columns, rows.where(Order.sale_id == sale_id)))
+
+
+async def _require_paid(stage: Stage, sale_id: int, payments: int) -> None:
+    """Raises NotMeasured unless every payment has made an order paid."""
+    async with stage.database.transaction() as session:
+        query = select(func.count()).where(Order.sale_id == sale_id, Order.status == OrderStatus.PAID)
+        paid = (await session.execute(query)).scalar_one()
+    if paid != payments:
+        raise NotMeasured(f"{payments} payments were made, {paid} orders are paid")
 
 
 def _payments_max(size: Size) -> int:
     return int(size.expiry_rounds * (IDLE_SECONDS + EXPIRE_SECONDS_MAX) * PAYMENTS_PER_SECOND)
 
 
-async def _orders(stage: Stage, sale_id: int) -> list[UUID]:
+async def _orders(stage: Stage, sale_id: int) -> list[Unpaid]:
     async with stage.database.transaction() as session:
-        return list(await session.scalars(select(Order.id).where(Order.sale_id == sale_id)))
+        query = select(Order.id, Order.total_minor, Order.currency).where(Order.sale_id == sale_id)
+        return [Unpaid(*row) for row in await session.execute(query)]
 
 
 async def _payments_meanwhile(
-    database: Database, unpaid: Iterator[UUID], meanwhile: "asyncio.Task[_Expired] | asyncio.Task[None]"
+    provider: Provider, unpaid: Iterator[Unpaid], meanwhile: "asyncio.Task[_Expired] | asyncio.Task[None]"
 ) -> list[float]:
     """Pay at a constant rate until a task is over; what each payment took, in milliseconds. Raises what the task does.
 
@@ -130,7 +195,7 @@ async def _payments_meanwhile(
             await asyncio.sleep(max(due - time.perf_counter(), 0))
             if meanwhile.done():
                 break
-            paying.append(asyncio.create_task(_timed(database, next(unpaid), due)))
+            paying.append(asyncio.create_task(_timed(provider, next(unpaid), due)))
         await meanwhile
         return await asyncio.gather(*paying)
     finally:
@@ -138,9 +203,9 @@ async def _payments_meanwhile(
             task.cancel()
 
 
-async def _timed(database: Database, order_id: UUID, due: float) -> float:
-    if not await pay_one(database, order_id):
-        raise NotMeasured(f"order {order_id} could not be paid")
+async def _timed(provider: Provider, order: Unpaid, due: float) -> float:
+    if not await provider.pay_one(order):
+        raise NotMeasured(f"order {order.id} could not be paid")
     return (time.perf_counter() - due) * MILLISECONDS
 
 
