@@ -39,7 +39,8 @@ PAGE_MAX = 100
 WebhookId = Annotated[int, Path(ge=1, le=ID_MAX)]
 DeliveryId = Annotated[int, Path(ge=1, le=DELIVERY_ID_MAX)]
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX, description="How many to return.")]
-StartingAfter = Annotated[int | None, Query(ge=1, le=DELIVERY_ID_MAX, description="The last id of the page before.")]
+AfterWebhook = Annotated[int | None, Query(ge=1, le=ID_MAX, description="The last id of the page before.")]
+AfterDelivery = Annotated[int | None, Query(ge=1, le=DELIVERY_ID_MAX, description="The last id of the page before.")]
 OfWebhook = Annotated[int | None, Query(ge=1, le=ID_MAX, description="Only those of this webhook.")]
 
 router = APIRouter(prefix="/v1/admin/webhooks", tags=["admin"])
@@ -70,7 +71,7 @@ async def list_webhooks(
     response: Response,
     session: SessionDep,
     limit: Limit = 20,
-    starting_after: StartingAfter = None,
+    starting_after: AfterWebhook = None,
 ) -> WebhookPage:
     """Every webhook, newest first."""
     webhooks, has_more = await repository.webhook_page(session, limit=limit, starting_after=starting_after)
@@ -85,7 +86,7 @@ async def list_dead_letters(
     response: Response,
     session: SessionDep,
     limit: Limit = 20,
-    starting_after: StartingAfter = None,
+    starting_after: AfterDelivery = None,
     webhook_id: OfWebhook = None,
 ) -> DeadLetterPage:
     """What could not be delivered, newest first: notifications of webhooks, and mails that were refused."""

@@ -212,6 +212,12 @@ async def test_webhooks_are_listed_in_pages_newest_first(api: Shop) -> None:
     assert ([each["id"] for each in following.json()["data"]], following.json()["has_more"]) == (webhooks[:1], False)
 
 
+@pytest.mark.parametrize(("path", "largest"), [("", 2**31 - 1), ("/dead", 2**63 - 1)])
+async def test_a_cursor_that_no_id_can_be_is_refused(api: Shop, path: str, largest: int) -> None:
+    assert (await call(api, "GET", path, starting_after=largest)).status_code == 200
+    problem_of(await call(api, "GET", path, starting_after=largest + 1), 422, "invalid")
+
+
 async def test_a_dead_letter_that_is_retried_arrives_under_its_old_id(api: Shop) -> None:
     settings = copy_of(api.settings, webhook_private_addresses_allowed=True)
     async with merchant() as receiver:
