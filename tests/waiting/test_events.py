@@ -7,11 +7,13 @@ from uuid import UUID, uuid4
 import pytest
 
 from shop.database import Database
-from shop.order_changes import Announcer
+from shop.order_changes import Announcer, Changes
 from shop.orders import repository
 from shop.orders.announcing import ANNOUNCER
+from shop.orders.following import OrderReader, stream
 from shop.orders.life import By, move
 from shop.orders.models import OrderStatus
+from shop.orders.schemas import OrderRead
 from shop.sales.models import Sale
 from tests.api.answers import problem_of
 from tests.api.test_orders import cancel, read, recording_held_up, until_released
@@ -278,6 +280,25 @@ async def test_a_process_that_stops_ends_its_streams_well_and_soon(live_shop: Sh
     assert asyncio.get_running_loop().time() - begun < STOP_SECONDS_MAX
     assert answer.status == 200
     assert b"id: 2\n" in answer.body
+
+
+async def test_changes_are_not_heaped_up_for_a_client_that_reads_slowly(shop: Shop) -> None:
+    """It is told what is, not all that was: between two of its reads nothing is kept but that there is news."""
+    order_id, user = await recorded_order(shop)
+    changes, reader = Changes(shop.redis, shop.settings), OrderReader(shop.database, shop.settings)
+    order = OrderRead.model_validate((await read(shop, order_id, user)).json())
+    with changes.listening(order.id.bytes) as listener:
+        events = stream(order, listener, reader, shop.settings, seen=None)
+        _, first = await anext(events), await anext(events)
+        for status in (OrderStatus.PAID, OrderStatus.REFUNDED):
+            async with shop.database.transaction() as session:
+                await move(session, [order.id], status, by=By.ADMIN, reason="a test")
+            changes.heard(order.id.bytes)
+
+        rest = [event async for event in events]
+
+    assert b"id: 2\n" in first
+    assert [b"id: 4\n" in event for event in rest] == [True]
 
 
 async def test_a_client_that_does_not_read_is_dropped(live_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
