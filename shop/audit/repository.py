@@ -6,7 +6,7 @@ from sqlalchemy import case, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.orders.models import Order, OrderStatus
-from shop.sales.models import LedgerRow
+from shop.sales.models import LedgerRow, SaleEpoch
 from shop.seckill.order_ids import ids_of_sale
 
 
@@ -59,6 +59,30 @@ async def ledger_sums(session: AsyncSession, sale_id: int, epoch: int, opening_b
         func.coalesce(func.sum(rows.c.quarantined_delta), 0),
     ).select_from(rows)
     return LedgerSums(*(int(value) for value in (await session.execute(query)).one()))
+
+
+async def honoured_units(session: AsyncSession, sale_id: int) -> int:
+    """Units of orders that a recovery has brought back, in all epochs."""
+    query = select(func.coalesce(func.sum(LedgerRow.quantity), 0)).where(
+        LedgerRow.sale_id == sale_id, LedgerRow.kind == "honoured"
+    )
+    return int((await session.execute(query)).scalar_one())
+
+
+async def broken_epochs(session: AsyncSession, sale_id: int, *, before: int) -> list[int]:
+    """The earlier epochs whose rows have a gap, or a balance that does not follow from the one before it."""
+    last = func.lag(LedgerRow.balance).over(partition_by=LedgerRow.epoch, order_by=LedgerRow.seq)
+    number = func.row_number().over(partition_by=LedgerRow.epoch, order_by=LedgerRow.seq)
+    balance_before = func.coalesce(last, SaleEpoch.opening_balance)
+    follows = (LedgerRow.balance == balance_before + LedgerRow.delta) & (LedgerRow.seq == number)
+    rows = (
+        select(LedgerRow.epoch, follows.label("follows"))
+        .join(SaleEpoch, (SaleEpoch.sale_id == LedgerRow.sale_id) & (SaleEpoch.epoch == LedgerRow.epoch))
+        .where(LedgerRow.sale_id == sale_id, LedgerRow.epoch < before)
+        .subquery()
+    )
+    query = select(rows.c.epoch).where(~rows.c.follows).distinct().order_by(rows.c.epoch)
+    return list((await session.execute(query)).scalars())
 
 
 async def order_sums(session: AsyncSession, sale_id: int) -> OrderSums:

@@ -9,7 +9,8 @@ class AuditReport(BaseModel):
     """One sale at one watermark. An invariant is true, or false with a sentence in `violations` that says why.
 
     I1 gapless, I2 chain, I3 conservation, I4 no oversell, I5 limit (numbers as in the design). The units are counted at
-    the watermark; `undrained` events are already in the ledger and not yet in Postgres.
+    the watermark; `undrained` events are already in the ledger and not yet in Postgres. `held_back` units wait for
+    receipts after a recovery, `honoured` ones are of orders that a recovery has brought back.
     """
 
     object: Literal["audit"] = "audit"
@@ -25,6 +26,7 @@ class AuditReport(BaseModel):
     closing: int
     kept: int
     held_back: int
+    honoured: int
     quarantined: int
     invariants: dict[str, bool]
     violations: list[str]

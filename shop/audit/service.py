@@ -30,6 +30,8 @@ class _Recorded:
     sums: LedgerSums
     orders: OrderSums
     most_units: int
+    honoured: int
+    broken_epochs: list[int]
 
 
 class _MovedOn(Exception):
@@ -71,6 +73,8 @@ async def _recorded(database: Database, sale_id: int) -> _Recorded:
             sums=await repository.ledger_sums(session, sale_id, sale.epoch, epoch.opening_balance),
             orders=await repository.order_sums(session, sale_id),
             most_units=await repository.most_units_of_one_user(session, sale_id),
+            honoured=await repository.honoured_units(session, sale_id),
+            broken_epochs=await repository.broken_epochs(session, sale_id, before=sale.epoch),
         )
 
 
@@ -110,6 +114,7 @@ def _report(recorded: _Recorded, state: LedgerState | None, undrained: list[Ledg
         closing=orders.closing,
         kept=orders.kept,
         held_back=sale.held_back,
+        honoured=recorded.honoured,
         quarantined=-sums.quarantined_delta,
         invariants={name: not found for name, found in violations.items()},
         violations=[f"{name}: {sentence}" for name, found in violations.items() for sentence in found],
@@ -119,7 +124,7 @@ def _report(recorded: _Recorded, state: LedgerState | None, undrained: list[Ledg
 def _gaps(recorded: _Recorded, state: LedgerState | None, undrained: list[LedgerEvent]) -> list[str]:
     """I1: the numbers in Postgres and above the watermark are 1..n, each once."""
     sale, sums = recorded.sale, recorded.sums
-    found = []
+    found = [f"the rows of epoch {epoch} have a gap or do not add up" for epoch in recorded.broken_epochs]
     if sums.rows != sale.watermark or sums.last_seq != sale.watermark or (sums.rows and sums.first_seq != 1):
         found.append(f"{sums.rows} rows from {sums.first_seq} to {sums.last_seq} at watermark {sale.watermark}")
     expected = list(range(sale.watermark + 1, sale.watermark + 1 + len(undrained)))
@@ -139,14 +144,22 @@ def _breaks(recorded: _Recorded, state: LedgerState | None, undrained: list[Ledg
     found = []
     if sums.broken_balances or sums.negative_balances:
         found.append(f"{sums.broken_balances} balances do not add up, {sums.negative_balances} are negative")
-    balance = recorded.sale.watermark_balance
+    balance, held_back = recorded.sale.watermark_balance, recorded.sale.held_back
     for event in undrained:
         if event.balance != balance + event.delta or event.balance < 0:
             found.append(f"entry {event.seq} has balance {event.balance} after {balance} and {event.delta}")
-        balance = event.balance
+        balance, held_back = event.balance, _held_back_after(event, held_back)
+    if state is not None and state.held_back != held_back:
+        found.append(f"Redis holds {state.held_back} units back, its events lead to {held_back}")
     if state is not None and state.available != balance:
         found.append(f"Redis has {state.available} units available, its events lead to {balance}")
     return found
+
+
+def _held_back_after(event: LedgerEvent, held_back: int) -> int:
+    if event.kind == "honoured":
+        return held_back - event.quantity - event.delta
+    return 0 if event.kind == "restore" and event.outcome == "applied" else held_back
 
 
 def _conservation(recorded: _Recorded, units: int) -> list[str]:

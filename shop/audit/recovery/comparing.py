@@ -20,6 +20,9 @@ async def has_lost_nothing(database: Database, client: aioredis.Redis, recovery:
     It must have every order and every buyer, agree in its chain up to the last event, and be at least where any process
     saw it.
     """
+    state = await fenced_state(client, recovery)
+    if state is None:
+        return False
     async with database.transaction() as session:
         await repository.sort_claims(session, recovery.sale_id)
         sale = await sales.find(session, recovery.sale_id)
@@ -27,8 +30,7 @@ async def has_lost_nothing(database: Database, client: aioredis.Redis, recovery:
         highest_seq = await recoveries.highest_seq_seen(session, recovery)
         applied = await sales.last_closed_change(session, recovery.sale_id)
         missing = (await repository.handed_in(session, sale)).units if sale else 0
-    state = await fenced_state(client, recovery)
-    if sale is None or state is None or sale.epoch != recovery.from_epoch or missing:
+    if sale is None or sale.epoch != recovery.from_epoch or missing:
         return False
     if not _agrees(state, sale, applied) or highest_seq > state.seq:
         return False

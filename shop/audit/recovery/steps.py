@@ -6,7 +6,9 @@ fence ─► compare ─► lift ─► done                      nothing was lo
 Whoever writes the next step does so by comparing and setting: a worker that was stopped and thawed changes nothing.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -29,6 +31,7 @@ from shop.sales.recovery.models import Recovery, RecoveryStep
 from shop.seckill import building, ledger
 from shop.seckill.ledger import LedgerOrder
 from shop.settings import Settings
+from shop.stopping import end_tasks
 
 log = structlog.get_logger(__name__)
 
@@ -84,8 +87,8 @@ async def _load(tools: Tools, recovery: Recovery) -> bool:
     """Build the new ledger and mark it; from then on it is never built again, only opened."""
     sale, epoch = await _new_epoch(tools, recovery)
     await building.fence(tools.client, sale.id, range(1, sale.epoch), number=recovery.n)
-    orders = _orders(tools.database, sale.id)
-    token = epoch.token or await build(tools.database, tools.client, sale, epoch, tools.settings, orders=orders)
+    async with aclosing(_orders(tools.database, sale.id)) as orders:
+        token = epoch.token or await build(tools.database, tools.client, sale, epoch, tools.settings, orders=orders)
     if token is None or not await open_marked(tools.database, tools.client, sale, token, "recovering", tools.settings):
         return False
     return await _advance(tools, recovery, RecoveryStep.HONOUR)
@@ -127,16 +130,23 @@ async def _new_epoch(tools: Tools, recovery: Recovery) -> tuple[Sale, SaleEpoch]
     return sale, epoch
 
 
-async def _orders(database: Database, sale_id: int) -> AsyncIterator[list[tuple[bytes, LedgerOrder]]]:
-    """All orders of a sale, each page read in a transaction of its own: nothing moves them while the ledger is away."""
-    after: UUID | None = None
-    while True:
-        async with database.transaction() as session:
-            page = await repository.page(session, sale_id, after=after, limit=building.ORDERS_PER_CHUNK)
-        if not page:
-            return
-        yield page
-        after = UUID(bytes=page[-1][0])
+async def _orders(database: Database, sale_id: int) -> AsyncGenerator[list[tuple[bytes, LedgerOrder]], None]:
+    """All orders of a sale, each page in a transaction of its own: nothing releases them while the ledger is away.
+
+    The next page is read while Redis takes the one before.
+    """
+    reading = asyncio.ensure_future(_page(database, sale_id, None))
+    try:
+        while page := await reading:
+            reading = asyncio.ensure_future(_page(database, sale_id, UUID(bytes=page[-1][0])))
+            yield page
+    finally:
+        await end_tasks([reading])
+
+
+async def _page(database: Database, sale_id: int, after: UUID | None) -> list[tuple[bytes, LedgerOrder]]:
+    async with database.transaction() as session:
+        return await repository.page(session, sale_id, after=after, limit=building.ORDERS_PER_CHUNK)
 
 
 async def _advance(tools: Tools, recovery: Recovery, to: RecoveryStep) -> bool:
