@@ -2,6 +2,7 @@
 
 import pytest
 
+from shop.sandbox import provider
 from shop.sandbox.webhooks import RETRY_SECONDS_MAX, TRIES_MAX, _next_try_ms, _now_ms
 from tests.harness import wait_until
 from tests.sandbox.running import Sandbox, running_receiver, running_sandbox, settings_of_a_shop, shown
@@ -70,7 +71,9 @@ async def test_a_duplicated_webhook_is_the_same_event_twice() -> None:
     assert receiver.events[0] == receiver.events[1]
 
 
-async def test_a_reordered_webhook_comes_after_a_later_one_of_its_intent() -> None:
+async def test_a_reordered_webhook_comes_after_a_later_one_of_its_intent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As soon as that one was taken, not when its own time is up."""
+    monkeypatch.setattr(provider, "HELD_BACK_SECONDS_MAX", 60.0)
     async with (
         running_receiver() as receiver,
         running_sandbox(webhook_url=receiver.url, reorder_share=1.0) as sandbox,
