@@ -261,6 +261,19 @@ async def test_a_sale_with_a_broken_ledger_does_not_keep_the_units_of_another(qu
 
 
 async def test_a_sweep_lets_the_sales_take_turns(quiet: Shop) -> None:
+    """Two sales wait for their drain alone and have many orders; the third has two batches to give back."""
+    waiting, sound = [await sold_out_sale(quiet, units=30) for _ in range(2)], await sold_out_sale(quiet, units=6)
+    for sale in waiting:
+        await close_all(quiet, sale)
+    assert await sweep(quiet.database, quiet.redis, quiet.settings) == 60
+    await close_all(quiet, sound)
+
+    swept = await sweep(quiet.database, quiet.redis, copy_of(quiet.settings, release_sweep_batches_max=6))
+
+    assert swept == await available(quiet, sound) == 6
+
+
+async def test_a_sweep_leaves_a_sale_with_a_broken_ledger_alone(quiet: Shop) -> None:
     broken, sound = await sold_out_sale(quiet, units=40), await sold_out_sale(quiet, units=10)
     await building.fence(quiet.redis, broken.id, [1], number=1)
     for sale in (broken, sound):
