@@ -261,14 +261,14 @@ async def test_a_sale_with_a_broken_ledger_does_not_keep_the_units_of_another(qu
 
 
 async def test_a_sweep_lets_the_sales_take_turns(quiet: Shop) -> None:
-    """Two sales wait for their drain alone and have many orders; the third has two batches to give back."""
-    waiting, sound = [await sold_out_sale(quiet, units=30) for _ in range(2)], await sold_out_sale(quiet, units=6)
+    """Four sales wait for their drain alone and have many orders; the fifth has two batches to give back."""
+    waiting, sound = [await sold_out_sale(quiet, units=30) for _ in range(4)], await sold_out_sale(quiet, units=6)
     for sale in waiting:
         await close_all(quiet, sale)
-    assert await sweep(quiet.database, quiet.redis, quiet.settings) == 60
+    assert await sweep(quiet.database, quiet.redis, copy_of(quiet.settings, release_sweep_batches_max=60)) == 120
     await close_all(quiet, sound)
 
-    swept = await sweep(quiet.database, quiet.redis, copy_of(quiet.settings, release_sweep_batches_max=6))
+    swept = await sweep(quiet.database, quiet.redis, copy_of(quiet.settings, release_sweep_batches_max=10))
 
     assert swept == await available(quiet, sound) == 6
 
