@@ -79,6 +79,9 @@ def upgrade() -> None:
         ["sale_id", "epoch", "order_id"],
         postgresql_where="outcome IS NULL",
     )
+    op.create_index(
+        "ix_recovery_claims_refused", "recovery_claims", ["sale_id"], postgresql_where="outcome = 'refused'"
+    )
     op.create_table(
         "api_processes",
         sa.Column("id", sa.Uuid(), nullable=False),

@@ -62,7 +62,7 @@ async def _hand_in(
             continue
         if now.epoch > epoch or (sale_id, epoch) in in_question:
             await _write_down(database, group)  # Also what seems to be recorded: the numbers may be another's.
-        else:
+        elif now.epoch == epoch:
             group.forget(now.watermark)
 
 

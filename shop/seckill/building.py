@@ -5,6 +5,7 @@ from typing import Any
 
 import redis.asyncio as aioredis
 import structlog
+from redis.exceptions import ResponseError
 
 from shop.redis import call_script, script
 from shop.seckill.keys import ledger_keys
@@ -18,6 +19,7 @@ from shop.seckill.ledger import (
     command,
     parse,
     parse_order,
+    read_directory,
     reserve,
 )
 
@@ -84,7 +86,12 @@ async def _fence(client: aioredis.Redis, step: str, sale_id: int, epoch: int, nu
     key = ledger_keys(sale_id, epoch).sale
     # Redis may have forgotten the scripts, and no user has the right to EVAL.
     sha = await client.script_load(script("fence").source)
-    reply: list[bytes] = await command(client, "EVALSHA", sha, 1, key, step, epoch, number)
+    try:
+        reply: list[bytes] = await command(client, "EVALSHA", sha, 1, key, step, epoch, number)
+    except ResponseError as error:
+        if "WRONGTYPE" not in str(error):
+            raise
+        return Answer("MISSING")  # What is there is no ledger, and nobody can sell from it.
     return parse(reply[0])
 
 
@@ -127,6 +134,12 @@ async def orders_and_buyers(client: aioredis.Redis, sale_id: int, epoch: int) ->
     keys = ledger_keys(sale_id, epoch)
     counts: list[Any] = [await command(client, "HLEN", key) for key in (keys.orders, keys.buyers)]
     return int(counts[0]), int(counts[1])
+
+
+async def newest_epoch(client: aioredis.Redis, sale_id: int, known: int) -> int:
+    """The newest epoch that Redis has a ledger of; above the known one when Postgres was restored to an older state."""
+    listed = {entry.sale_id: entry.epoch for entry in await read_directory(client, RedisClock())}
+    return max(known, listed.get(sale_id, known))
 
 
 async def forget_epochs(client: aioredis.Redis, sale_id: int, epochs: Iterable[int]) -> None:

@@ -98,7 +98,10 @@ async def test_a_restart_on_older_data_begins_a_new_epoch(fresh_settings: Settin
         assert (row.units_taken, row.watermark_balance + row.held_back) == (29, 21)
 
 
-async def test_what_only_a_living_process_knows_is_handed_in_by_it(fresh_settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("noticed_by", ["a purchase", "the worker"])
+async def test_what_only_a_living_process_knows_is_handed_in_by_it(
+    fresh_settings: Settings, tmp_path: Path, noticed_by: str
+) -> None:
     """Postgres never saw these orders and Redis forgot them; whoever promised them remembers (BEHIND, F4)."""
     async with own_shop(fresh_settings, tmp_path) as own:
         shop = own.shop
@@ -111,8 +114,9 @@ async def test_what_only_a_living_process_knows_is_handed_in_by_it(fresh_setting
         await load_scripts(shop.redis)
         await crowd.run(buyers=2)
         await asyncio.to_thread(put_back, own.valkey, tmp_path / "copy")
-        await load_scripts(shop.redis)
-        assert outcome(await shop.buy(sale)) == "not_ready"
+        if noticed_by == "a purchase":
+            await load_scripts(shop.redis)
+            assert outcome(await shop.buy(sale)) == "not_ready"
 
         async with running_worker(shop.settings):
             await until_recovered(shop, sale, epoch=2)
@@ -133,6 +137,21 @@ async def test_a_part_of_a_ledger_that_is_missing_is_noticed_and_replaced(
         crowd = await Crowd(shop, sale).run(buyers=5)
         await shop.drained(sale)
         await shop.redis.delete(getattr(ledger_keys(sale.id, 1), part))
+
+        await until_recovered(shop, sale, epoch=2)
+        await crowd.run(buyers=5)
+        await assert_kept(shop, sale, crowd.orders.values())
+
+
+async def test_a_ledger_that_is_no_ledger_is_replaced(fresh_settings: Settings, tmp_path: Path) -> None:
+    """A key of a wrong type can neither be fenced nor read: nobody sells from it, and a new epoch does (F32)."""
+    async with own_shop(fresh_settings, tmp_path, worker_here=True) as own:
+        shop = own.shop
+        sale = await shop.open_sale(units=20)
+        crowd = await Crowd(shop, sale).run(buyers=5)
+        await shop.drained(sale)
+        for part in ("sale", "orders"):
+            await shop.redis.set(getattr(ledger_keys(sale.id, 1), part), "not a ledger")
 
         await until_recovered(shop, sale, epoch=2)
         await crowd.run(buyers=5)

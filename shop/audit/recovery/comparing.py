@@ -24,6 +24,7 @@ async def has_lost_nothing(database: Database, client: aioredis.Redis, recovery:
     if state is None:
         return False
     async with database.transaction() as session:
+        await repository.reopen_claims(session, recovery.sale_id)
         await repository.sort_claims(session, recovery.sale_id)
         sale = await sales.find(session, recovery.sale_id)
         counts = await repository.counts(session, recovery.sale_id)

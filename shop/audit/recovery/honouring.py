@@ -30,9 +30,10 @@ async def honour_claims(database: Database, client: aioredis.Redis, sale: Sale, 
     Repeating it is harmless: an order that is there already is found. Raises LedgerLost when the ledger is not there.
     """
     refused = 0
+    async with database.transaction() as session:
+        await repository.sort_claims(session, sale.id)
     while True:
         async with database.transaction() as session:
-            await repository.sort_claims(session, sale.id)
             claims = await repository.pending(
                 session, sale.id, before_epoch=sale.epoch, limit=building.HONOURED_PER_BATCH
             )

@@ -29,8 +29,14 @@ log = structlog.get_logger(__name__)
 
 async def gather_survivors(database: Database, client: aioredis.Redis, recovery: Recovery) -> None:
     """Claim every order that the old ledger holds and Postgres does not know: its event may be lost, it is not."""
+    newest = await building.newest_epoch(client, recovery.sale_id, recovery.from_epoch)
+    for epoch in range(recovery.from_epoch, newest + 1):
+        await _gather(database, client, recovery, epoch)
+
+
+async def _gather(database: Database, client: aioredis.Redis, recovery: Recovery, epoch: int) -> None:
     try:
-        async for chunk in building.surviving_orders(client, recovery.sale_id, recovery.from_epoch):
+        async for chunk in building.surviving_orders(client, recovery.sale_id, epoch):
             promises = {promise.order_id: promise for promise in _promises(recovery, chunk)}
             if promises:
                 async with database.transaction() as session:
@@ -58,10 +64,12 @@ async def renew(database: Database, client: aioredis.Redis, recovery: Recovery) 
     explain as much as one buyer may have. The rest is on sale at once.
     """
     state = await fenced_state(client, recovery)
+    to_epoch = await building.newest_epoch(client, recovery.sale_id, recovery.from_epoch) + 1
     async with database.transaction() as session:
         sale = await sales.lock(session, recovery.sale_id)
         if sale is None or sale.epoch != recovery.from_epoch:
             return False
+        await repository.reopen_claims(session, sale.id)
         await repository.sort_claims(session, sale.id)
         handed_in = await repository.handed_in(session, sale)
         highest_seq = max(await recoveries.highest_seq_seen(session, recovery), state.seq if state else 0)
@@ -70,25 +78,25 @@ async def renew(database: Database, client: aioredis.Redis, recovery: Recovery) 
         now = await sales.database_time(session)
         await settle_open(session, sale, spare=sale.units - sale.units_taken - wanted, now=now)
         if not await recoveries.advance(
-            session, recovery, RecoveryStep.LOAD, to_epoch=sale.epoch + 1, unexplained=unexplained
+            session, recovery, RecoveryStep.LOAD, to_epoch=to_epoch, unexplained=unexplained
         ):
             await session.rollback()
             return False
-        await _begin_epoch(session, sale, held_back=min(sale.units - sale.units_taken, wanted))
+        await _begin_epoch(session, sale, to_epoch, held_back=min(sale.units - sale.units_taken, wanted))
     log.error(
         "epoch_begins",
         sale_id=recovery.sale_id,
-        epoch=recovery.from_epoch + 1,
+        epoch=to_epoch,
         handed_in=handed_in.units,
         unexplained=unexplained,
     )
     return True
 
 
-async def _begin_epoch(session: AsyncSession, sale: Sale, *, held_back: int) -> None:
+async def _begin_epoch(session: AsyncSession, sale: Sale, epoch: int, *, held_back: int) -> None:
     opening_balance = sale.units - sale.units_taken - held_back
-    sale.epoch += 1
-    sale.watermark, sale.watermark_balance, sale.held_back = 0, opening_balance, held_back
+    sale.epoch, sale.held_back = epoch, held_back
+    sale.watermark, sale.watermark_balance = 0, opening_balance
     session.add(SaleEpoch(sale_id=sale.id, epoch=sale.epoch, opening_balance=opening_balance))
     last = await sales.last_of(session, sale.id, (ChangeKind.PAUSE, ChangeKind.RESUME))
     if last is not None and last.kind == ChangeKind.PAUSE and last.requested_by == CONTROLLER.id:

@@ -58,11 +58,15 @@ async def without_row(session: AsyncSession, order_ids: Sequence[UUID]) -> set[U
     return set(order_ids) - set((await session.execute(known)).scalars())
 
 
-async def sort_claims(session: AsyncSession, sale_id: int) -> None:
-    """Close the claims that need nothing: those with a row, and those whose entry was set aside.
+async def reopen_claims(session: AsyncSession, sale_id: int) -> None:
+    """Open the claims again that were honoured in a ledger which is lost, and that were not recorded before."""
+    honoured = (RecoveryClaim.sale_id == sale_id) & (RecoveryClaim.outcome == ClaimOutcome.HONOURED)
+    statement = update(RecoveryClaim).where(honoured, ~_HAS_ROW).values(outcome=None)
+    await session.execute(statement.execution_options(synchronize_session=False))
 
-    One that was honoured in a ledger that was lost again, before it was recorded, is open again.
-    """
+
+async def sort_claims(session: AsyncSession, sale_id: int) -> None:
+    """Close the claims that need nothing: those with a row, and those whose entry was set aside."""
     mine = RecoveryClaim.sale_id == sale_id
     quarantined = (
         select(LedgerRow.seq)
@@ -74,7 +78,6 @@ async def sort_claims(session: AsyncSession, sale_id: int) -> None:
         .exists()
     )
     for condition, outcome in (
-        ((RecoveryClaim.outcome == ClaimOutcome.HONOURED) & ~_HAS_ROW, None),
         (RecoveryClaim.outcome.is_(None) & _HAS_ROW, ClaimOutcome.RECORDED),
         (RecoveryClaim.outcome.is_(None) & quarantined, ClaimOutcome.QUARANTINED),
     ):

@@ -56,7 +56,8 @@ async def take_step(tools: Tools, recovery: Recovery) -> bool:
 
 
 async def _fence(tools: Tools, recovery: Recovery) -> bool:
-    await building.fence(tools.client, recovery.sale_id, range(1, recovery.from_epoch + 1), number=recovery.n)
+    newest = await building.newest_epoch(tools.client, recovery.sale_id, recovery.from_epoch)
+    await building.fence(tools.client, recovery.sale_id, range(1, newest + 1), number=recovery.n)
     return await _advance(tools, recovery, RecoveryStep.COMPARE)
 
 

@@ -79,6 +79,7 @@ class RecoveryClaim(Recorded, Base):
         CheckConstraint(
             "outcome IS NULL OR outcome IN ('recorded', 'honoured', 'refused', 'quarantined')", name="outcome"
         ),
+        Index("ix_recovery_claims_refused", "sale_id", postgresql_where="outcome = 'refused'"),
         Index("ix_recovery_claims_pending", "sale_id", "epoch", "order_id", postgresql_where="outcome IS NULL"),
     )
 
