@@ -26,10 +26,18 @@ from shop.orders.following import is_final, stream
 from shop.orders.versions import last_seen, version_of
 from shop.problem_json import problems
 
-EXAMPLE = (
-    'retry: 2113\n\ndata: {"object":"order","status":"reserved","recorded":true,…}\nid: 2\n\n: still here\n\n'
-    'data: {"object":"order","status":"paid","recorded":true,…}\nid: 3\n\n'
-)
+EVENT = {
+    "type": "object",
+    "required": ["data", "id"],
+    "properties": {
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/OrderRead"},
+        },
+        "id": {"type": "string", "examples": ["2"]},
+    },
+}
 # A proxy must neither keep the events nor hold them back until there are more.
 HEADERS = {"Cache-Control": "private, no-store", "Vary": "Authorization", "X-Accel-Buffering": "no"}
 
@@ -51,7 +59,7 @@ async def _listener(order_id: UUID, _: CurrentUser, request: Request) -> AsyncIt
     responses={
         200: {
             "description": "Each event is the order as `GET /v1/orders/{order_id}` gives it; its `id` is its version.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}},
+            "content": {"text/event-stream": {"schema": EVENT}},
         },
         204: {"description": "`Last-Event-ID` is the order's last state: nothing more can come, so do not come back."},
         **problems(Unauthorized, UserBlocked, OrderNotFound, Invalid, RateLimited, NotReady, Overloaded, Unavailable),

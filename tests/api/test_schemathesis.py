@@ -68,6 +68,7 @@ async def fuzzed(
         database_url=url,
         sign_in_per_minute_per_address=1_000_000,
         sign_in_per_minute_per_account=1_000_000,
+        sse_seconds_max=0.05,  # an event stream is answered when it ends
     )
     async with own_shop(settings, tmp_path_factory.mktemp("fuzzed"), worker_here=True) as own:
         yield Fuzzed(own.shop, await asyncio.to_thread(_operations, own.shop), await _known(own.shop))
