@@ -101,6 +101,7 @@ def up(
             "api": shop.base_url,
             "docs": f"{shop.base_url}/docs",
             "metrics": shop.metrics_url,
+            "provider": shop.provider_url,
             "database": shop.settings.database_url,
             "redis": shop.settings.redis_url,
             "environment": str(_write_environment(shop.directory, shop.settings)),
