@@ -42,6 +42,8 @@ def settings_of(servers: EmbeddedServers, *, database: str, redis_number: int, t
         log_level="error",
         controller_interval_seconds=0.05,
         directory_poll_seconds=0.05,
+        beat_seconds=0.2,
+        recovery_lease_seconds=0.5,
         purchase_rate_per_second=1_000,
         purchase_burst=1_000,
         # The tests' clients are in the same loop, and would be refused for the delay that they make themselves.

@@ -28,6 +28,8 @@ def upgrade() -> None:
         sa.Column("step", sa.String(length=16), nullable=False),
         sa.Column("step_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("unexplained", sa.BigInteger(), nullable=False),
+        sa.Column("leased_by", sa.Uuid(), nullable=True),
+        sa.Column("leased_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint(

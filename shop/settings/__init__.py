@@ -146,6 +146,8 @@ class Settings(NotificationSettings, PaymentSettings, PurchaseSettings):
     """A process that was heard of so long ago is asked what it has promised."""
     recovery_answer_seconds: PositiveFloat = 3.0
     """How long a recovery waits for the answers of the processes."""
+    recovery_lease_seconds: PositiveFloat = 3.0
+    """After this time without a sign of the worker that recovers a sale, another one goes on."""
     receipt_window_seconds: PositiveInt = 600
     """How long after a recovery a lost order is honoured for its receipt, and units are kept for that."""
 

@@ -15,7 +15,7 @@ from tests.pipeline.crowd import Crowd
 from tests.processes import OwnShop, own_shop
 from tests.recovery.losses import assert_kept, unfinished, until_recovered
 
-RENEWING = ("fence", "compare", "renew", "load", "chunk", "mark", "honour", "batch", "open", "done")
+RENEWING = ("fence", "compare", "load", "chunk", "mark", "honour", "batch", "open")
 KEEPING = ("fence", "compare", "lift")
 LATE_WORKERS = ("renew", "mark", "batch", "done")
 

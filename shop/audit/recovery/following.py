@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from shop import metrics
 from shop.audit.recovery import repository
 from shop.audit.recovery.honouring import honour_claims
-from shop.audit.recovery.steps import Tools, take_step
+from shop.audit.recovery.steps import Overtaken, Tools, take, take_step
 from shop.auth import CONTROLLER
 from shop.database import UNAVAILABLE_ERRORS
 from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown
@@ -60,6 +60,8 @@ async def _attend(tools: Tools, sale_id: int, places: asyncio.Semaphore, stoppin
         try:
             await _recover(tools, sale_id, stopping)
             await _after_recovery(tools, sale_id)
+        except Overtaken:
+            log.info("recovery_overtaken", sale_id=sale_id)
         except PASSING_ERRORS as error:
             log.warning("recovery_waits", sale_id=sale_id, reason=repr(error)[:200])
         except Exception as error:
@@ -68,8 +70,7 @@ async def _attend(tools: Tools, sale_id: int, places: asyncio.Semaphore, stoppin
 
 async def _recover(tools: Tools, sale_id: int, stopping: asyncio.Event) -> None:
     while not stopping.is_set():
-        async with tools.database.transaction() as session:
-            recovery = await recoveries.unfinished(session, sale_id)
+        recovery = await take(tools, sale_id)
         if recovery is None:
             return
         try:
@@ -93,6 +94,8 @@ async def _after_recovery(tools: Tools, sale_id: int) -> None:
     """Honour what was claimed late, and put back on sale what is held back for nobody any more."""
     window_seconds = tools.settings.receipt_window_seconds
     async with tools.database.transaction() as session:
+        if await recoveries.unfinished(session, sale_id) is not None:
+            return
         sale = await sales.find(session, sale_id)
         late = sale_id in await repository.sales_with_late_claims(session)
         restore = sale_id in await repository.sales_to_restore(session, window_seconds=window_seconds)

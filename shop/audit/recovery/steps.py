@@ -9,8 +9,8 @@ Whoever writes the next step does so by comparing and setting: a worker that was
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
-from uuid import UUID
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
 
 import redis.asyncio as aioredis
 import structlog
@@ -44,6 +44,18 @@ class Tools:
     client: aioredis.Redis
     settings: Settings
     persister: Callable[[int], Persister]
+    worker_id: UUID = field(default_factory=uuid4)
+
+
+class Overtaken(Exception):
+    """Another worker has taken this recovery over: what was begun here is its business now."""
+
+
+async def take(tools: Tools, sale_id: int) -> Recovery | None:
+    """The recovery that a sale is in, unless another worker is at it."""
+    async with tools.database.transaction() as session:
+        lease_seconds = tools.settings.recovery_lease_seconds
+        return await recoveries.take(session, sale_id, tools.worker_id, lease_seconds=lease_seconds)
 
 
 async def take_step(tools: Tools, recovery: Recovery) -> bool:
@@ -88,7 +100,7 @@ async def _load(tools: Tools, recovery: Recovery) -> bool:
     """Build the new ledger and mark it; from then on it is never built again, only opened."""
     sale, epoch = await _new_epoch(tools, recovery)
     await building.fence(tools.client, sale.id, range(1, sale.epoch), number=recovery.n)
-    async with aclosing(_orders(tools.database, sale.id)) as orders:
+    async with aclosing(_orders(tools, sale.id)) as orders:
         token = epoch.token or await build(tools.database, tools.client, sale, epoch, tools.settings, orders=orders)
     if token is None or not await open_marked(tools.database, tools.client, sale, token, "recovering", tools.settings):
         return False
@@ -131,22 +143,24 @@ async def _new_epoch(tools: Tools, recovery: Recovery) -> tuple[Sale, SaleEpoch]
     return sale, epoch
 
 
-async def _orders(database: Database, sale_id: int) -> AsyncGenerator[list[tuple[bytes, LedgerOrder]], None]:
+async def _orders(tools: Tools, sale_id: int) -> AsyncGenerator[list[tuple[bytes, LedgerOrder]], None]:
     """All orders of a sale, each page in a transaction of its own: nothing releases them while the ledger is away.
 
-    The next page is read while Redis takes the one before.
+    The next page is read while Redis takes the one before. Raises Overtaken.
     """
-    reading = asyncio.ensure_future(_page(database, sale_id, None))
+    reading = asyncio.ensure_future(_page(tools, sale_id, None))
     try:
         while page := await reading:
-            reading = asyncio.ensure_future(_page(database, sale_id, UUID(bytes=page[-1][0])))
+            reading = asyncio.ensure_future(_page(tools, sale_id, UUID(bytes=page[-1][0])))
             yield page
     finally:
         await end_tasks([reading])
 
 
-async def _page(database: Database, sale_id: int, after: UUID | None) -> list[tuple[bytes, LedgerOrder]]:
-    async with database.transaction() as session:
+async def _page(tools: Tools, sale_id: int, after: UUID | None) -> list[tuple[bytes, LedgerOrder]]:
+    if await take(tools, sale_id) is None:
+        raise Overtaken
+    async with tools.database.transaction() as session:
         return await repository.page(session, sale_id, after=after, limit=building.ORDERS_PER_CHUNK)
 
 

@@ -34,7 +34,8 @@ class ClaimOutcome(StrEnum):
 class Recovery(Recorded, Base):
     """The `n`-th recovery of a sale. `renew` asks for a new epoch whatever the comparison says.
 
-    `unexplained` counts the events that were lost and that nobody could explain; each may have been a promise.
+    `unexplained` counts the events that were lost and that nobody could explain; each may have been a promise. The
+    lease keeps two workers from building the same ledger in turns; nothing that must be true depends on it.
     """
 
     __tablename__ = "recoveries"
@@ -54,6 +55,8 @@ class Recovery(Recorded, Base):
     step: Mapped[RecoveryStep] = mapped_column(String(16), default=RecoveryStep.FENCE)
     step_at: Mapped[datetime] = mapped_column(server_default=func.now())
     unexplained: Mapped[int] = mapped_column(BigInteger, default=0)
+    leased_by: Mapped[UUID | None]
+    leased_until: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
 

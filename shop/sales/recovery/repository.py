@@ -72,6 +72,21 @@ async def unfinished(session: AsyncSession, sale_id: int) -> Recovery | None:
     return (await session.execute(query)).scalar_one_or_none()
 
 
+async def take(session: AsyncSession, sale_id: int, worker_id: UUID, *, lease_seconds: float) -> Recovery | None:
+    """The unfinished recovery of a sale, if this worker has its lease or gets it now, for so long from now on."""
+    taken = await session.execute(
+        update(Recovery)
+        .where(
+            Recovery.sale_id == sale_id,
+            Recovery.finished_at.is_(None),
+            Recovery.leased_until.is_(None) | (Recovery.leased_until < func.now()) | (Recovery.leased_by == worker_id),
+        )
+        .values(leased_by=worker_id, leased_until=func.now() + timedelta(seconds=lease_seconds))
+        .returning(Recovery)
+    )
+    return taken.scalar_one_or_none()
+
+
 async def all_unfinished(session: AsyncSession) -> Sequence[Recovery]:
     """The recoveries that are under way."""
     query = select(Recovery).where(Recovery.finished_at.is_(None)).order_by(Recovery.sale_id)
