@@ -7,6 +7,7 @@ from shop.database import Database
 from shop.products import repository as products
 from shop.sales import service
 from shop.sales.recovery import repository as recoveries
+from shop.sales.recovery.models import RecoveryStep
 from shop.sales.schemas import SaleCreate
 from tests.harness import TESTER, wait_until
 
@@ -53,3 +54,19 @@ async def test_a_sale_is_in_one_recovery_at_a_time(database: Database) -> None:
     async with database.transaction() as session:
         for epoch, seen in ((1, 0), (1, 1), (2, 1)):
             assert await recoveries.begin(session, sale_id, epoch=epoch, seen=seen, reason="again", renew=True) is None
+
+
+async def test_the_next_step_is_written_by_one_of_two_who_have_done_it(database: Database) -> None:
+    """Who was stopped meanwhile finds that the recovery is elsewhere, and sets nothing back."""
+    sale_id = await sale_in_recovery(database)
+    async with database.transaction() as session:
+        seen = await recoveries.unfinished(session, sale_id)
+    assert seen is not None
+
+    written = []
+    for step in (RecoveryStep.COMPARE, RecoveryStep.COMPARE, RecoveryStep.LIFT):
+        async with database.transaction() as session:
+            written.append(await recoveries.advance(session, seen, step))
+    async with database.transaction() as session:
+        now = await recoveries.unfinished(session, sale_id)
+    assert (written, now.step if now else None) == ([True, False, False], RecoveryStep.COMPARE)
