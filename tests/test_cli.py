@@ -214,6 +214,8 @@ async def test_a_whole_sale_by_the_command_line(live_settings: Settings, tmp_pat
         await wait_until(ended, reason="the unsold units went back")
         said = await asyncio.to_thread(run, tmp_path, "sale", "audit", number, **environment_of(settings))
         assert (said.status, "I1" in said.output) == (0, True)
+        assert await shop("sale", "recover", number) == {"sale_id": 1, "recovery": 1, "epoch": 1, "step": "fence"}
+        assert (await shop("sale", "recover", "99", status=1))["error"]["code"] == "not_found"
 
 
 def test_what_needs_no_server_prints_one_json_value(tmp_path: Path) -> None:
