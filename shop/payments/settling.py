@@ -5,6 +5,7 @@ a replacement order, whose id follows from the payment, so a second try finds th
 released first, then `reserve` decides under the ordinary rules, and what the persister has recorded is paid.
 """
 
+import asyncio
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -29,6 +30,7 @@ from shop.seckill.ledger import BATCH_WORDS, LastOrder, RedisClock, ReserveReque
 from shop.seckill.order_ids import keyed_order_id
 from shop.settings import Settings
 
+SETTLED_AT_ONCE = 8  # each has a connection of its own to Postgres, and the worker has others to serve
 NO_ORDER = LastOrder(b"", 0)
 # What says nothing about this request: the ledger is not there, or will take it a moment later.
 TRY_AGAIN = frozenset({word.decode() for word in BATCH_WORDS} | {"BACKLOG"})
@@ -41,8 +43,9 @@ async def settle(database: Database, client: aioredis.Redis, settings: Settings)
     async with database.transaction() as session:
         waiting = await repository.unsettled(session, limit=settings.settle_batch_max)
     settled = 0
-    for payment_id in waiting:
-        settled += await settle_one(database, client, payment_id, settings)
+    for start in range(0, len(waiting), SETTLED_AT_ONCE):
+        together = waiting[start : start + SETTLED_AT_ONCE]
+        settled += sum(await asyncio.gather(*(settle_one(database, client, each, settings) for each in together)))
     return settled
 
 

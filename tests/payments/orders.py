@@ -20,6 +20,7 @@ from shop.sales.models import Sale
 from tests.harness import Shop, new_user_id, wait_until
 
 AT_ONCE = 50
+SETTLE_SECONDS = 60.0  # hundreds of late payments may have to be settled
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 _numbers = itertools.count(1)
 
@@ -138,7 +139,7 @@ async def balanced(shop: Shop, sale: Sale, *, live: int | None = None) -> None:
         assert money.balanced, money
         return money.unsettled_minor == 0 and waiting == 0
 
-    await wait_until(settled, reason="all money is settled and all units are back")
+    await wait_until(settled, within=SETTLE_SECONDS, reason="all money is settled and all units are back")
     row = await shop.drained(sale)
     report = await shop.audit(sale)
     assert report.balanced, report.violations
