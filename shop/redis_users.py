@@ -20,6 +20,7 @@ _READS = ("get", "hgetall", "hvals")
 _CACHE = ("pexpire",)
 _NEWS = ("publish", "subscribe", "unsubscribe")
 _PERSISTER = ("hdel", "script|load", "xread", "xtrim")
+_RECOVERY = ("exists", "hlen", "hscan", "unlink")
 _ARQ = (
     "dbsize", "exists", "expire", "incrby", "psetex", "setex", "unwatch", "watch",
     "zadd", "zcard", "zincrby", "zrange", "zrangebyscore", "zrem", "zremrangebyscore", "zscore",
@@ -42,7 +43,7 @@ class RedisUser:
 
 
 API = RedisUser("shop-api", ("shop:*",), tuple(sorted({*_CONNECTION, *_SCRIPTS, *_STREAM, *_READS, *_CACHE, *_NEWS})))
-WORKER = RedisUser("shop-worker", ("shop:*", "arq:*"), tuple(sorted({*API.commands, *_PERSISTER, *_ARQ})))
+WORKER = RedisUser("shop-worker", ("shop:*", "arq:*"), tuple(sorted({*API.commands, *_PERSISTER, *_RECOVERY, *_ARQ})))
 
 # Whoever has no password may ask whether the server answers.
 DEFAULT_USER_OFF = "user default on nopass resetkeys resetchannels -@all +ping"

@@ -5,7 +5,7 @@ from typing import Any
 
 import redis.asyncio as aioredis
 import structlog
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from shop.redis import call_script, script
 from shop.seckill.keys import ledger_keys
@@ -71,23 +71,33 @@ async def _load(
     return parse(reply[0])
 
 
-async def fence(client: aioredis.Redis, sale_id: int, epochs: Iterable[int], *, number: int) -> None:
-    """Make every caller of these epochs stale, where there is a ledger; it works without the scripts being loaded."""
+async def fence(
+    client: aioredis.Redis, sale_id: int, epochs: Iterable[int], *, number: int, may_load: bool = True
+) -> None:
+    """Make every caller of these epochs stale, where there is a ledger.
+
+    Where Redis has forgotten the scripts, nobody can sell anyway: an API, which may not load them, leaves it at that.
+    """
     for epoch in epochs:
-        await _fence(client, "fence", sale_id, epoch, number)
+        await _fence(client, "fence", sale_id, epoch, number, may_load=may_load)
 
 
 async def lift_fence(client: aioredis.Redis, sale_id: int, epoch: int, *, number: int) -> Answer:
     """Let the callers of this epoch in again, unless a later recovery has fenced it."""
-    return await _fence(client, "lift", sale_id, epoch, number)
+    return await _fence(client, "lift", sale_id, epoch, number, may_load=True)
 
 
-async def _fence(client: aioredis.Redis, step: str, sale_id: int, epoch: int, number: int) -> Answer:
-    key = ledger_keys(sale_id, epoch).sale
-    # Redis may have forgotten the scripts, and no user has the right to EVAL.
-    sha = await client.script_load(script("fence").source)
+async def _fence(client: aioredis.Redis, step: str, sale_id: int, epoch: int, number: int, *, may_load: bool) -> Answer:
+    known = script("fence")
+    arguments = ("EVALSHA", known.sha, 1, ledger_keys(sale_id, epoch).sale, step, epoch, number)
     try:
-        reply: list[bytes] = await command(client, "EVALSHA", sha, 1, key, step, epoch, number)
+        try:
+            reply: list[bytes] = await command(client, *arguments)
+        except NoScriptError:
+            if not may_load:
+                return Answer("MISSING")
+            await client.script_load(known.source)
+            reply = await command(client, *arguments)
     except ResponseError as error:
         if "WRONGTYPE" not in str(error):
             raise

@@ -32,7 +32,7 @@ async def demand_recovery(
     if recovery is None:
         return False
     log.error("recovery_begins", sale_id=sale.id, n=recovery.n, epoch=sale.epoch, reason=reason)
-    await building.fence(client, sale.id, [sale.epoch], number=recovery.n)
+    await building.fence(client, sale.id, [sale.epoch], number=recovery.n, may_load=False)
     return True
 
 
