@@ -16,11 +16,11 @@ CHANNELS = "shop:*"
 _SCRIPTS = ("evalsha", "script|exists", "del", "hget", "hmget", "hset", "mget", "set", "setbit", "strlen", "time")
 _STREAM = ("xadd", "xlen", "xrange")
 _CONNECTION = ("auth", "hello", "ping", "select", "multi", "exec", "info")
-_READS = ("get", "hgetall", "hvals")
+_READS = ("exists", "get", "hgetall", "hvals")
 _CACHE = ("pexpire",)
 _NEWS = ("publish", "subscribe", "unsubscribe")
 _PERSISTER = ("hdel", "script|load", "xread", "xtrim")
-_RECOVERY = ("exists", "hlen", "hscan", "unlink")
+_RECOVERY = ("hlen", "hscan", "unlink")
 _ARQ = (
     "dbsize", "exists", "expire", "incrby", "psetex", "setex", "unwatch", "watch",
     "zadd", "zcard", "zincrby", "zrange", "zrangebyscore", "zrem", "zremrangebyscore", "zscore",
