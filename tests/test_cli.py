@@ -268,7 +268,7 @@ async def test_a_shop_that_is_up_finds_its_data_again_and_leaves_nothing_behind(
 
     first, processes, named = await up()
     assert len(processes) >= 5
-    assert listening(processes) == {port_of(ports["api"]), port_of(ports["metrics"])}
+    assert listening(processes) == {port_of(ports[name]) for name in ("api", "metrics", "provider")}
     said = await asyncio.to_thread(run, tmp_path, "product", "create", "Kept", "--price", "1", "--json", **named)
     assert said.status == 0, said
     in_use = await asyncio.to_thread(run, tmp_path, "reset", "--yes")

@@ -27,7 +27,7 @@ KEYS = re.compile(
     rb"|shop:jobs(:health-check)?"
     rb"|shop:\{rate\}:[a-z_]+:(#[0-9a-f]{32}|[A-Za-z0-9_.:-]{1,64})"
     rb"|shop:\{cache:[a-z]+(:\d+)?\}:(generation|value|loading)(:\d+)?"
-    rb"|arq:[a-z-]+:[a-z]+:\d+"
+    rb"|arq:[a-z-]+:[a-z_]+:\d+"
 )
 HOSTILE = ["}", "{1.1}:sale", "a:b:c", "x" * 10_000, "..%2f..%2f", "'; DROP TABLE orders; --", "*", "shop:{1.1}:sale"]
 ANSWER_SECONDS = 10.0

@@ -1,6 +1,7 @@
 """The life of a sale in the hands of an admin: what is allowed when, and where the units are at every step."""
 
 import asyncio
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -468,7 +469,7 @@ async def test_every_admin_route_is_closed_to_shoppers_and_strangers(shop: Shop)
     ]
     assert len(routes) >= 15
     for method, path in routes:
-        url = path.format(sale_id=1, product_id=1, user_id="ann", order_id="x")
+        url = re.sub(r"\{[a-z_]+\}", "1", path)
         problem_of(await client.request(method, url, headers=shop.headers()), 403, "forbidden")
         problem_of(await client.request(method, url), 401, "unauthorized")
 
