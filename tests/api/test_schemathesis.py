@@ -34,7 +34,7 @@ from tests.harness import Shop, create_database
 from tests.processes import copy_of, own_shop
 
 EXAMPLES_OF_EACH_KIND = 12
-TAGS = ["accounts", "admin", "operator", "orders", "products", "purchase", "sales"]
+TAGS = ["accounts", "admin", "operator", "orders", "payments", "products", "purchase", "sales"]
 # The shop's own refusals: not executed, or unknown. Any other 5xx is a failure.
 EXPECTED = {"not_a_server_error": {"expected-statuses": ["2xx", "3xx", "4xx", "503", "504"]}}
 CHECKS = [
