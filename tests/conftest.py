@@ -11,11 +11,12 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import redis.asyncio as aioredis
 import structlog
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from shop.database import Base, Database, migrate
 from shop.embedded import EmbeddedServers, embedded_servers
 from shop.redis import connect, load_scripts
+from shop.sales.models import Sale, SaleStatus
 from shop.settings import Settings
 from tests.harness import LOGINS, Shop, create_database, running_shop
 
@@ -101,12 +102,19 @@ async def redis(settings: Settings, request: pytest.FixtureRequest) -> AsyncIter
     await client.aclose(close_connection_pool=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def live_shop(live_settings: Settings) -> AsyncIterator[Shop]:
-    """The running shop: the API on a real socket, and a worker, in this process."""
+    """The running shop: the API on a real socket, and a worker, in this process.
+
+    It begins anew with each file, and without the sales of the file before: hundreds of them cost time that no test is
+    about.
+    """
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     async with running_shop(live_settings) as running:
         yield running
+        async with running.database.transaction() as session:
+            await session.execute(update(Sale).values(status=SaleStatus.SETTLED))
+        await running.redis.flushdb()
 
 
 @pytest.fixture

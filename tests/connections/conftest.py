@@ -17,7 +17,7 @@ REQUEST_SECONDS_MAX = 0.6
 CUT_SECONDS_MAX = REQUEST_SECONDS_MAX + 3.0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def api(live_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     """Where the API runs. It waits one second for a request, and has no gate: a storm is refused elsewhere."""
     settings = copy_of(
@@ -31,7 +31,7 @@ def api(live_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> It
     processes.end_all()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def served_shop(live_shop: Shop, api: Processes) -> AsyncIterator[Shop]:
     """The running shop, reached through that process."""
     address = await api.start_api()

@@ -12,7 +12,7 @@ from tests.serving.served import ServedApi
 __all__ = ["retired_sales"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def pool(live_shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServedApi]:
     """An API of two processes that count where they are told to."""
     directory = tmp_path_factory.mktemp("pool")

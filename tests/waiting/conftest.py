@@ -14,7 +14,7 @@ NEVER_SECONDS = 3_600.0
 STREAMS_PER_ORDER = 2
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def listening(live_shop: Shop) -> AsyncIterator[Shop]:
     """The running shop, reached through an API that only listens."""
     settings = copy_of(
