@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from shop.payments.models import PaymentStatus, RefundStatus
 
 
+AMOUNT_MINOR_MAX = 2**63 - 1
+
+
 class PaymentRead(BaseModel):
     """The payment of an order. While it is `open`, `pay_url` is where to pay, until `expires_at`."""
 
@@ -27,7 +30,9 @@ class RefundRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     restock: Annotated[bool, Field(strict=True)] = True
-    amount_minor: Annotated[int | None, Field(strict=True, ge=0, description="If sent, what was captured.")] = None
+    amount_minor: Annotated[
+        int | None, Field(strict=True, ge=0, le=AMOUNT_MINOR_MAX, description="If sent, what was captured.")
+    ] = None
     reason: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")] = "refunded by the shop"
 
 
