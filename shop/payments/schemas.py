@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shop.payments.models import PaymentStatus, RefundStatus
 
-
 AMOUNT_MINOR_MAX = 2**63 - 1
 
 
