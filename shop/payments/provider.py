@@ -5,6 +5,9 @@ what it is going to do, in a short transaction, then asks without one, then reco
 repeated, and every request has a key that makes a repeat harmless.
 """
 
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
 import structlog
 
 from shop import metrics
@@ -50,21 +53,16 @@ async def reconcile(database: Database, gateway: Gateway, settings: Settings) ->
 
 async def end_needless(database: Database, gateway: Gateway, settings: Settings) -> int:
     """Cancel the intents of orders that are closed, so that nobody pays for nothing; returns how many ended."""
+
+    async def end(payment: Payment) -> Intent:
+        intent_id = payment.intent_id or (await _create(gateway, payment)).id
+        return await _cancel(gateway, intent_id)
+
     async with database.transaction() as session:
         needless = await repository.lease_needless(
             session, limit=settings.provider_batch_max, pause_seconds=settings.provider_pause_seconds
         )
-    ended = 0
-    for payment in needless:
-        try:
-            intent_id = payment.intent_id or (await _create(gateway, payment)).id
-            intent = await _cancel(gateway, intent_id)
-        except (ProviderUnavailable, ProviderRefused) as error:
-            _not_done("cancel", payment, error)
-            continue
-        async with database.transaction() as session:
-            ended += await apply(session, intent) == "applied"
-    return ended
+    return await _ask_and_apply(database, needless, "cancel", end)
 
 
 async def ask_again(database: Database, gateway: Gateway, settings: Settings) -> int:
@@ -73,16 +71,23 @@ async def ask_again(database: Database, gateway: Gateway, settings: Settings) ->
         wanted = await repository.lease_without_intent(
             session, limit=settings.provider_batch_max, pause_seconds=settings.provider_pause_seconds
         )
-    made = 0
-    for payment in wanted:
+    return await _ask_and_apply(database, wanted, "create", partial(_create, gateway))
+
+
+async def _ask_and_apply(
+    database: Database, payments: Sequence[Payment], operation: str, ask: Callable[[Payment], Awaitable[Intent]]
+) -> int:
+    """Ask the provider about each payment and take what its intent says; what fails is asked again after its lease."""
+    applied = 0
+    for payment in payments:
         try:
-            intent = await _create(gateway, payment)
+            intent = await ask(payment)
         except (ProviderUnavailable, ProviderRefused) as error:
-            _not_done("create", payment, error)
+            _not_done(operation, payment, error)
             continue
         async with database.transaction() as session:
-            made += await apply(session, intent) == "applied"
-    return made
+            applied += await apply(session, intent) == "applied"
+    return applied
 
 
 async def send_refunds(database: Database, gateway: Gateway, settings: Settings) -> int:

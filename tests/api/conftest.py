@@ -23,7 +23,7 @@ async def retired_sales(request: pytest.FixtureRequest) -> AsyncIterator[None]:
     yield
     async with shop.database.transaction() as session:
         made = select(Sale.id).where(Sale.id > last_before)
-        # Payments are not built yet; a paid order is one that needs no more looking after.
+        # A paid order is one that needs no more looking after.
         paid = update(Order).where(Order.sale_id.in_(made), Order.status == OrderStatus.RESERVED)
         await session.execute(paid.values(status=OrderStatus.PAID))
         for sale_id in list(await session.scalars(made.where(Sale.status == SaleStatus.SCHEDULED))):

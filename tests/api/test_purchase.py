@@ -331,7 +331,7 @@ async def test_a_winner_finds_his_order_after_the_end_and_after_the_sale_is_sett
     assert (await shop.buy(sale, ann, key="won")).json() == won
     problem_of(await shop.buy(sale), 410, "sale_ended")
 
-    # Payments are not built yet; a paid order is what keeps its units when the sale is settled.
+    # A paid order is what keeps its units when the sale is settled.
     async with shop.database.transaction() as session:
         await session.execute(text("UPDATE orders SET status = 'paid' WHERE id = :id"), {"id": UUID(won["id"])})
     await cancel(shop, gave_back["id"], bob)
