@@ -210,6 +210,14 @@ class IdempotencyMismatch(Invalid):
     code, title = "idempotency_mismatch", "This was asked before with a different body"
 
 
+class StatementForged(Invalid):
+    code, title = "statement_forged", "This is not a statement that the shop has signed"
+
+
+class StatementOfAnotherSale(Invalid):
+    code, title = "statement_of_another_sale", "The statement is of another sale"
+
+
 class WebhookUrlRefused(Invalid):
     code, title = "webhook_url_refused", "The shop does not send to this URL"
 
@@ -263,6 +271,10 @@ class SalePaused(Unavailable):
 
 class NotRecordedYet(Unavailable):
     code, title = "not_recorded_yet", "The order is accepted but not recorded yet"
+
+
+class RefusalNotRecordedYet(NotRecordedYet):
+    title = "The refusal is newer than what is recorded"
 
 
 class ProviderUnavailable(Unavailable):

@@ -53,6 +53,11 @@ UNITS_HELD_BACK = Gauge(
 ALARMS = Gauge(
     "shop_ledger_alarms", "Sales stopped because ledger and Postgres disagree.", multiprocess_mode="mostrecent"
 )
+CONTRADICTIONS = Counter(
+    "shop_statement_contradictions_total",
+    "Signed statements that the recorded ledger contradicts: a proof against the shop, somebody must look.",
+    ["code"],
+)
 PROVIDER_EVENTS = Counter("shop_provider_events_total", "Events of the payment provider by outcome.", ["outcome"])
 PAYMENT_MISMATCHES = Counter(
     "shop_payment_mismatches_total", "Events whose amount, currency or order is not ours: somebody must look.", ["kind"]

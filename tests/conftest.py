@@ -47,6 +47,8 @@ def settings_of(servers: EmbeddedServers, *, database: str, redis_number: int, t
         recovery_lease_seconds=0.5,
         purchase_rate_per_second=1_000,
         purchase_burst=1_000,
+        explain_rate_per_second=1_000,
+        explain_burst=1_000,
         # The tests' clients are in the same loop, and would be refused for the delay that they make themselves.
         overload_delay_seconds=10.0,
         sign_in_per_minute_per_address=10_000,

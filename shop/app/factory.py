@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+import shop.audit.explaining.router
 import shop.audit.router
 import shop.notifications.router
 import shop.orders.events_router
@@ -27,6 +28,7 @@ from shop.app.beats import follow_beats
 from shop.app.connections import STATE, Connections
 from shop.app.context import RequestContext
 from shop.app.directory import follow_directory, follow_latches
+from shop.audit.explaining.service import explain_limiter
 from shop.auth import BlockedUsers, TokenVerifier
 from shop.cache import Cache
 from shop.database import Database
@@ -170,6 +172,7 @@ def create_app(settings: Settings) -> ShopApp:
     fastapi.state.passwords = passwords
     fastapi.state.limiters = sign_in_limiters(side, settings)
     fastapi.state.order_limiter = order_limiter(side, settings)
+    fastapi.state.explain_limiter = explain_limiter(side, settings)
     limiter = rate_limiter(
         side, settings, name="buy", rate_per_second=settings.purchase_rate_per_second, burst=settings.purchase_burst
     )
@@ -223,6 +226,7 @@ def _fastapi(settings: Settings, lifespan: object) -> FastAPI:
         shop.orders.events_router.router,
         shop.notifications.router.router,
         shop.audit.router.router,
+        shop.audit.explaining.router.router,
         operator.router,
     ):
         app.include_router(router)

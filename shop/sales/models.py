@@ -148,6 +148,9 @@ class LedgerRow(Base):
         ForeignKeyConstraint(["sale_id", "epoch"], ["sale_epochs.sale_id", "sale_epochs.epoch"]),
         CheckConstraint("seq >= 1", name="seq"),
         CheckConstraint("balance >= 0", name="balance_not_negative"),
+        # Of a few rows only, so that a batch of purchases writes into neither: see `shop.audit`.
+        Index("ix_stock_ledger_released", "order_id", postgresql_where="kind = 'released'"),
+        Index("ix_stock_ledger_ran_out", "sale_id", "epoch", "seq", postgresql_where="balance = 0 AND delta < 0"),
     )
 
     sale_id: Mapped[int] = mapped_column(Integer, primary_key=True)

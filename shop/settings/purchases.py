@@ -37,6 +37,10 @@ class PurchaseSettings(BaseSettings):
     """The longest that a client is told to wait, however large the crowd."""
     polls_per_second_max: PositiveInt = 500
     """Polls that one process asks its clients for; a larger crowd is told to come later."""
+    explain_rate_per_second: PositiveFloat = 1.0
+    """Refusals that are explained to one user in the long run."""
+    explain_burst: PositiveInt = 10
+    """Refusals that are explained to one user at once."""
     latch_poll_seconds: PositiveFloat = 0.1
     """How often a process looks whether a sold-out sale has units again."""
     directory_poll_seconds: PositiveFloat = 0.25

@@ -1,0 +1,1 @@
+"""Why a purchase was refused, from its signed witness and the recorded ledger."""

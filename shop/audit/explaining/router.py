@@ -1,0 +1,69 @@
+"""The explanation of a refusal over HTTP."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
+
+from shop.audit.explaining import service
+from shop.audit.explaining.schemas import ExplainRequest, Explanation
+from shop.auth import CurrentUser
+from shop.database import SessionDep
+from shop.errors import (
+    BadRequest,
+    BodyTooLarge,
+    Invalid,
+    NotRecordedYet,
+    OrderNotFound,
+    RateLimited,
+    SaleNotFound,
+    StatementForged,
+    StatementOfAnotherSale,
+    Unauthorized,
+    Unavailable,
+    UserBlocked,
+)
+from shop.problem_json import problems
+from shop.rate_limit import limit as admit
+from shop.seckill.order_ids import SALE_ID_MAX
+from shop.seckill.receipts import Receipt, Witness
+
+router = APIRouter(prefix="/v1")
+
+
+@router.post(
+    "/seckill/sales/{sale_id}/explain",
+    tags=["sales"],
+    responses=problems(
+        BadRequest,
+        Unauthorized,
+        UserBlocked,
+        SaleNotFound,
+        OrderNotFound,
+        BodyTooLarge,
+        Invalid,
+        StatementForged,
+        StatementOfAnotherSale,
+        RateLimited,
+        NotRecordedYet,
+        Unavailable,
+    ),
+)
+async def explain(
+    sale_id: Annotated[int, Path(ge=1, le=SALE_ID_MAX)],
+    asked: ExplainRequest,
+    buyer: CurrentUser,
+    request: Request,
+    session: SessionDep,
+) -> Explanation:
+    """Why did I not get one? Send the `witness` of a refusal, or the `receipt` of an order.
+
+    The statement's signature is checked, and what it says is compared with the recorded ledger. Until the ledger is
+    recorded up to that moment the answer is 503 `not_recorded_yet`, for a second or so. Nothing is stored.
+    """
+    state = request.app.state
+    await admit(state.explain_limiter, buyer.user_id)
+    if asked.receipt is not None:
+        receipt = service.read_statement(Receipt, asked.receipt, sale_id=sale_id, settings=state.settings)
+        return await service.explain_receipt(session, receipt, user_id=buyer.user_id)
+    witness = service.read_statement(Witness, asked.witness or "", sale_id=sale_id, settings=state.settings)
+    return await service.explain_refusal(session, witness, user_id=buyer.user_id)
