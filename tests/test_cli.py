@@ -41,6 +41,7 @@ def test_every_command_explains_itself(tmp_path: Path) -> None:
     assert {("demo",), ("up",), ("reset",), ("api",), ("worker",), ("migrate",), ("openapi",)} <= found.keys()
     assert {("user", name) for name in ("create", "tokens", "block")} <= found.keys()
     assert {("product", name) for name in ("create", "stock")} <= found.keys()
+    assert ("order", "trail") in found
     verbs = ["create", "schedule", "window", "pause", "resume", "close", "stock", "audit", "quarantine", "recover"]
     assert {("sale", verb) for verb in verbs} <= found.keys()
     for path, command in found.items():
@@ -200,6 +201,15 @@ async def test_a_whole_sale_by_the_command_line(live_settings: Settings, tmp_pat
         assert (moved["outcome"], moved["ends_at"]) == ("applied", "2100-01-01T00:00:00Z")
         blocked = await shop("user", "block", shoppers[2]["user_id"])
         assert blocked == {"id": shoppers[2]["user_id"], "blocked": True}
+
+        order_id = (await buy(shoppers[1])).json()["id"]
+        found = await shop("order", "trail", order_id)
+        assert (found["order_id"], found["sale_id"], found["ledger"]["status"]) == (order_id, int(number), "held")
+        assert ("ledger", "reserved") in [(each["source"], each["event"]) for each in found["entries"]]
+        said = await asyncio.to_thread(run, tmp_path, "order", "trail", order_id, **environment_of(settings))
+        assert (said.status, "reserved" in said.output, "balance" in said.output) == (0, True, True)
+        unknown = await shop("order", "trail", f"{order_id[:-12]}000000000000", status=1)
+        assert unknown["error"]["code"] == "not_found"
 
         audit = await shop("sale", "audit", number)
         assert (audit["units"], audit["held"], set(audit["invariants"].values())) == (8, 2, {True})

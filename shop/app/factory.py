@@ -16,6 +16,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import shop.audit.explaining.router
 import shop.audit.router
+import shop.audit.trail.router
 import shop.notifications.router
 import shop.orders.events_router
 import shop.orders.router
@@ -227,6 +228,7 @@ def _fastapi(settings: Settings, lifespan: object) -> FastAPI:
         shop.notifications.router.router,
         shop.audit.router.router,
         shop.audit.explaining.router.router,
+        shop.audit.trail.router.router,
         operator.router,
     ):
         app.include_router(router)

@@ -4,7 +4,7 @@ import typer
 from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 
-from shop.cli import products, sales, sandbox, servers, users
+from shop.cli import orders, products, sales, sandbox, servers, users
 from shop.cli.output import fail
 from shop.database import UNAVAILABLE_ERRORS, is_unavailable
 from shop.embedded import ServerUnavailable
@@ -26,6 +26,8 @@ Examples:
   shop sale create --product 1 --units 1000 --starts-in 60 --lasts 600
 
   shop sale schedule 1 && shop sale audit 1
+
+  shop order trail ID                           everything that happened to one order
 """
 
 app = typer.Typer(
@@ -42,6 +44,7 @@ sandbox.add_to(app)
 app.add_typer(users.app, name="user")
 app.add_typer(products.app, name="product")
 app.add_typer(sales.app, name="sale")
+app.add_typer(orders.app, name="order")
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ async def _settle_in_postgres(session: AsyncSession, payment_id: UUID, settings:
         await _give_back(session, payment, f"the order was {order.status}")
     elif order.sale_id is None:
         replacement = await place_again(
-            session, order, key=replacement_key(payment), hold_seconds=settings.order_hold_seconds
+            session, order, key=replacement_key(order.id), hold_seconds=settings.order_hold_seconds
         )
         if replacement is None:
             await _give_back(session, payment, "the stock was gone")
@@ -109,18 +109,14 @@ async def _settle_in_sale(
     return None
 
 
-def replacement_key(payment: Payment) -> str:
-    """The idempotency key of the order that late money buys."""
-    return _key(payment.order_id)
+def replacement_key(order_id: UUID) -> str:
+    """The idempotency key of the order that late money buys instead of this one."""
+    return f"late:{order_id}"
 
 
 def replacement_id(order: Order, sale: Sale) -> UUID:
     """The id of the order that replaces an expired one of a sale."""
-    return UUID(bytes=keyed_order_id(sale.id, sale.salt, order.user_id, _key(order.id)))
-
-
-def _key(order_id: UUID) -> str:
-    return f"late:{order_id}"
+    return UUID(bytes=keyed_order_id(sale.id, sale.salt, order.user_id, replacement_key(order.id)))
 
 
 async def _reserve_again(client: aioredis.Redis, order: Order, sale: Sale, settings: Settings) -> str | None:

@@ -29,7 +29,12 @@ class Happening:
     @property
     def notification_id(self) -> UUID:
         """It follows from what happened: the same thing, read twice, is the same notification."""
-        return uuid5(NAMESPACE, f"{self.kind} {self.order.id if self.order else self.user_id}")
+        return notification_id(self.kind, self.order.id if self.order else self.user_id)
+
+
+def notification_id(kind: Kind, subject: UUID | str) -> UUID:
+    """The notification that tells this of an order, or of a user."""
+    return uuid5(NAMESPACE, f"{kind} {subject}")
 
 
 @dataclass(frozen=True)

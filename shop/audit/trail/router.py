@@ -1,0 +1,26 @@
+"""The trail of an order over HTTP, for admins."""
+
+from uuid import UUID
+
+from fastapi import APIRouter, Request
+
+from shop.audit.trail.schemas import OrderTrail
+from shop.audit.trail.service import trail
+from shop.auth import CurrentAdmin
+from shop.errors import Forbidden, Invalid, NotReady, OrderNotFound, Unauthorized, Unavailable, UserBlocked
+from shop.problem_json import problems
+
+router = APIRouter(prefix="/v1")
+
+
+@router.get(
+    "/admin/orders/{order_id}/trail",
+    tags=["admin"],
+    responses=problems(Unauthorized, Forbidden, UserBlocked, OrderNotFound, Invalid, NotReady, Unavailable),
+)
+async def read_trail(order_id: UUID, admin: CurrentAdmin, request: Request) -> OrderTrail:
+    """Everything that happened to one order, in order of time: in the ledger, its rows, its money, who was told.
+
+    An order that is accepted and not recorded yet is told from the ledger alone.
+    """
+    return await trail(request.app.state.database, request.app.state.ledger, order_id)
