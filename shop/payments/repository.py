@@ -15,6 +15,8 @@ from shop.payments.models import Payment, PaymentStatus, ProviderCursor, Provide
 UNFINISHED = (PaymentStatus.WANTED, PaymentStatus.OPEN)
 # The n-th try of something at the provider waits 2^n times the first pause, but no longer than this many times.
 BACK_OFF_DOUBLINGS_MAX = 7
+# Tries are counted up to here. Whoever is refused for weeks must not run out of the two bytes of the column.
+TRIES_MAX = 10_000
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ async def lease_pending_refunds(session: AsyncSession, *, limit: int, pause_seco
     leased = await session.scalars(
         update(Refund)
         .where(Refund.payment_id.in_(pending))
-        .values(ask_at=func.now() + _pause(Refund.tries, pause_seconds), tries=Refund.tries + 1)
+        .values(ask_at=func.now() + _pause(Refund.tries, pause_seconds), tries=_one_more(Refund.tries))
         .returning(Refund.payment_id),
         execution_options={"synchronize_session": False},
     )
@@ -138,7 +140,7 @@ async def _lease(
     statement = (
         update(Payment)
         .where(Payment.order_id.in_(due))
-        .values(ask_at=func.now() + _pause(Payment.tries, pause_seconds), tries=Payment.tries + 1)
+        .values(ask_at=func.now() + _pause(Payment.tries, pause_seconds), tries=_one_more(Payment.tries))
         .returning(Payment)
     )
     return (await session.scalars(statement, execution_options={"populate_existing": True})).all()
@@ -147,6 +149,10 @@ async def _lease(
 def _pause(tries: ColumnElement[int] | object, pause_seconds: float) -> ColumnElement[timedelta]:
     doublings = func.least(tries, BACK_OFF_DOUBLINGS_MAX)
     return func.make_interval(0, 0, 0, 0, 0, 0, pause_seconds * func.power(2, doublings))
+
+
+def _one_more(tries: ColumnElement[int] | object) -> ColumnElement[int]:
+    return func.least(tries, TRIES_MAX - 1) + 1
 
 
 async def any_payment(session: AsyncSession) -> bool:
