@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from shop.errors import ShopError
+from shop.errors import BadRequest, BodyTooLarge, Forbidden, Invalid, ShopError, Unauthorized, Unavailable, UserBlocked
 
 PROBLEM_TYPE_BASE = "/errors/"  # a page of the API itself, so that a type can be opened
 MEDIA_TYPE = "application/problem+json"
 RETRYABLE_STATUSES = frozenset({429, 503, 504})
+# How every route of admins may refuse, and every route that takes a body.
+REFUSED_TO_OTHERS = (Unauthorized, Forbidden, UserBlocked, Invalid, Unavailable)
+REFUSED_BODIES = (BadRequest, BodyTooLarge)
 
 
 def problem(error: ShopError, *, instance: str, request_id: str) -> dict[str, Any]:

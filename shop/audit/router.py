@@ -8,16 +8,11 @@ from shop.audit.schemas import AuditReport
 from shop.audit.service import audit_sale as audit
 from shop.auth import CurrentAdmin
 from shop.errors import (
-    Forbidden,
-    Invalid,
     NotReady,
     SaleNotFound,
     SaleStateConflict,
-    Unauthorized,
-    Unavailable,
-    UserBlocked,
 )
-from shop.problem_json import problems
+from shop.problem_json import REFUSED_TO_OTHERS, problems
 from shop.seckill.order_ids import SALE_ID_MAX
 
 router = APIRouter(prefix="/v1")
@@ -26,9 +21,7 @@ router = APIRouter(prefix="/v1")
 @router.get(
     "/admin/sales/{sale_id}/audit",
     tags=["admin"],
-    responses=problems(
-        Unauthorized, Forbidden, UserBlocked, SaleNotFound, SaleStateConflict, Invalid, NotReady, Unavailable
-    ),
+    responses=problems(*REFUSED_TO_OTHERS, SaleNotFound, SaleStateConflict, NotReady),
 )
 async def audit_sale(
     sale_id: Annotated[int, Path(ge=1, le=SALE_ID_MAX)], admin: CurrentAdmin, request: Request

@@ -7,15 +7,8 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from shop.auth import ActorDep, CurrentAdmin
 from shop.database import SessionDep
 from shop.errors import (
-    BadRequest,
-    BodyTooLarge,
     DeadLetterNotFound,
-    Forbidden,
-    Invalid,
     TooManyWebhooks,
-    Unauthorized,
-    Unavailable,
-    UserBlocked,
     WebhookDisabled,
     WebhookNotFound,
     WebhookUrlRefused,
@@ -32,7 +25,7 @@ from shop.notifications.schemas import (
     WebhookRead,
     WebhookWithSecret,
 )
-from shop.problem_json import problems
+from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
 
 PAGE_MAX = 100
 
@@ -44,9 +37,6 @@ AfterDelivery = Annotated[int | None, Query(ge=1, le=DELIVERY_ID_MAX, descriptio
 OfWebhook = Annotated[int | None, Query(ge=1, le=ID_MAX, description="Only those of this webhook.")]
 
 router = APIRouter(prefix="/v1/admin/webhooks", tags=["admin"])
-
-REFUSED_TO_OTHERS = (Unauthorized, Forbidden, UserBlocked, Invalid, Unavailable)
-REFUSED_BODIES = (BadRequest, BodyTooLarge)
 
 
 @router.post(

@@ -8,20 +8,15 @@ from shop.auth import ActorDep, CurrentAdmin
 from shop.cache import CacheDep
 from shop.database import SessionDep
 from shop.errors import (
-    BadRequest,
-    BodyTooLarge,
-    Forbidden,
     Invalid,
     NotEnoughStock,
     ProductNotFound,
-    Unauthorized,
     Unavailable,
     UnknownOutcome,
-    UserBlocked,
 )
 from shop.idempotency.requests import KEY_PROBLEMS, REPLAYED_HEADER, AskedDep, answer
 from shop.idempotency.service import once
-from shop.problem_json import problems
+from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
 from shop.products import repository, service
 from shop.products.schemas import (
     ID_MAX,
@@ -41,9 +36,6 @@ Limit = Annotated[int, Query(ge=1, le=PAGE_MAX, description="How many to return.
 StartingAfter = Annotated[int | None, Query(ge=1, le=ID_MAX, description="The last id of the page before.")]
 
 router = APIRouter(prefix="/v1")
-
-REFUSED_TO_OTHERS = (Unauthorized, Forbidden, UserBlocked, Invalid, Unavailable)
-REFUSED_BODIES = (BadRequest, BodyTooLarge)
 
 
 @router.get("/products", tags=["products"], response_model=ProductPage, responses=problems(Invalid, Unavailable))

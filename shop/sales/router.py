@@ -11,23 +11,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop.auth import Actor, ActorDep, CurrentAdmin
 from shop.database import UNAVAILABLE_ERRORS, SessionDep, after_commit
 from shop.errors import (
-    BadRequest,
-    BodyTooLarge,
     ChangeRefused,
-    Forbidden,
     Invalid,
     NotEnoughStock,
     ProductNotFound,
     SaleNotFound,
     SaleStateConflict,
-    Unauthorized,
     Unavailable,
     UnknownOutcome,
-    UserBlocked,
 )
 from shop.faults import fault_point
 from shop.idempotency.requests import KEY_PROBLEMS, REPLAYED, REPLAYED_HEADER, AskedDep
-from shop.problem_json import problems
+from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
 from shop.sales import phase, repository, service
 from shop.sales.changes import ChangeOutOfOrder, outcome_of
 from shop.sales.loading import load
@@ -50,8 +45,7 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 Cursor = Annotated[int | None, Query(ge=1, le=SALE_ID_MAX)]
 
 PUBLIC = (SaleStatus.SCHEDULED, SaleStatus.ENDED, SaleStatus.SETTLED)
-ADMIN = (Unauthorized, Forbidden, UserBlocked, Invalid, Unavailable)
-WRITE = (*ADMIN, BadRequest, BodyTooLarge, SaleNotFound, SaleStateConflict)
+WRITE = (*REFUSED_TO_OTHERS, *REFUSED_BODIES, SaleNotFound, SaleStateConflict)
 PENDING: dict[int | str, dict[str, Any]] = {
     202: {"description": "Recorded; the ledger has not answered yet, and will.", "model": ChangeRead}
 }
@@ -82,7 +76,7 @@ async def read_sale(sale_id: SaleId, session: SessionDep) -> SaleRead:
     return phase.read(sale, await repository.database_time(session))
 
 
-@router.get("/admin/sales", tags=["admin"], responses=problems(*ADMIN))
+@router.get("/admin/sales", tags=["admin"], responses=problems(*REFUSED_TO_OTHERS))
 async def list_sales_as_admin(
     admin: CurrentAdmin,
     request: Request,
@@ -99,7 +93,7 @@ async def list_sales_as_admin(
     return page
 
 
-@router.get("/admin/sales/{sale_id}", tags=["admin"], responses=problems(*ADMIN, SaleNotFound))
+@router.get("/admin/sales/{sale_id}", tags=["admin"], responses=problems(*REFUSED_TO_OTHERS, SaleNotFound))
 async def read_sale_as_admin(sale_id: SaleId, admin: CurrentAdmin, session: SessionDep) -> SaleAdminRead:
     """One sale with everything."""
     sale = await repository.find(session, sale_id)

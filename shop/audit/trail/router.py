@@ -7,8 +7,8 @@ from fastapi import APIRouter, Request
 from shop.audit.trail.schemas import OrderTrail
 from shop.audit.trail.service import trail
 from shop.auth import CurrentAdmin
-from shop.errors import Forbidden, Invalid, NotReady, OrderNotFound, Unauthorized, Unavailable, UserBlocked
-from shop.problem_json import problems
+from shop.errors import NotReady, OrderNotFound
+from shop.problem_json import REFUSED_TO_OTHERS, problems
 
 router = APIRouter(prefix="/v1")
 
@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1")
 @router.get(
     "/admin/orders/{order_id}/trail",
     tags=["admin"],
-    responses=problems(Unauthorized, Forbidden, UserBlocked, OrderNotFound, Invalid, NotReady, Unavailable),
+    responses=problems(*REFUSED_TO_OTHERS, OrderNotFound, NotReady),
 )
 async def read_trail(order_id: UUID, admin: CurrentAdmin, request: Request) -> OrderTrail:
     """Everything that happened to one order, in order of time: in the ledger, its rows, its money, who was told.
