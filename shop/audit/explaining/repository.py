@@ -84,6 +84,8 @@ async def sold_by(session: AsyncSession, sale_id: int, until: Position) -> bool:
             LedgerRow.kind == "reserved",
             LedgerRow.quarantined.is_(None),
         )
+        # By the primary key, which stops at the first: what comes before it are changes of the sale, and few.
+        .order_by(LedgerRow.epoch, LedgerRow.seq)
         .limit(1)
     )
     return (await session.execute(query)).first() is not None

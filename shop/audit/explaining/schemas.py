@@ -95,7 +95,7 @@ class Explanation(BaseModel):
 
     `code` is the refusal's, or `reserved` for a receipt. `told_at` is when the shop said it, `seq` the entry of the
     ledger (of its `epoch`) after which it was decided. `units_left` is how many units there were then; it is told when
-    the refusal was about units. `mine` are the orders of whoever asks.
+    the refusal was about units (else it is nobody's business). `mine` are the recorded orders of whoever asks.
     """
 
     object: Literal["explanation"] = "explanation"

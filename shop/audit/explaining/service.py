@@ -149,6 +149,9 @@ def _promise(moment: _Moment, receipt: Receipt, order: Order | None) -> Judgemen
         )
         return Judgement(Verdict.AGREES, f"You have this order{where}")
     entry = moment.entry
+    if moment.is_lost:
+        where = f"show this receipt at /v1/orders/{receipt.order_id}, which brings it back if that is still possible"
+        return Judgement(Verdict.LOST, f"{judging.lost(moment.at.seq).reason}: {where}")
     if unreadable := _unreadable(moment):
         return unreadable
     if entry is not None and entry.kind in ORDER_KINDS and str(entry.order_id) == receipt.order_id:
