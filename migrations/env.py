@@ -7,6 +7,7 @@ from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import shop.admin_events
+import shop.audit.models
 import shop.idempotency.models
 import shop.notifications.models
 import shop.orders.models

@@ -18,6 +18,8 @@ POINTS = {
     "stop_in_batch": signal.SIGSTOP,
     "stop_in_copy": signal.SIGSTOP,
     "after_delivery": signal.SIGKILL,
+    "stop_before_verified": signal.SIGSTOP,
+    "stop_before_finding": signal.SIGSTOP,
     **{f"kill_at_{step}": signal.SIGKILL for step in RECOVERY_STEPS},
     **{f"stop_at_{step}": signal.SIGSTOP for step in RECOVERY_STEPS},
 }

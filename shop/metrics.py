@@ -4,6 +4,7 @@ Names carry one prefix and base units; labels are words and route templates, nev
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -58,6 +59,26 @@ CONTRADICTIONS = Counter(
     "Signed statements that the recorded ledger contradicts: a proof against the shop, somebody must look.",
     ["code"],
 )
+AUDIT_LAG = Gauge(
+    "shop_audit_lag_events", "Events in Postgres that no audit has verified.", ["sale"], multiprocess_mode="mostrecent"
+)
+AUDIT_GOOD_AT = Gauge(
+    "shop_audit_last_good_timestamp_seconds",
+    "When an audit last saw that all of the sale is right.",
+    ["sale"],
+    multiprocess_mode="mostrecent",
+)
+AUDIT_VIOLATIONS = Counter(
+    "shop_audit_violations_total", "Invariants that an audit found broken, twice in a row.", ["invariant"]
+)
+for _invariant in ("I1", "I2", "I3", "I4", "I5", "I6"):
+    AUDIT_VIOLATIONS.labels(_invariant)  # From the start: a counter that begins at 1 has not increased.
+SALES_STOPPED = Gauge(
+    "shop_sales_stopped",
+    "Sales that an audit keeps closed until an operator recovers them.",
+    multiprocess_mode="mostrecent",
+)
+OF_SALES = (STREAM_LAG, UNITS_AVAILABLE, UNITS_HELD_BACK, AUDIT_LAG, AUDIT_GOOD_AT)
 PROVIDER_EVENTS = Counter("shop_provider_events_total", "Events of the payment provider by outcome.", ["outcome"])
 PAYMENT_MISMATCHES = Counter(
     "shop_payment_mismatches_total", "Events whose amount, currency or order is not ours: somebody must look.", ["kind"]
@@ -83,6 +104,13 @@ def add_observations(histogram: Histogram, buckets: list[int], total: float) -> 
         if observations:
             bucket.inc(observations)
     histogram._sum.inc(total)  # noqa: SLF001
+
+
+def forget_sale(sale_id: int) -> None:
+    """Show nothing more of a sale that is over, so that the page does not grow with every sale that ever was."""
+    for gauge in OF_SALES:
+        with suppress(KeyError):
+            gauge.remove(str(sale_id))
 
 
 def prepare_multiprocess(directory: Path) -> None:

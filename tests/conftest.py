@@ -45,6 +45,8 @@ def settings_of(servers: EmbeddedServers, *, database: str, redis_number: int, t
         directory_poll_seconds=0.05,
         beat_seconds=0.2,
         recovery_lease_seconds=0.5,
+        # Tests that break a ledger by hand are about who notices it; the folder of the audit has a busy one.
+        audit_interval_seconds=60.0,
         purchase_rate_per_second=1_000,
         purchase_burst=1_000,
         explain_rate_per_second=1_000,

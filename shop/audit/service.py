@@ -1,182 +1,145 @@
-"""Prove I1–I5 of a sale at one watermark. The audit reports; it never sets anything right."""
+"""The full pass: prove I1–I6 of a sale from its first row on. The audit reports; it never sets anything right."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import redis.asyncio as aioredis
-from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.audit import repository
-from shop.audit.repository import LedgerSums, OrderSums
-from shop.audit.schemas import AuditReport
+from shop.audit.invariants import Counted, InRedis, Position, Violations, sentences_of, violations
+from shop.audit.models import AuditFinding, SaleAudit
+from shop.audit.reading import MovedOn, read_ledger, take_snapshot
+from shop.audit.repository import OrderSums, Part
+from shop.audit.schemas import AuditReport, FindingRead
 from shop.database import Database
 from shop.errors import NotReady, SaleNotFound, SaleStateConflict
 from shop.sales import repository as sales
-from shop.sales.models import Sale, SaleStatus
-from shop.seckill import ledger
-from shop.seckill.events import LedgerEvent, UnreadableEvent, parse_event
-from shop.seckill.ledger import LedgerState
+from shop.sales.models import Sale, SaleEpoch, SaleStatus
 
 TRIES = 20
+ROWS_PER_QUERY = 50_000
+ALL_ROWS = 2**62
 UNDRAINED_MAX = 200_000
+FINDINGS_SHOWN = 5
 
 
 @dataclass(frozen=True)
-class _Recorded:
-    """Postgres at one snapshot."""
+class FullPass:
+    """A sale at one watermark, counted from its first row on, and what the audits have written down about it."""
 
-    sale: Sale
-    opening_balance: int
-    granted: int
-    sums: LedgerSums
+    at: datetime
+    counted: Counted
+    in_redis: InRedis | None
     orders: OrderSums
-    most_units: int
     honoured: int
-    broken_epochs: list[int]
+    verified: SaleAudit | None
+    findings: Sequence[AuditFinding]
 
-
-class _MovedOn(Exception):
-    """The stream was trimmed above the snapshot's watermark: take a newer snapshot."""
+    @property
+    def violations(self) -> Violations:
+        """What does not hold."""
+        return violations(self.counted, self.in_redis)
 
 
 async def audit_sale(database: Database, client: aioredis.Redis, sale_id: int) -> AuditReport:
-    """The invariants of a scheduled, ended or settled sale.
+    """The invariants of a scheduled, ended or settled sale, and how far the audit that goes on by itself is.
 
-    Postgres is read first, in one snapshot with watermark W, then Redis in one step. The events above W that are still
-    in the stream lead from the one to the other, so nothing has to stand still. Raises SaleNotFound, SaleStateConflict
-    for a draft, NotReady when the stream moves faster than it can be read.
+    Raises SaleNotFound, SaleStateConflict for a draft, NotReady when the stream moves faster than it can be read.
     """
+    return _report(await pass_fully(database, client, sale_id))
+
+
+async def pass_fully(database: Database, client: aioredis.Redis, sale_id: int) -> FullPass:
+    """Count everything. Raises what `audit_sale` raises."""
+    seen: tuple[int, int] | None = None
     for _ in range(TRIES):
-        recorded = await _recorded(database, sale_id)
+        async with database.transaction() as session:
+            await take_snapshot(session)
+            recorded = await _recorded(session, sale_id)
+        sale = recorded.counted.sale
+        if sale.status == SaleStatus.SETTLED:
+            return recorded
+        standing, seen = seen == (sale.epoch, sale.watermark), (sale.epoch, sale.watermark)
         try:
-            if recorded.sale.status == SaleStatus.SETTLED:
-                return _report(recorded, None, [])
-            state, undrained = await _in_redis(client, recorded.sale)
-        except _MovedOn:
+            in_redis = await read_ledger(client, sale, undrained_max=UNDRAINED_MAX, standing=standing)
+        except MovedOn:
             continue
-        return _report(recorded, state, undrained)
+        return FullPass(**{**vars(recorded), "in_redis": in_redis})
     raise NotReady("The ledger moves faster than the audit can read it; try again")
 
 
-async def _recorded(database: Database, sale_id: int) -> _Recorded:
-    async with database.transaction() as session:
-        await session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
-        sale = await sales.find(session, sale_id)
-        if sale is None:
-            raise SaleNotFound
-        epoch = await sales.find_epoch(session, sale_id, sale.epoch)
-        if epoch is None:
-            raise SaleStateConflict("A draft has nothing to audit")
-        return _Recorded(
-            sale=sale,
-            opening_balance=epoch.opening_balance,
-            granted=await sales.granted_units(session, sale_id),
-            sums=await repository.ledger_sums(session, sale_id, sale.epoch, epoch.opening_balance),
-            orders=await repository.order_sums(session, sale_id),
-            most_units=await repository.most_units_of_one_user(session, sale_id),
-            honoured=await repository.honoured_units(session, sale_id),
-            broken_epochs=await repository.broken_epochs(session, sale_id, before=sale.epoch),
-        )
-
-
-async def _in_redis(client: aioredis.Redis, sale: Sale) -> tuple[LedgerState | None, list[LedgerEvent]]:
-    state, entries = await ledger.read_state_and_stream(
-        client, sale.id, sale.epoch, after=sale.watermark, count=UNDRAINED_MAX
+async def _recorded(session: AsyncSession, sale_id: int) -> FullPass:
+    sale = await sales.find(session, sale_id)
+    if sale is None:
+        raise SaleNotFound
+    epoch = await sales.find_epoch(session, sale_id, sale.epoch)
+    if epoch is None:
+        raise SaleStateConflict("A draft has nothing to audit")
+    orders = await repository.order_sums(session, sale_id)
+    return FullPass(
+        at=await sales.database_time(session),
+        counted=await _count(session, sale, epoch, orders),
+        in_redis=None,
+        orders=orders,
+        honoured=await repository.honoured_units(session, sale_id),
+        verified=await repository.find_position(session, sale_id, sale.epoch),
+        findings=await repository.latest_findings(session, sale_id, limit=FINDINGS_SHOWN),
     )
-    try:
-        events = [parse_event(*entry) for entry in entries]
-    except UnreadableEvent:
-        return state, []
-    if state is not None and state.seq > sale.watermark and (not events or events[0].seq != sale.watermark + 1):
-        raise _MovedOn
-    return state, events
 
 
-def _report(recorded: _Recorded, state: LedgerState | None, undrained: list[LedgerEvent]) -> AuditReport:
-    sale, sums, orders = recorded.sale, recorded.sums, recorded.orders
-    units = sale.units - recorded.granted
-    violations = {
-        "I1": _gaps(recorded, state, undrained),
-        "I2": _breaks(recorded, state, undrained),
-        "I3": _conservation(recorded, units),
-        "I4": _oversell(recorded),
-        "I5": _limit(recorded),
-    }
+async def _count(session: AsyncSession, sale: Sale, epoch: SaleEpoch, orders: OrderSums) -> Counted:
+    start = Position(sale.epoch, 0, epoch.opening_balance, units_taken=0, held_back=0, quarantined=0)
+    part = await _all_rows(session, sale.id, start)
+    return Counted(
+        sale=sale,
+        granted=await sales.granted_units(session, sale.id),
+        start=start,
+        part=part,
+        position=start.after(part),
+        live=orders.live,
+        held_back=sale.held_back,
+        most_units=await repository.most_units_of_one_user(session, sale.id),
+        broken_epochs=await repository.broken_epochs(session, sale.id, before=sale.epoch),
+    )
+
+
+async def _all_rows(session: AsyncSession, sale_id: int, position: Position) -> Part:
+    """All rows of the epoch, in pieces: no statement is longer for a sale that is larger."""
+    total = Part(rows_max=ALL_ROWS)
+    while True:
+        part = await repository.read_part(
+            session, sale_id, position.epoch, after=position.seq, balance=position.balance, rows_max=ROWS_PER_QUERY
+        )
+        total, position = total.and_then(part), position.after(part)
+        if part.rows < ROWS_PER_QUERY:
+            return total
+
+
+def _report(found: FullPass) -> AuditReport:
+    counted, orders, in_redis, verified = found.counted, found.orders, found.in_redis, found.verified
+    sale = counted.sale
+    state = in_redis.state if in_redis else None
     return AuditReport(
         sale_id=sale.id,
         epoch=sale.epoch,
         watermark=sale.watermark,
         ledger_seq=state.seq if state else sale.watermark,
-        undrained=len(undrained),
-        units=units,
+        undrained=len(in_redis.undrained) if in_redis else 0,
+        units=counted.units,
         available=sale.watermark_balance,
         held=orders.held,
         paid=orders.paid,
         closing=orders.closing,
         kept=orders.kept,
         held_back=sale.held_back,
-        honoured=recorded.honoured,
-        quarantined=-sums.quarantined_delta,
-        invariants={name: not found for name, found in violations.items()},
-        violations=[f"{name}: {sentence}" for name, found in violations.items() for sentence in found],
+        honoured=found.honoured,
+        quarantined=counted.position.quarantined,
+        invariants={name: not sentences for name, sentences in found.violations.items()},
+        violations=sentences_of(found.violations),
+        verified_seq=verified.verified_seq if verified else None,
+        verified_at=verified.checked_at if verified else None,
+        stopped_at=sale.stopped_at,
+        findings=[FindingRead.model_validate(finding) for finding in found.findings],
     )
-
-
-def _gaps(recorded: _Recorded, state: LedgerState | None, undrained: list[LedgerEvent]) -> list[str]:
-    """I1: the numbers in Postgres and above the watermark are 1..n, each once."""
-    sale, sums = recorded.sale, recorded.sums
-    found = [f"the rows of epoch {epoch} have a gap or do not add up" for epoch in recorded.broken_epochs]
-    if sums.rows != sale.watermark or sums.last_seq != sale.watermark or (sums.rows and sums.first_seq != 1):
-        found.append(f"{sums.rows} rows from {sums.first_seq} to {sums.last_seq} at watermark {sale.watermark}")
-    expected = list(range(sale.watermark + 1, sale.watermark + 1 + len(undrained)))
-    if [event.seq for event in undrained] != expected:
-        found.append(f"the stream does not go on from {sale.watermark + 1} without a gap")
-    if sale.status != SaleStatus.SETTLED:
-        if state is None:
-            found.append("the ledger is missing in Redis")
-        elif state.seq != sale.watermark + len(undrained):
-            found.append(f"the ledger is at {state.seq}, the stream ends at {sale.watermark + len(undrained)}")
-    return found
-
-
-def _breaks(recorded: _Recorded, state: LedgerState | None, undrained: list[LedgerEvent]) -> list[str]:
-    """I2: each balance is the one before it plus its delta, and Redis has the last one."""
-    sums = recorded.sums
-    found = []
-    if sums.broken_balances or sums.negative_balances:
-        found.append(f"{sums.broken_balances} balances do not add up, {sums.negative_balances} are negative")
-    balance, held_back = recorded.sale.watermark_balance, recorded.sale.held_back
-    for event in undrained:
-        if event.balance != balance + event.delta or event.balance < 0:
-            found.append(f"entry {event.seq} has balance {event.balance} after {balance} and {event.delta}")
-        balance, held_back = event.balance, _held_back_after(event, held_back)
-    if state is not None and state.held_back != held_back:
-        found.append(f"Redis holds {state.held_back} units back, its events lead to {held_back}")
-    if state is not None and state.available != balance:
-        found.append(f"Redis has {state.available} units available, its events lead to {balance}")
-    return found
-
-
-def _held_back_after(event: LedgerEvent, held_back: int) -> int:
-    if event.kind == "honoured":
-        return held_back - event.quantity - event.delta
-    return 0 if event.kind == "restore" and event.outcome == "applied" else held_back
-
-
-def _conservation(recorded: _Recorded, units: int) -> list[str]:
-    """I3: every unit is somewhere, and only once."""
-    sale, quarantined = recorded.sale, -recorded.sums.quarantined_delta
-    counted = sale.watermark_balance + recorded.orders.live + sale.held_back + quarantined
-    return [] if counted == units else [f"{counted} units are counted, {units} are on sale"]
-
-
-def _oversell(recorded: _Recorded) -> list[str]:
-    """I4: the units of live orders never exceed the sale's units, and the guard row counts the same."""
-    live, sale = recorded.orders.live, recorded.sale
-    found = [] if live <= sale.units else [f"{live} units are sold of {sale.units}"]
-    return found if live == sale.units_taken else [*found, f"the guard counts {sale.units_taken}, the orders {live}"]
-
-
-def _limit(recorded: _Recorded) -> list[str]:
-    """I5: no user has more live units than the sale allows."""
-    most, allowed = recorded.most_units, recorded.sale.units_per_user
-    return [] if most <= allowed else [f"one user has {most} units, {allowed} are allowed"]

@@ -64,7 +64,7 @@ async def quarantine(database: Database, client: aioredis.Redis, actor: Actor, s
         await session.flush()
         reason = f"entry {seq} is quarantined"
         if not await recoveries.begin(
-            session, sale_id, epoch=sale.epoch, seen=locked.recovery, reason=reason, renew=True
+            session, sale_id, epoch=sale.epoch, seen=locked.recovery, reason=reason, renew=True, by_operator=True
         ):
             raise SaleStateConflict("The sale is being recovered")
         record_admin_event(session, actor, action="sale.quarantine", subject="sale", subject_id=sale_id, seq=seq)

@@ -80,10 +80,14 @@ class Controller:
         await self._compare_after_restart(alive)
         await self._ensure_scripts(alive)
         metrics.ALARMS.set(sum(each.sale.alarm is not None for each in alive))
+        metrics.SALES_STOPPED.set(sum(each.stopped for each in alive))
         listed = {entry.sale_id: entry for entry in await ledger.read_directory(self._client, RedisClock())}
         await self._forget_settled(listed.keys() - {each.sale.id for each in alive})
         for each in alive:
             if each.recovering:
+                continue
+            if each.stopped:
+                await self._keep_closed(each.sale)
                 continue
             try:
                 await self._follow(each, listed.get(each.sale.id))
@@ -94,7 +98,7 @@ class Controller:
         """Another run of Redis may have begun with older data: only the processes that sold know how far it was."""
         run_id = await building.run_id(self._client)
         for each in alive:
-            if each.loaded and not each.recovering and each.run_id != run_id:
+            if each.loaded and not each.recovering and not each.stopped and each.run_id != run_id:
                 if each.run_id is not None:
                     await demand_recovery(self._database, self._client, each.sale, "Redis is in another run")
                     continue
@@ -114,6 +118,8 @@ class Controller:
         for each in alive:
             if each.recovering:
                 await self._fence_again(each.sale.id)
+            elif each.stopped:
+                await self._keep_closed(each.sale)
             elif each.loaded:
                 try:
                     await require_agreement(self._client, each.sale)
@@ -129,6 +135,10 @@ class Controller:
             recovery = await recoveries.unfinished(session, sale_id)
         if recovery is not None:
             await building.fence(self._client, sale_id, range(1, recovery.from_epoch + 1), number=recovery.n)
+
+    async def _keep_closed(self, sale: Sale) -> None:
+        """An audit found it wrong: whoever was to fence it may have died, and Redis may have forgotten the fence."""
+        await building.fence(self._client, sale.id, [sale.epoch], number=sale.recovery + 1)
 
     async def _forget_settled(self, sale_ids: Iterable[int]) -> None:
         for sale_id in sale_ids:

@@ -90,6 +90,8 @@ class Sale(Recorded, Base):
     recovery: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     """How many recoveries there were, an unfinished one included."""
     alarm: Mapped[str | None] = mapped_column(Text)
+    stopped_at: Mapped[datetime | None]
+    """Since when an audit keeps the sale closed; only a recovery that an operator asks for ends that."""
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
 

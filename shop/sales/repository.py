@@ -39,6 +39,11 @@ class Alive(NamedTuple):
     recovering: bool
     has_open_changes: bool
 
+    @property
+    def stopped(self) -> bool:
+        """Whether an audit keeps it closed."""
+        return self.sale.stopped_at is not None
+
 
 async def database_time(session: AsyncSession) -> datetime:
     """Postgres time at the start of this transaction."""

@@ -25,6 +25,7 @@ from shop.seckill.ledger import (
 
 ORDERS_PER_CHUNK = 1_000  # what `load_sale.lua` takes in one call
 HONOURED_PER_BATCH = 256  # what `reserve.lua` takes in one call
+HEADS_AT_ONCE = 256  # of ledgers, in one round trip
 NOBODY = LastOrder(b"", 0)
 
 log = structlog.get_logger(__name__)
@@ -156,6 +157,29 @@ async def forget_epochs(client: aioredis.Redis, sale_id: int, epochs: Iterable[i
     """Delete ledgers that a later epoch has replaced."""
     for epoch in epochs:
         await command(client, "UNLINK", *ledger_keys(sale_id, epoch))
+
+
+async def read_heads(client: aioredis.Redis, ledgers: Sequence[tuple[int, int]]) -> list[tuple[int, int, int] | None]:
+    """Where each of these ledgers (sale, epoch) is: seq, available, held_back; None for one that is away or fenced.
+
+    They are read in few round trips, `HEADS_AT_ONCE` in each, and not all at the same moment.
+    """
+    heads: list[tuple[int, int, int] | None] = []
+    for first in range(0, len(ledgers), HEADS_AT_ONCE):
+        some = ledgers[first : first + HEADS_AT_ONCE]
+        async with client.pipeline(transaction=False) as pipe:
+            for sale_id, epoch in some:
+                pipe.hmget(ledger_keys(sale_id, epoch).sale, ["epoch", "seq", "available", "held_back"])
+            found = await pipe.execute(raise_on_error=False)
+        heads += [_head(epoch, fields) for (_, epoch), fields in zip(some, found, strict=True)]
+    return heads
+
+
+def _head(epoch: int, fields: Sequence[bytes | None] | Exception) -> tuple[int, int, int] | None:
+    if isinstance(fields, Exception) or None in fields or fields[0] != b"%d" % epoch:
+        return None
+    seq, available, held_back = (int(value or 0) for value in fields[1:])
+    return seq, available, held_back
 
 
 async def run_id(client: aioredis.Redis) -> str:

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from shop.settings.audit import AuditSettings
 from shop.settings.notifications import NotificationSettings
 from shop.settings.payments import PaymentSettings
 from shop.settings.purchases import PurchaseSettings
@@ -16,7 +17,7 @@ SECRET_BYTES_MIN = 32
 EVERYBODY = frozenset({"*", "0.0.0.0/0", "::/0"})
 
 
-class Settings(NotificationSettings, PaymentSettings, PurchaseSettings):
+class Settings(AuditSettings, NotificationSettings, PaymentSettings, PurchaseSettings):
     """The configuration of one process. Wrong values stop the start with a message that names the variable."""
 
     model_config = SettingsConfigDict(

@@ -16,6 +16,7 @@ from arq.connections import ArqRedis
 from arq.worker import Worker
 from sqlalchemy.exc import DBAPIError
 
+from shop.audit.live.auditor import Auditor
 from shop.audit.recovery.following import follow_recoveries
 from shop.audit.recovery.steps import Tools
 from shop.database import UNAVAILABLE_ERRORS
@@ -50,6 +51,7 @@ async def running_worker(settings: Settings) -> AsyncIterator[Context]:
     context = Context.connect(settings)
     _supervise(context, "controller", _controller(context).run)
     _supervise(context, "recoveries", lambda: follow_recoveries(_recovery_tools(context), context.stopping))
+    _supervise(context, "audits", _auditor(context).run)
     _supervise(context, "persisters", lambda: _follow_sales(context))
     _supervise(context, "arq", lambda: _keep_arq_running(context))
     try:
@@ -113,6 +115,10 @@ def _controller(context: Context) -> Controller:
         context.stopping,
         unfinished=orders.has_unfinished,
     )
+
+
+def _auditor(context: Context) -> Auditor:
+    return Auditor(context.database, context.ledger, context.settings, context.stopping)
 
 
 def _recovery_tools(context: Context) -> Tools:

@@ -9,6 +9,9 @@ import structlog
 from redis.exceptions import ResponseError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from shop.audit import repository as orders
+from shop.audit.invariants import Position
+from shop.audit.live import repository as audits
 from shop.audit.recovery import repository
 from shop.audit.recovery.comparing import fenced_state
 from shop.auth import CONTROLLER
@@ -75,6 +78,7 @@ async def renew(database: Database, client: aioredis.Redis, recovery: Recovery) 
         highest_seq = max(await recoveries.highest_seq_seen(session, recovery), state.seq if state else 0)
         unexplained = max(highest_seq - sale.watermark - handed_in.explains, 0)
         wanted = unexplained * sale.units_per_user + handed_in.units + sale.held_back
+        sale.units_taken = (await orders.order_sums(session, sale.id)).live
         now = await sales.database_time(session)
         await settle_open(session, sale, spare=sale.units - sale.units_taken - wanted, now=now)
         if not await recoveries.advance(
@@ -98,6 +102,8 @@ async def _begin_epoch(session: AsyncSession, sale: Sale, epoch: int, *, held_ba
     sale.epoch, sale.held_back = epoch, held_back
     sale.watermark, sale.watermark_balance = 0, opening_balance
     session.add(SaleEpoch(sale_id=sale.id, epoch=sale.epoch, opening_balance=opening_balance))
+    await session.flush()
+    await audits.begin(session, sale.id, Position(epoch, 0, opening_balance, sale.units_taken, held_back, 0))
     last = await sales.last_of(session, sale.id, (ChangeKind.PAUSE, ChangeKind.RESUME))
     if last is not None and last.kind == ChangeKind.PAUSE and last.requested_by == CONTROLLER.id:
         sale.paused = False  # It was for the entry that could not be recorded, and that is over.

@@ -39,16 +39,23 @@ async def demand_recovery(
 async def recover(database: Database, actor: Actor, sale_id: int) -> Recovery:
     """Begin a recovery because an operator asks for it, or return the one that is under way.
 
+    A sale that an audit has stopped gets a new epoch: its ledger is proven wrong, whatever a comparison would find.
     Raises SaleNotFound, or SaleStateConflict for a sale without a ledger.
     """
     async with database.transaction() as session:
-        sale = await sales.find(session, sale_id)
+        sale = await sales.lock(session, sale_id)
         if sale is None:
             raise SaleNotFound
         if sale.status not in sales.ALIVE:
             raise SaleStateConflict(f"The sale is {sale.status}; it has no ledger to recover")
         begun = await repository.begin(
-            session, sale_id, epoch=sale.epoch, seen=sale.recovery, reason="asked for by an operator", renew=False
+            session,
+            sale_id,
+            epoch=sale.epoch,
+            seen=sale.recovery,
+            reason="asked for by an operator",
+            renew=sale.stopped_at is not None,
+            by_operator=True,
         )
         recovery = begun or await repository.unfinished(session, sale_id)
         if recovery is None:

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -44,13 +44,19 @@ class Promise(NamedTuple):
 
 
 async def begin(
-    session: AsyncSession, sale_id: int, *, epoch: int, seen: int, reason: str, renew: bool
+    session: AsyncSession, sale_id: int, *, epoch: int, seen: int, reason: str, renew: bool, by_operator: bool = False
 ) -> Recovery | None:
-    """Begin a recovery; None when the sale has moved on from this epoch and number of recoveries, or is in one."""
+    """Begin a recovery; None when the sale has moved on from this epoch and number of recoveries, or is in one.
+
+    A sale that an audit has stopped stays as it is until an operator asks.
+    """
+    may_begin = true() if by_operator else Sale.stopped_at.is_(None)
     moved = await session.execute(
         update(Sale)
-        .where(Sale.id == sale_id, Sale.epoch == epoch, Sale.recovery == seen, ~_unfinished(sale_id).exists())
-        .values(recovery=Sale.recovery + 1, alarm=reason)
+        .where(
+            Sale.id == sale_id, Sale.epoch == epoch, Sale.recovery == seen, may_begin, ~_unfinished(sale_id).exists()
+        )
+        .values(recovery=Sale.recovery + 1, alarm=reason, stopped_at=None)
         .returning(Sale.recovery)
     )
     n = moved.scalar_one_or_none()

@@ -1,0 +1,171 @@
+"""The audit that goes on by itself, in every worker: a pass over all sales every few seconds.
+
+A sale where nothing has happened costs its share of one query, one round trip to Redis and one update for all of them.
+Where something has happened, only what is new is read. Two auditors beside each other do the same work twice, no more:
+the verified place moves by comparing and setting, and a sale is stopped once.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import redis.asyncio as aioredis
+import structlog
+
+from shop import metrics
+from shop.audit.invariants import Position, sentences_of
+from shop.audit.live import repository
+from shop.audit.live.looking import Look, evidence, look, of_full_pass
+from shop.audit.live.repository import Watched
+from shop.audit.live.stopping import count, stop_sale
+from shop.audit.service import pass_fully
+from shop.database import Database
+from shop.errors import NotReady
+from shop.faults import fault_point
+from shop.sales import repository as sales
+from shop.sales.controller import PASSING_ERRORS
+from shop.sales.loading import FIRST_EPOCH
+from shop.seckill import building
+from shop.settings import Settings
+from shop.stopping import rest
+
+FINISHED_AT_ONCE_MAX = 10  # full passes of settled sales in one round
+
+log = structlog.get_logger(__name__)
+
+
+class Auditor:
+    """One auditor; it remembers which sales it shows in the metrics."""
+
+    def __init__(self, database: Database, client: aioredis.Redis, settings: Settings, stopping: asyncio.Event) -> None:
+        self._database = database
+        self._client = client
+        self._settings = settings
+        self._stopping = stopping
+        self._shown: set[int] = set()
+
+    async def run(self) -> None:
+        """Audit until `stopping` is set; what fails because a server is away is tried again at the next round."""
+        while not self._stopping.is_set():
+            try:
+                await self.step()
+            except (*PASSING_ERRORS, NotReady) as error:
+                log.warning("audit_waits", reason=repr(error)[:200])
+            await rest(self._stopping, self._settings.audit_interval_seconds)
+
+    async def step(self) -> None:
+        """One round over all sales."""
+        async with self._database.transaction() as session:
+            at, watched = await repository.watched(session)
+        self._show(watched)
+        awake = [each for each in watched if not each.resting]
+        quiet = await self._quiet(awake)
+        if quiet:
+            await self._touch(quiet, at)
+        due = [each for each in awake if each not in quiet]
+        for each in due:
+            if each.position is None:
+                await self._begin(each)
+        sale_ids = [each.sale_id for each in due]
+        while sale_ids and not self._stopping.is_set():
+            sale_ids = [sale_id for sale_id in sale_ids if await self._audit(sale_id)]
+        async with self._database.transaction() as session:
+            settled = await repository.unfinished(session, limit=FINISHED_AT_ONCE_MAX)
+        for sale_id in settled:
+            await self._finish(sale_id)
+
+    async def _quiet(self, awake: Sequence[Watched]) -> list[Watched]:
+        """Those that are as they were verified, in Postgres and in Redis."""
+        verified = [each for each in awake if each.is_verified]
+        heads = await building.read_heads(self._client, [(each.sale_id, each.epoch) for each in verified])
+        return [
+            each
+            for each, head in zip(verified, heads, strict=True)
+            if head == (each.watermark, each.balance, each.held_back)
+        ]
+
+    async def _touch(self, quiet: Sequence[Watched], at: datetime) -> None:
+        async with self._database.transaction() as session:
+            await repository.touch(session, quiet, at=at)
+        for each in quiet:
+            metrics.AUDIT_GOOD_AT.labels(str(each.sale_id)).set(at.timestamp())
+
+    async def _begin(self, each: Watched) -> None:
+        """Where to start: at the first row, or in a later epoch, which begins with orders, at a full pass."""
+        if each.epoch == FIRST_EPOCH:
+            async with self._database.transaction() as session:
+                epoch = await sales.find_epoch(session, each.sale_id, each.epoch)
+                if epoch is not None:
+                    await repository.begin(
+                        session, each.sale_id, Position(each.epoch, 0, epoch.opening_balance, 0, 0, 0)
+                    )
+            return
+        found = await self._full_look(each.sale_id)
+        if found.sale.epoch != each.epoch:
+            return
+        if any(found.violations.values()):
+            await stop_sale(self._database, self._client, found, self._settings)
+            return
+        async with self._database.transaction() as session:
+            await repository.begin(session, each.sale_id, found.counted.as_verified)
+
+    async def _audit(self, sale_id: int) -> bool:
+        """Verify what is new in a sale; tells whether there is more."""
+        found = await look(self._database, self._client, sale_id, self._settings)
+        if found is not None and any(found.violations.values()):
+            found = await look(self._database, self._client, sale_id, self._settings)
+            if found is not None and any(found.violations.values()):
+                await stop_sale(self._database, self._client, found, self._settings)
+                return False
+        if found is None:
+            return False
+        fault_point(self._settings, "stop_before_verified")
+        at = found.at if found.in_redis is not None else None
+        async with self._database.transaction() as session:
+            first = await repository.advance(session, sale_id, found.counted.start, found.counted.position, at=at)
+        if first:
+            self._show_good(found, at)
+        return first and found.has_more
+
+    async def _full_look(self, sale_id: int) -> Look:
+        """A full pass, and a second one when the first finds something."""
+        found = of_full_pass(await pass_fully(self._database, self._client, sale_id))
+        if any(found.violations.values()):
+            found = of_full_pass(await pass_fully(self._database, self._client, sale_id))
+        return found
+
+    async def _finish(self, sale_id: int) -> None:
+        """The last pass over a sale that is settled: a full one. Nobody sells there any more; it is written down."""
+        found = await self._full_look(sale_id)
+        sentences = sentences_of(found.violations)
+        async with self._database.transaction() as session:
+            locked = await sales.lock(session, sale_id)
+            if locked is None or not await repository.finish(session, sale_id):
+                return
+            if sentences:
+                await repository.add_finding(
+                    session, locked, watermark=locked.watermark, violations=sentences, evidence=evidence(found)
+                )
+        if sentences:
+            count(found)
+            log.error("settled_sale_is_wrong", sale_id=sale_id, violations=sentences)
+
+    def _show(self, watched: Iterable[Watched]) -> None:
+        """The state of every sale as it is written down; sales that are over are shown no more."""
+        shown = set()
+        for each in watched:
+            shown.add(each.sale_id)
+            verified = each.position.seq if each.position else 0
+            metrics.AUDIT_LAG.labels(str(each.sale_id)).set(each.watermark - verified)
+            if each.checked_at is not None:
+                metrics.AUDIT_GOOD_AT.labels(str(each.sale_id)).set(each.checked_at.timestamp())
+        for sale_id in self._shown - shown:
+            metrics.forget_sale(sale_id)
+        self._shown = shown
+
+    @staticmethod
+    def _show_good(found: Look, at: datetime | None) -> None:
+        sale_id = str(found.sale.id)
+        metrics.AUDIT_LAG.labels(sale_id).set(found.sale.watermark - found.counted.position.seq)
+        if at is not None:
+            metrics.AUDIT_GOOD_AT.labels(sale_id).set(at.timestamp())
