@@ -105,6 +105,7 @@ async def test_a_sale_that_is_proven_wrong_is_stopped_and_the_evidence_is_kept(s
     report = (await client.get(f"/v1/admin/sales/{sale.id}/audit", headers=shop.admin_headers())).json()
     assert [each["violations"] for each in report["findings"]] == [finding.violations]
     assert report["stopped_at"] is not None
+    assert not any(report["invariants"][name] for name in broken.invariants), "the full pass does not see it"
 
 
 def violations(invariant: str) -> float:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, update
 
+from shop.audit.models import SaleAudit
 from shop.orders.models import Order, OrderLine
 from shop.sales.models import LedgerRow, Sale, SaleEpoch
 from shop.sales.recovery.models import Recovery, RecoveryAnswer, RecoveryClaim
@@ -24,7 +25,7 @@ async def restore(shop: Shop, sale: Sale) -> None:
     lost_rows = (LedgerRow.epoch > 1) | (LedgerRow.seq > KEPT)
     lost_orders = (Order.epoch > 1) | (Order.seq > KEPT)
     async with shop.database.transaction() as session:
-        for table in (RecoveryAnswer, RecoveryClaim, Recovery):
+        for table in (SaleAudit, RecoveryAnswer, RecoveryClaim, Recovery):
             await session.execute(delete(table))
         await session.execute(delete(OrderLine).where(OrderLine.order_id == Order.id, lost_orders))
         await session.execute(delete(Order).where(lost_orders))

@@ -24,7 +24,7 @@ from shop.errors import NotReady
 from shop.faults import fault_point
 from shop.sales import repository as sales
 from shop.sales.controller import PASSING_ERRORS
-from shop.sales.loading import FIRST_EPOCH
+from shop.sales.loading import FIRST_EPOCH, LedgerLost, require_agreement, require_entry_at_watermark
 from shop.seckill import building
 from shop.settings import Settings
 from shop.stopping import rest
@@ -115,7 +115,8 @@ class Auditor:
         if found is not None and any(found.violations.values()):
             found = await look(self._database, self._client, sale_id, self._settings)
             if found is not None and any(found.violations.values()):
-                await stop_sale(self._database, self._client, found, self._settings)
+                if not await self._is_lost(found):
+                    await stop_sale(self._database, self._client, found, self._settings)
                 return False
         if found is None:
             return False
@@ -125,7 +126,19 @@ class Auditor:
             first = await repository.advance(session, sale_id, found.counted.start, found.counted.position, at=at)
         if first:
             self._show_good(found, at)
+        else:
+            log.info("audit_overtaken", sale_id=sale_id, seq=found.counted.start.seq)
         return first and found.has_more
+
+    async def _is_lost(self, found: Look) -> bool:
+        """Whether this ledger has lost something: then it is recovered, and nobody has to be asked."""
+        try:
+            await require_agreement(self._client, found.sale)
+            await require_entry_at_watermark(self._database, self._client, found.sale)
+        except LedgerLost as lost:
+            log.info("audit_leaves_it_to_the_recovery", sale_id=found.sale.id, reason=str(lost))
+            return True
+        return False
 
     async def _full_look(self, sale_id: int) -> Look:
         """A full pass, and a second one when the first finds something."""

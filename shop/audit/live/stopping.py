@@ -37,6 +37,7 @@ async def stop_sale(database: Database, client: aioredis.Redis, found: Look, set
         async with database.transaction() as session:
             locked = await repository.lock_unchanged(session, sale, at=found.at)
             if locked is None:
+                log.info("sale_has_moved_on", sale_id=sale.id, violations=sentences)
                 return False
             await repository.add_finding(
                 session, locked, watermark=sale.watermark, violations=sentences, evidence=evidence(found)
