@@ -1,0 +1,34 @@
+"""The alerts for Prometheus: about metrics that the shop has, and tested where promtool is."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+from prometheus_client import REGISTRY
+
+import shop.metrics  # noqa: F401 - it registers them
+from tests.house.test_rules import ROOT
+
+RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
+TESTED = ROOT / "deploy" / "prometheus" / "rules_test.yml"
+PROMTOOL = shutil.which("promtool")
+PROMTOOL_SECONDS = 30
+
+
+def test_every_alert_is_about_metrics_that_the_shop_has_and_is_tested() -> None:
+    known = {f"{each.name}_total" if each.type == "counter" else each.name for each in REGISTRY.collect()}
+    rules = RULES.read_text()
+    named = {name for line in re.findall(r"expr: (.+)", rules) for name in re.findall(r"shop_[a-z_]+", line)}
+    alerts = set(re.findall(r"alert: (\w+)", rules))
+
+    assert named
+    assert named <= known
+    assert alerts == set(re.findall(r"alertname: (\w+)", TESTED.read_text()))
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed")
+def test_the_alerts_ring_when_they_should() -> None:
+    said = subprocess.run([str(PROMTOOL), "test", "rules", str(TESTED)], capture_output=True, timeout=PROMTOOL_SECONDS)
+
+    assert said.returncode == 0, said.stdout.decode() + said.stderr.decode()
