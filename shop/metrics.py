@@ -107,7 +107,12 @@ def add_observations(histogram: Histogram, buckets: list[int], total: float) -> 
 
 
 def forget_sale(sale_id: int) -> None:
-    """Show nothing more of a sale that is over, so that the page does not grow with every sale that ever was."""
+    """Show nothing more of a sale that is over, so that the page does not grow with every sale that ever was.
+
+    The library cannot do that where processes share a page; there it is emptied at the next start.
+    """
+    if MULTIPROCESS_VARIABLE in os.environ:
+        return
     for gauge in OF_SALES:
         with suppress(KeyError):
             gauge.remove(str(sale_id))

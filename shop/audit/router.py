@@ -26,5 +26,5 @@ router = APIRouter(prefix="/v1")
 async def audit_sale(
     sale_id: Annotated[int, Path(ge=1, le=SALE_ID_MAX)], admin: CurrentAdmin, request: Request
 ) -> AuditReport:
-    """Prove I1–I5 of a sale from Postgres and Redis at one watermark."""
+    """Prove I1–I6 of a sale from Postgres and Redis at one watermark, and tell what its audits have found so far."""
     return await audit(request.app.state.database, request.app.state.ledger, sale_id)

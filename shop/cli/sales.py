@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from shop.audit.schemas import AuditReport
 from shop.audit.service import audit_sale
 from shop.auth import COMMAND_LINE
 from shop.cli.output import Clients, Json, Key, emit, keyed, run
@@ -122,9 +123,12 @@ def stock(
 
 @app.command()
 def audit(sale: SaleArgument, json: Json = False) -> None:
-    """Prove I1–I5 of a sale from Postgres and Redis; exit status 1 when one does not hold."""
+    """Prove I1–I6 of a sale from Postgres and Redis; exit status 1 when one does not hold.
+
+    What the worker's audit has found wrong is shown as well, with --json also what proves it.
+    """
     report = run(lambda clients: audit_sale(clients.database, clients.ledger, sale))
-    emit(report, as_json=json)
+    emit(report if json else _without_evidence(report), as_json=json)
     if not report.balanced:
         raise typer.Exit(1)
 
@@ -153,6 +157,13 @@ def recover(sale: SaleArgument, json: Json = False) -> None:
         return {"sale_id": sale, "recovery": begun.n, "epoch": begun.from_epoch, "step": begun.step.value}
 
     emit(run(work), as_json=json)
+
+
+def _without_evidence(report: AuditReport) -> dict[str, object]:
+    """The report for people: a finding is one line."""
+    shown = report.model_dump(mode="json")
+    found = [f"{each.created_at:%Y-%m-%d %H:%M:%S} UTC: {'; '.join(each.violations)}" for each in report.findings]
+    return {**shown, "violations": "\n".join(report.violations), "findings": "\n".join(found)}
 
 
 def _change(ask: Callable[[AsyncSession], Awaitable[SaleChange]], json: bool) -> None:

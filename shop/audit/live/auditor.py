@@ -6,8 +6,9 @@ the verified place moves by comparing and setting, and a sale is stopped once.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
 import redis.asyncio as aioredis
 import structlog
@@ -20,7 +21,7 @@ from shop.audit.live.repository import Watched
 from shop.audit.live.stopping import count, stop_sale
 from shop.audit.service import pass_fully
 from shop.database import Database
-from shop.errors import NotReady
+from shop.errors import NotReady, SaleNotFound, SaleStateConflict
 from shop.faults import fault_point
 from shop.sales import repository as sales
 from shop.sales.controller import PASSING_ERRORS
@@ -30,6 +31,7 @@ from shop.settings import Settings
 from shop.stopping import rest
 
 FINISHED_AT_ONCE_MAX = 10  # full passes of settled sales in one round
+TURNS_MAX = 20  # of the sales that have more, in one round; then the others are looked at as well
 
 log = structlog.get_logger(__name__)
 
@@ -47,14 +49,16 @@ class Auditor:
     async def run(self) -> None:
         """Audit until `stopping` is set; what fails because a server is away is tried again at the next round."""
         while not self._stopping.is_set():
+            has_more = False
             try:
-                await self.step()
-            except (*PASSING_ERRORS, NotReady) as error:
+                has_more = await self.step()
+            except PASSING_ERRORS as error:
                 log.warning("audit_waits", reason=repr(error)[:200])
-            await rest(self._stopping, self._settings.audit_interval_seconds)
+            if not has_more:
+                await rest(self._stopping, self._settings.audit_interval_seconds)
 
-    async def step(self) -> None:
-        """One round over all sales."""
+    async def step(self) -> bool:
+        """One round over all sales; tells whether there is more to verify at once."""
         async with self._database.transaction() as session:
             at, watched = await repository.watched(session)
         self._show(watched)
@@ -62,17 +66,32 @@ class Auditor:
         quiet = await self._quiet(awake)
         if quiet:
             await self._touch(quiet, at)
-        due = [each for each in awake if each not in quiet]
+        known_good = {each.sale_id for each in quiet}
+        due = [each for each in awake if each.sale_id not in known_good]
         for each in due:
             if each.position is None:
-                await self._begin(each)
+                await self._attempt(each.sale_id, self._begin(each))
         sale_ids = [each.sale_id for each in due]
-        while sale_ids and not self._stopping.is_set():
-            sale_ids = [sale_id for sale_id in sale_ids if await self._audit(sale_id)]
+        for _ in range(TURNS_MAX):
+            if self._stopping.is_set():
+                return False
+            sale_ids = [sale_id for sale_id in sale_ids if await self._attempt(sale_id, self._audit(sale_id))]
         async with self._database.transaction() as session:
             settled = await repository.unfinished(session, limit=FINISHED_AT_ONCE_MAX)
         for sale_id in settled:
-            await self._finish(sale_id)
+            await self._attempt(sale_id, self._finish(sale_id))
+        return bool(sale_ids)
+
+    @staticmethod
+    async def _attempt(sale_id: int, work: Coroutine[Any, Any, bool]) -> bool:
+        """What fails with one sale does not keep the others waiting."""
+        try:
+            return await work
+        except (*PASSING_ERRORS, NotReady, SaleNotFound, SaleStateConflict) as error:
+            log.warning("audit_of_sale_waits", sale_id=sale_id, reason=repr(error)[:200])
+        except Exception as error:
+            log.error("audit_failed", sale_id=sale_id, exc_info=error)
+        return False
 
     async def _quiet(self, awake: Sequence[Watched]) -> list[Watched]:
         """Those that are as they were verified, in Postgres and in Redis."""
@@ -90,7 +109,7 @@ class Auditor:
         for each in quiet:
             metrics.AUDIT_GOOD_AT.labels(str(each.sale_id)).set(at.timestamp())
 
-    async def _begin(self, each: Watched) -> None:
+    async def _begin(self, each: Watched) -> bool:
         """Where to start: at the first row, or in a later epoch, which begins with orders, at a full pass."""
         if each.epoch == FIRST_EPOCH:
             async with self._database.transaction() as session:
@@ -99,15 +118,17 @@ class Auditor:
                     await repository.begin(
                         session, each.sale_id, Position(each.epoch, 0, epoch.opening_balance, 0, 0, 0)
                     )
-            return
+            return True
         found = await self._full_look(each.sale_id)
         if found.sale.epoch != each.epoch:
-            return
+            return False
         if any(found.violations.values()):
-            await stop_sale(self._database, self._client, found, self._settings)
-            return
+            if not await self._is_lost(found):
+                await stop_sale(self._database, self._client, found, self._settings)
+            return False
         async with self._database.transaction() as session:
             await repository.begin(session, each.sale_id, found.counted.as_verified)
+        return True
 
     async def _audit(self, sale_id: int) -> bool:
         """Verify what is new in a sale; tells whether there is more."""
@@ -147,14 +168,14 @@ class Auditor:
             found = of_full_pass(await pass_fully(self._database, self._client, sale_id))
         return found
 
-    async def _finish(self, sale_id: int) -> None:
+    async def _finish(self, sale_id: int) -> bool:
         """The last pass over a sale that is settled: a full one. Nobody sells there any more; it is written down."""
         found = await self._full_look(sale_id)
         sentences = sentences_of(found.violations)
         async with self._database.transaction() as session:
             locked = await sales.lock(session, sale_id)
             if locked is None or not await repository.finish(session, sale_id):
-                return
+                return False
             if sentences:
                 await repository.add_finding(
                     session, locked, watermark=locked.watermark, violations=sentences, evidence=evidence(found)
@@ -162,6 +183,7 @@ class Auditor:
         if sentences:
             count(found)
             log.error("settled_sale_is_wrong", sale_id=sale_id, violations=sentences)
+        return True
 
     def _show(self, watched: Iterable[Watched]) -> None:
         """The state of every sale as it is written down; sales that are over are shown no more."""

@@ -78,7 +78,7 @@ async def renew(database: Database, client: aioredis.Redis, recovery: Recovery) 
         highest_seq = max(await recoveries.highest_seq_seen(session, recovery), state.seq if state else 0)
         unexplained = max(highest_seq - sale.watermark - handed_in.explains, 0)
         wanted = unexplained * sale.units_per_user + handed_in.units + sale.held_back
-        sale.units_taken = (await orders.order_sums(session, sale.id)).live
+        await _count_again(session, sale)
         now = await sales.database_time(session)
         await settle_open(session, sale, spare=sale.units - sale.units_taken - wanted, now=now)
         if not await recoveries.advance(
@@ -95,6 +95,14 @@ async def renew(database: Database, client: aioredis.Redis, recovery: Recovery) 
         unexplained=unexplained,
     )
     return True
+
+
+async def _count_again(session: AsyncSession, sale: Sale) -> None:
+    """The new ledger begins with the orders that there are, whatever the guard row says about them."""
+    live = (await orders.order_sums(session, sale.id)).live
+    if live != sale.units_taken:
+        log.error("guard_was_wrong", sale_id=sale.id, units_taken=sale.units_taken, counted=live)
+        sale.units_taken = live
 
 
 async def _begin_epoch(session: AsyncSession, sale: Sale, epoch: int, *, held_back: int) -> None:
