@@ -3,14 +3,18 @@
 import asyncio
 import signal
 from pathlib import Path
+from uuid import UUID
 
 from prometheus_client import REGISTRY
 from sqlalchemy import func, select
 
 from shop.audit.live.auditor import Auditor
 from shop.audit.models import AuditFinding
+from shop.sales.recovery import repository as recoveries
 from shop.sales.recovery.demand import recover
+from shop.sales.recovery.repository import Promise
 from shop.seckill.keys import ledger_keys
+from shop.seckill.order_ids import keyed_order_id
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.audit.breaking import AUDIT_SECONDS, BUYERS, execute, findings, position, sold, until_stopped, until_verified
@@ -37,7 +41,7 @@ async def test_no_audit_rings_for_nothing(fresh_settings: Settings, tmp_path: Pa
         own.processes.start_worker("second", **BUSY)
         sale = await shop.open_sale(units=150, stock=1_000, units_per_user=2)
         crowd = Crowd(shop, sale)
-        buying = asyncio.create_task(crowd.run(buyers=300, queues=8))
+        buying = asyncio.create_task(crowd.run(buyers=220, queues=8))
         for number, verb in enumerate(("stock", "pause", "resume", "stock")):
             await crowd.until(15 * (number + 1))
             await shop.change(sale, verb, {"delta": 5 - 2 * number} if verb == "stock" else None)
@@ -63,6 +67,35 @@ async def cancel_and_pay(shop: Shop, crowd: Crowd) -> None:
     for number, (user_id, order_id) in enumerate(list(crowd.orders.items())[-4:]):
         verb = "cancel" if number % 2 else "payment"
         await client.post(f"/v1/orders/{order_id}/{verb}", headers=shop.headers(user_id, key=f"{verb}-{order_id}"))
+
+
+async def test_what_a_recovery_holds_back_is_followed_until_it_is_on_sale_again(
+    fresh_settings: Settings, tmp_path: Path
+) -> None:
+    """A promise is honoured from it, and after the window the rest is restored: no alarm for either."""
+    settings = copy_of(fresh_settings, audit_interval_seconds=AUDIT_SECONDS, receipt_window_seconds=1)
+    async with own_shop(settings, tmp_path) as own:
+        shop, promised = own.shop, new_user_id()
+        async with running_worker(shop.settings):
+            sale = await sold(shop)
+        order_id = UUID(bytes=keyed_order_id(sale.id, sale.salt, promised, "1"))
+        async with shop.database.transaction() as session:
+            promise = Promise(sale.id, 1, order_id, BUYERS + 4, promised, 1)
+            await recoveries.add_claims(session, [promise], source="process")
+        await shop.redis.flushall()
+
+        async with running_worker(shop.settings):
+            row = await until_recovered(shop, sale, epoch=2)
+            assert (row.held_back, row.watermark_balance) in {(3, 5), (2, 5)}
+
+            async def restored() -> bool:
+                row = await shop.row(sale)
+                return (row.held_back, row.watermark_balance, row.units_taken) == (0, 7, 3)
+
+            await wait_until(restored, reason="the units are on sale again")
+            await until_verified(shop, sale, seq=2, epoch=2)
+            assert ((await shop.row(sale)).alarm, await all_findings(shop)) == (None, 0)
+            assert (await shop.audit(sale)).balanced
 
 
 async def test_what_is_verified_stays_so_over_a_restart(fresh_settings: Settings, tmp_path: Path) -> None:
