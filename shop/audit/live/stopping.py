@@ -1,6 +1,7 @@
 """Stop a sale that is proven wrong: write down why, and let nobody buy until an operator recovers it.
 
-Nothing is set right here. Who was stopped in the midst of it and thaws later finds that the sale has gone on, by
+Nothing is set right here, and no pause is asked for: the fence keeps more out, and a pause would wait behind it and
+come true after the recovery. Who was stopped in the midst of it and thaws later finds that the sale has gone on, by
 comparing under its lock; his late fence would hit the ledger of an epoch that the recovery has replaced.
 """
 
