@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "2026_11_26_index_stock_ledger"
-down_revision = "2026_11_25_create_recoveries"
+down_revision = "2026_11_26_create_audits"
 
 
 def upgrade() -> None:
