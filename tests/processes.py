@@ -14,6 +14,7 @@ import psutil
 
 from shop.embedded import PostgresServer, ValkeyServer
 from shop.local import environment_of, free_port
+from shop.redis import script
 from shop.settings import Settings
 from tests.harness import DEADLINE_SECONDS, LOGINS, Shop, as_user, running_shop, wait_until
 from tests.nursery import END_SECONDS, Child, family
@@ -112,14 +113,21 @@ class OwnShop:
 
 
 @asynccontextmanager
-async def own_shop(settings: Settings, directory: Path, *, worker_here: bool = False) -> AsyncIterator[OwnShop]:
+async def own_shop(
+    settings: Settings,
+    directory: Path,
+    *,
+    worker_here: bool = False,
+    valkey: ValkeyServer | None = None,
+    redis_url: str | None = None,
+) -> AsyncIterator[OwnShop]:
     """The API of a shop in this process on a Valkey of its own; with `worker_here` a worker in this process as well.
 
-    `settings` name the migrated database to use.
+    `settings` name the migrated database to use, `redis_url` says how the shop reaches the Valkey if not directly.
     """
-    valkey = ValkeyServer(directory, users=LOGINS.lines)
+    valkey = valkey or ValkeyServer(directory, users=LOGINS.lines)
     valkey.start()
-    own = copy_of(settings, redis_url=valkey.url, api_port=free_port("127.0.0.1", 0))
+    own = copy_of(settings, redis_url=redis_url or valkey.url, api_port=free_port("127.0.0.1", 0))
     processes = Processes(own, directory)
     try:
         async with running_shop(own, worker=worker_here) as shop:
@@ -144,6 +152,11 @@ def own_postgres(directory: Path) -> Iterator[PostgresServer]:
         yield server
     finally:
         server.stop()
+
+
+def call_of(name: str) -> bytes:
+    """How a call of this script begins on the wire: what a proxy looks for."""
+    return b"EVALSHA\r\n$40\r\n" + script(name).sha.encode()
 
 
 @contextmanager

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from loadtests.chaos import LoseReply, LoseRequest, chaos_proxy
 from shop.orders.models import Order, OrderStatus
 from shop.seckill import ledger
 from shop.seckill.order_ids import keyed_order_id
 from shop.settings import Settings
 from tests.harness import Shop, new_user_id, outcome, running_shop, wait_until
 from tests.pipeline.crowd import Crowd, assert_each_recorded_once
-from tests.pipeline.proxy import lossy_proxy
-from tests.processes import copy_of, frozen, lasting, own_shop
+from tests.processes import call_of, copy_of, frozen, lasting, own_shop
 
 ANSWER_SECONDS_MAX = 3.0
 
@@ -91,14 +91,14 @@ async def test_a_buyer_whose_exchange_was_lost_gets_the_truth_by_his_key(
     """504 says that the outcome is unknown; the retry is one order in both cases (F9, faults 1)."""
     sale = await shop.open_sale(units=5)
     async with (
-        lossy_proxy(shop.settings.redis_url) as proxy,
+        chaos_proxy(shop.settings.redis_url) as proxy,
         running_shop(copy_of(shop.settings, redis_url=proxy.url), worker=False) as behind_proxy,
     ):
         await behind_proxy.until_loaded(sale)
         crowd = Crowd(behind_proxy, sale)
-        proxy.lose("reserve", reply_only=reply_only)
+        await proxy.be(LoseReply(call_of("reserve")) if reply_only else LoseRequest(call_of("reserve")))
 
-        assert [await crowd.once("somebody"), proxy.lost] == ["unknown_outcome", 1]
+        assert [await crowd.once("somebody"), proxy.struck] == ["unknown_outcome", 1]
         assert await crowd.once("somebody") == retried
         await assert_each_recorded_once(shop, sale, crowd.orders.values())
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from sqlalchemy import func, select, update
 
+from loadtests.chaos import LoseReply, LoseRequest, chaos_proxy
 from shop.orders.expiry import expire_due
 from shop.orders.models import Order, OrderStatus
 from shop.orders.release import release, sweep
@@ -21,8 +22,7 @@ from shop.sales.changes import apply_open_changes
 from shop.sales.models import LedgerRow, Sale
 from shop.seckill import ledger
 from tests.harness import TESTER, Shop, new_user_id, outcome, running_shop, wait_until
-from tests.pipeline.proxy import lossy_proxy
-from tests.processes import copy_of
+from tests.processes import call_of, copy_of
 
 PAIRS = 50
 PAIRS_AT_ONCE = 5
@@ -239,13 +239,13 @@ async def test_a_change_of_units_whose_exchange_was_lost_applies_once(shop: Shop
     """The admin learns the outcome from the row, which the drained event or the controller's next try closes."""
     sale = await shop.open_sale(units=10, stock=15)
     async with (
-        lossy_proxy(shop.settings.redis_url) as proxy,
+        chaos_proxy(shop.settings.redis_url) as proxy,
         running_shop(copy_of(shop.settings, redis_url=proxy.url), worker=False) as behind_proxy,
     ):
-        proxy.lose("change", reply_only=reply_only)
+        await proxy.be(LoseReply(call_of("change")) if reply_only else LoseRequest(call_of("change")))
         answer = await behind_proxy.change(sale, "stock", {"delta": 5})
 
-    assert (answer.status_code, proxy.lost) in {(200, 1), (202, 1)}
+    assert (answer.status_code, proxy.struck) in {(200, 1), (202, 1)}
     await until_changed(shop, sale)
     row = await shop.drained(sale)
     assert (row.units, await available(shop, sale), await stock(shop, sale)) == (15, 15, 0)
