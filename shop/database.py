@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import asyncpg
 import structlog
 from fastapi import Depends, Request
-from sqlalchemy import DateTime, MetaData, func, text
+from sqlalchemy import AdaptedConnection, DateTime, MetaData, event, func, text
 from sqlalchemy.dialects.postgresql.base import ischema_names
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from sqlalchemy.types import UserDefinedType
 
 from shop.settings import Settings, bundled
@@ -37,6 +37,8 @@ UNAVAILABLE_ERRORS = (
 )
 
 AFTER_COMMIT = "after_commit"
+# Postgres ends a statement by itself; whoever has heard nothing so long after that is not connected any more.
+ANSWER_SECONDS = 1.0
 
 
 log = structlog.get_logger(__name__)
@@ -105,9 +107,9 @@ class Database:
             pool_size=pool_max or settings.database_pool_max,
             max_overflow=0,
             pool_timeout=settings.database_pool_wait_seconds,
-            pool_pre_ping=True,
             connect_args=connect_arguments(settings, application_name, statement_seconds),
         )
+        _ping_before_use(self.engine, settings.database_ping_seconds)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, info=dict(info or {}))
 
     @asynccontextmanager
@@ -146,7 +148,7 @@ def connect_arguments(
     idle_seconds = settings.persist_idle_in_transaction_seconds
     return {
         "timeout": statement_seconds,
-        "command_timeout": statement_seconds * 2,
+        "command_timeout": statement_seconds + ANSWER_SECONDS,
         "server_settings": {
             "application_name": application_name,
             "statement_timeout": f"{statement_seconds * 1000:.0f}",
@@ -154,6 +156,23 @@ def connect_arguments(
             "timezone": "UTC",
         },
     }
+
+
+def _ping_before_use(engine: AsyncEngine, seconds: float) -> None:
+    """Replace a connection that does not answer, and all that are as old, before anybody waits on it.
+
+    SQLAlchemy's own ping waits for as long as a statement may take, on each half-open connection again.
+    """
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def ping(connection: AdaptedConnection, record: ConnectionPoolEntry, _: object) -> None:
+        if "used" not in record.info:
+            record.info["used"] = True  # It was made a moment ago.
+            return
+        try:
+            connection.run_async(lambda driver: driver.fetchrow(";", timeout=seconds))
+        except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise InvalidatePoolError from error
 
 
 async def _run_after_commit(callback: Callable[[], Awaitable[None]]) -> None:

@@ -51,6 +51,8 @@ class Settings(AuditSettings, NotificationSettings, PaymentSettings, PurchaseSet
     """Connections to Postgres of one process."""
     database_pool_wait_seconds: PositiveFloat = 2.0
     """How long a request waits for a free connection before it is refused with 503."""
+    database_ping_seconds: PositiveFloat = 2.0
+    """A connection that does not answer in this time is replaced before it is used."""
     database_statement_timeout_seconds: PositiveFloat = 5.0
     """Postgres ends a statement that takes longer."""
     redis_pool_max: PositiveInt = 64
@@ -161,7 +163,7 @@ class Settings(AuditSettings, NotificationSettings, PaymentSettings, PurchaseSet
     """Kept below the Redis timeout."""
     persist_lock_wait_seconds: PositiveFloat = 5.0
     """After this wait for a sale's row, a stuck persister that holds it is ended."""
-    persist_timeout_seconds: PositiveFloat = 15.0
+    persist_timeout_seconds: PositiveFloat = 10.0
     """How long one batch may take before it is tried again."""
     persist_idle_in_transaction_seconds: PositiveFloat = 5.0
     """Postgres ends a session that holds its transaction idle for longer."""
