@@ -32,6 +32,7 @@ UNAVAILABLE_ERRORS = (
     InterfaceError,
     PoolTimeout,
     asyncpg.PostgresConnectionError,
+    asyncpg.InternalClientError,  # the driver was surprised by the end of its connection
     OSError,
     TimeoutError,
 )
