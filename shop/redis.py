@@ -10,13 +10,28 @@ from typing import Any, Generic, TypeVar
 
 import redis.asyncio as aioredis
 from redis import exceptions
+from redis.asyncio.connection import DefaultParser
 
 from shop.settings import Settings, bundled
 
 SCRIPT_NAMES = ("load_sale", "change", "reserve", "release", "fence", "rate_limit")
 
-# What a broken connection raises, by redis-py or by the loop.
+# What a Redis answers that cannot do it now: it runs a script that does not end, is full, cannot write to its disk, was
+# made a replica, or has lost its own. The next try may find it well, and nothing was done.
+UNABLE_WORDS = ("BUSY", "OOM", "MISCONF", "READONLY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN")
+
+# What a broken connection raises, by redis-py or by the loop; `Unable` is one of them.
 CONNECTION_ERRORS = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, TimeoutError)
+
+
+class Unable(exceptions.ConnectionError):
+    """Redis answered that it cannot do this now: that says nothing about what it holds."""
+
+
+class _Parser(DefaultParser):  # type: ignore[misc, valid-type]
+    """The client's own parser, which takes most of these for errors of the command."""
+
+    EXCEPTION_CLASSES = {**DefaultParser.EXCEPTION_CLASSES, **dict.fromkeys(UNABLE_WORDS, Unable)}  # noqa: RUF012
 
 
 class ScriptMissing(RuntimeError):
@@ -70,6 +85,7 @@ def connect(url: str, settings: Settings, *, connections_max: int | None = None)
         # The library would introduce itself on every connection, which no user of the shop has a right to.
         lib_name=None,
         lib_version=None,
+        parser_class=_Parser,
     )
     return aioredis.Redis.from_pool(pool)
 
@@ -114,7 +130,7 @@ async def call_script(
             return await connection.read_response()
     except exceptions.NoScriptError as error:
         raise ScriptsNotLoaded(str(error)) from error
-    except (exceptions.ResponseError, exceptions.BusyLoadingError) as error:
+    except (exceptions.ResponseError, exceptions.BusyLoadingError, Unable) as error:
         # Loading, out of memory, read-only, a key of the wrong type: the scripts check before they write.
         raise NotSent(str(error)) from error
     except CONNECTION_ERRORS as error:
