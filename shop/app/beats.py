@@ -41,6 +41,9 @@ async def _beat(lane: PurchaseLane, database: Database, process_id: UUID) -> Non
         await repository.forget_processes(session)
         live = await repository.live(session)
         asked = await repository.asking(session, process_id)
+    for group in lane.groups:
+        if (now := live.get(group.sale.sale_id)) is not None and now.epoch > group.sale.epoch:
+            lane.leave(group)  # Another Redis has taken over, and this process may not have been told.
     lane.replaced = [group for group in lane.replaced if group.undrained or not group.idle]
     groups = [*lane.replaced, *lane.groups]
     await _hand_in(database, groups, live, asked)

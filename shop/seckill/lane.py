@@ -105,6 +105,12 @@ class PurchaseLane:
             self._groups[sale.sale_id] = group
             self._sold_out[sale.sale_id] = SoldOutAnswer(sale, self._signer)
 
+    def leave(self, group: GroupCommit) -> None:
+        """Sell no more through this group: its epoch is over, whatever the Redis that it reaches says."""
+        if self._groups.get(group.sale.sale_id) is group:
+            del self._groups[group.sale.sale_id]
+            self.replaced.append(group)
+
     @property
     def groups(self) -> tuple[GroupCommit, ...]:
         """The ways to the ledgers that this process sells from."""
