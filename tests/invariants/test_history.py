@@ -1,0 +1,547 @@
+"""The judge of histories: each of its rules turns red for what breaks it, and a real rush is right."""
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loadtests.history import (
+    OVER_LIMIT,
+    REPLAYED,
+    RESERVED,
+    SENTENCES_MAX,
+    SOLD_OUT,
+    UNKNOWN,
+    Attempt,
+    Entry,
+    Rules,
+    check_history,
+)
+from loadtests.http import Address, Connection, HttpError, Pool
+from loadtests.told import attempt_of, entries_of, rules_of
+from shop.sales.models import Sale
+from shop.seckill.receipts import Signer
+from tests.harness import DEADLINE_SECONDS, Shop, new_user_id
+
+SALE = 7
+UNITS = 5
+RULES = Rules(units_per_user=2, orders_per_user=3, openings={1: UNITS})
+NEXT_EPOCH = replace(RULES, openings={1: UNITS, 2: 3})
+PURCHASES = 2_000
+CANCEL_TRIES_MAX = 50
+
+
+def judge(
+    attempts: Iterable[Attempt], rows: Iterable[Entry], rules: Rules = RULES, *, known: frozenset[str] = frozenset()
+) -> list[str]:
+    """What is wrong with the history of the one sale."""
+    return check_history(attempts, rows, {SALE: rules}, known=known)
+
+
+def row(
+    seq: int,
+    user: str | None,
+    *,
+    kind: str = "reserved",
+    order: str | None = None,
+    quantity: int = 1,
+    delta: int | None = None,
+    balance: int,
+    epoch: int = 1,
+    quarantined: bool = False,
+) -> Entry:
+    """A row; the order of a user is named after him."""
+    order = f"order-{user}" if order is None else order
+    moved = {"released": quantity, "reserved": -quantity}.get(kind, 0) if delta is None else delta
+    return Entry(SALE, epoch, seq, kind, order, user, quantity, moved, balance, quarantined)
+
+
+def told(
+    code: str,
+    user: str,
+    seq: int | None,
+    sent_at: float,
+    answered_at: float,
+    *,
+    order: str | None = None,
+    quantity: int = 1,
+    epoch: int = 1,
+) -> Attempt:
+    """An answer; the order of a user is named after him."""
+    if code in (RESERVED, REPLAYED) and order is None:
+        order = f"order-{user}"
+    return Attempt(SALE, epoch, user, order, quantity, code, seq, sent_at, answered_at)
+
+
+# Three buyers, one after another.
+ROWS = [row(1, "ann", balance=4), row(2, "bob", balance=3), row(3, "cid", balance=2)]
+TOLD = [told(RESERVED, "ann", 1, 0, 1), told(RESERVED, "bob", 2, 2, 3), told(RESERVED, "cid", 3, 4, 5)]
+# The same, and two more units are sold.
+ALL_SOLD = [*ROWS, row(4, "dan", quantity=2, balance=0)]
+TOLD_ALL = [*TOLD, told(RESERVED, "dan", 4, 6, 7, quantity=2)]
+
+
+def test_purchases_in_the_order_of_their_numbers_are_right() -> None:
+    assert judge(TOLD_ALL, ALL_SOLD) == []
+
+
+def test_a_purchase_that_was_answered_before_another_was_sent_has_the_smaller_number() -> None:
+    """Rows and answers agree with each other, and not with the clock."""
+    late_first = [replace(TOLD[0], seq=2), replace(TOLD[1], seq=1), TOLD[2]]
+    rows = [row(1, "bob", balance=4), row(2, "ann", balance=3), ROWS[2]]
+
+    assert judge(late_first, rows) == [
+        "sale 7: the answer reserved at 1.1 to bob for order order-bob was sent after"
+        " the answer reserved at 1.2 to ann for order order-ann had come"
+    ]
+
+
+def test_purchases_at_the_same_time_may_have_their_numbers_in_any_order() -> None:
+    late_first = [replace(TOLD[0], seq=2), replace(TOLD[1], seq=1, sent_at=1), TOLD[2]]
+    rows = [row(1, "bob", balance=4), row(2, "ann", balance=3), ROWS[2]]
+
+    assert judge(late_first, rows) == []
+
+
+@pytest.mark.parametrize("code", ["sale_paused", OVER_LIMIT, "not_enough_units"])
+def test_a_refusal_is_not_older_than_the_answers_before_it(code: str) -> None:
+    refusal = told(code, "dan", 3, 6, 7, quantity=3)
+
+    assert judge([*TOLD, refusal], ROWS) == []
+    [sentence] = [found for found in judge([*TOLD, replace(refusal, seq=2)], ROWS) if "was sent after" in found]
+    assert "reserved at 1.3 to cid" in sentence
+
+
+def test_sold_out_may_be_as_old_as_a_latch_remembers_and_no_older() -> None:
+    """Two units came back at 7.0; the latch of another process was told so with its next poll."""
+    rows = [*ALL_SOLD, row(5, "dan", kind="released", quantity=2, balance=2), row(6, "eve", balance=1)]
+    attempts = [*TOLD_ALL, told(RESERVED, "eve", 6, 8.0, 8.1)]
+
+    assert judge([*attempts, told(SOLD_OUT, "fay", 4, 9.0, 9.2)], rows) == []
+    [sentence] = judge([*attempts, told(SOLD_OUT, "fay", 4, 9.2, 9.3)], rows)
+    assert "sold_out at 1.4 to fay was sent after the answer reserved at 1.6 to eve" in sentence
+
+
+def test_a_reservation_after_a_refusal_lies_above_its_witness() -> None:
+    paused = told("sale_paused", "dan", 3, 3.1, 3.2)
+
+    assert judge([*TOLD[:2], replace(paused, seq=2), TOLD[2]], ROWS) == []
+    [sentence] = judge([*TOLD[:2], paused, TOLD[2]], ROWS)
+    assert "reserved at 1.3 to cid for order order-cid was sent after the answer sale_paused at 1.3" in sentence
+
+
+def test_what_is_sent_after_a_repeat_lies_above_the_order_that_it_found() -> None:
+    """A repeat tells an old number, so it may come late, but its order must have been made before it came."""
+    assert judge([*TOLD, told(REPLAYED, "ann", 1, 8, 9)], ROWS) == []
+    [sentence] = judge([*TOLD, told(REPLAYED, "cid", 3, 1, 2, order="order-cid")][::-1], ROWS)[:1]
+    assert "was sent after the answer replayed at 1.3 to cid" in sentence
+
+
+@pytest.mark.parametrize("code", [RESERVED, REPLAYED])
+def test_every_promise_has_its_row(code: str) -> None:
+    [sentence] = judge([*TOLD, told(code, "dan", 4, 6, 7)], ROWS)
+
+    assert sentence == f"sale 7: the answer {code} at 1.4 to dan for order order-dan has no row"
+
+
+@pytest.mark.parametrize(
+    "wrong", [row(3, "dan", order="order-cid", balance=2), row(3, "cid", quantity=2, balance=1)], ids=["user", "units"]
+)
+def test_a_row_is_for_the_user_and_the_units_that_were_promised(wrong: Entry) -> None:
+    [sentence] = judge(TOLD, [*ROWS[:2], wrong])
+
+    assert f"has a row for {wrong.quantity} units of user {wrong.user_id}" in sentence
+
+
+@pytest.mark.parametrize("code", [RESERVED, REPLAYED])
+def test_a_row_has_the_number_that_was_promised(code: str) -> None:
+    answer = told(code, "cid", 2, 2, 5)
+
+    assert "has its row at 1.3" in judge([TOLD[0], replace(TOLD[1], answered_at=5), answer], ROWS)[-1]
+
+
+def test_swapped_numbers_disagree_with_the_rows_even_if_nobody_waited() -> None:
+    together = [replace(attempt, sent_at=0, answered_at=9) for attempt in TOLD]
+    together[0], together[1] = replace(together[0], seq=2), replace(together[1], seq=1)
+
+    assert len([sentence for sentence in judge(together, ROWS) if "has its row at" in sentence]) == 2
+
+
+def test_an_order_is_reserved_once() -> None:
+    """Whoever asks again is told that it is a repeat, and where the order was made."""
+    [sentence] = judge([*TOLD, told(RESERVED, "ann", 1, 0, 1)], ROWS)
+
+    assert "the order was reserved twice" in sentence
+
+
+def test_a_number_is_given_to_one_order() -> None:
+    sentences = judge([*TOLD, told(RESERVED, "dan", 3, 4, 5)], ROWS)
+
+    assert "dan for order order-dan has the number of order order-cid" in sentences[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "quantity", "right", "wrong"),
+    [(SOLD_OUT, 1, 4, 3), ("not_enough_units", 3, 3, 4), ("not_enough_units", 5, 1, 0)],
+)
+def test_a_refusal_for_want_of_units_is_true_at_its_place(code: str, quantity: int, right: int, wrong: int) -> None:
+    def refused(seq: int) -> list[Attempt]:
+        return [*(replace(each, sent_at=0) for each in TOLD_ALL), told(code, "eve", seq, 0, 1, quantity=quantity)]
+
+    assert judge(refused(right), ALL_SOLD) == []
+    [sentence] = judge(refused(wrong), ALL_SOLD)
+    assert f"{code} at 1.{wrong} to eve was given with" in sentence
+
+
+@pytest.mark.parametrize(("seq", "quantity", "is_right"), [(4, 1, True), (3, 2, False), (3, 3, True), (5, 2, False)])
+def test_over_limit_is_true_at_its_place(seq: int, quantity: int, is_right: bool) -> None:
+    """Dan has his two units from 4 to 5, where they go back."""
+    rows = [*ALL_SOLD, row(5, "dan", kind="released", quantity=2, balance=2)]
+    attempts = [*(replace(each, sent_at=0) for each in TOLD_ALL), told(OVER_LIMIT, "dan", seq, 0, 9, quantity=quantity)]
+
+    assert bool(judge(attempts, rows)) is not is_right
+
+
+def test_over_limit_is_also_true_for_whoever_has_made_all_his_orders() -> None:
+    rows = []
+    for number in range(1, 4):
+        rows.append(row(2 * number - 1, "ann", order=f"order-{number}", balance=UNITS - 1))
+        rows.append(row(2 * number, "ann", order=f"order-{number}", kind="released", balance=UNITS))
+    attempts = [told(RESERVED, "ann", 2 * number - 1, 0, 9, order=f"order-{number}") for number in range(1, 4)]
+
+    assert judge([*attempts, told(OVER_LIMIT, "ann", 6, 0, 9)], rows) == []
+    assert "with 0 units in 2 orders" in judge([*attempts, told(OVER_LIMIT, "ann", 4, 0, 9)], rows)[0]
+
+
+def test_a_witness_is_not_beyond_the_last_row() -> None:
+    assert "is beyond the last row" in judge([*TOLD, told("sale_paused", "dan", 4, 6, 7)], ROWS)[0]
+
+
+def test_a_row_that_nobody_was_told_of_belongs_to_a_purchase_of_unknown_outcome() -> None:
+    assert judge([*TOLD[:2], told(UNKNOWN, "cid", None, 4, 5)], ROWS) == []
+    assert judge([*TOLD[:2], told(UNKNOWN, "cid", None, 4, 5, order="order-cid")], ROWS) == []
+    assert judge(TOLD[:2], ROWS, known=frozenset({"order-cid"})) == []
+    [sentence] = judge(TOLD[:2], ROWS)
+    assert sentence == "sale 7: order order-cid of user cid at 1.3 was told to nobody and asked for by nobody"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        told(UNKNOWN, "dan", None, 4, 5),
+        told(UNKNOWN, "cid", None, 4, 5, quantity=2),
+        told(UNKNOWN, "cid", None, 4, 5, order="another"),
+        told("rate_limited", "cid", None, 4, 5),
+    ],
+    ids=["another user", "another quantity", "another order", "a known outcome"],
+)
+def test_a_purchase_that_did_not_ask_for_a_row_does_not_explain_it(other: Attempt) -> None:
+    assert "asked for by nobody" in judge([*TOLD[:2], other], ROWS)[0]
+
+
+def test_a_purchase_explains_one_row_and_none_from_before_it_was_sent() -> None:
+    rows = [*ROWS, row(4, "cid", order="another", balance=1)]
+    unknown = [told(UNKNOWN, "cid", None, 4, 5), told(UNKNOWN, "cid", None, 5, 6)]
+
+    assert judge([*TOLD[:2], *unknown], rows) == []
+    assert len(judge([*TOLD[:2], unknown[0]], rows)) == 1
+    late = [told(RESERVED, "dan", 4, 6, 7), told(UNKNOWN, "cid", None, 8, 9)]
+    assert len(judge([*TOLD[:2], *late], [*ROWS, row(4, "dan", balance=1)])) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([ROWS[0], ROWS[2]], "row 1.3 follows row 1"),
+        ([ROWS[0], ROWS[0]], "row 1.1 follows row 1"),
+        ([ROWS[0], row(2, "bob", balance=4)], "row 1.2 has balance 4 after 4 and -1"),
+        ([row(1, "ann", quantity=6, balance=-1)], "row 1.1 has balance -1"),
+        ([row(1, "ann", quantity=3, balance=2)], "user ann has 3 units in 1 orders at 1.1"),
+        ([*ROWS, row(4, "ann", order="order-ann", balance=1)], "order order-ann was made at 1.1 and again at 1.4"),
+        ([ROWS[0], row(2, "bob", kind="released", balance=5)], "releases order order-bob, which was not made like"),
+        ([ROWS[0], row(2, "ann", kind="released", quantity=2, balance=6)], "releases order order-ann"),
+        (
+            [ROWS[0], row(2, "ann", kind="released", balance=5), row(3, "ann", kind="released", balance=6)],
+            "order order-ann is released again at 1.3",
+        ),
+        ([row(1, "ann", balance=4, epoch=3)], "row 3.1 is of an epoch that never began"),
+    ],
+)
+def test_the_rows_are_a_ledger(rows: Sequence[Entry], said: str) -> None:
+    users = {each.user_id or "": each for each in rows}
+    attempts = [told(UNKNOWN, user, None, 0, 1, quantity=each.quantity) for user, each in users.items()]
+
+    assert said in judge(attempts, rows)[0]
+
+
+# Of the first epoch the row of Cid was lost, and he was honoured in the second.
+AFTER_LOSS = [*ROWS[:2], row(1, "cid", kind="honoured", delta=0, balance=3, epoch=2), row(2, "dan", balance=2, epoch=2)]
+
+
+def test_an_order_whose_number_was_lost_has_its_row_in_a_later_epoch() -> None:
+    """What it was told as its place is judged no more; the next epoch lies above the first."""
+    attempts = [*TOLD, told(RESERVED, "dan", 2, 6, 7, epoch=2), told(REPLAYED, "cid", 1, 8, 9, epoch=2)]
+
+    assert judge(attempts, AFTER_LOSS, NEXT_EPOCH) == []
+
+
+def test_a_promise_that_no_epoch_has_kept_is_lost() -> None:
+    assert "cid for order order-cid has no row" in judge(TOLD, ROWS[:2], NEXT_EPOCH)[0]
+
+
+def test_a_repeat_in_a_later_epoch_tells_the_number_of_the_first() -> None:
+    """A new ledger begins with the orders that are recorded, under the numbers that they have."""
+    attempts = [*TOLD, told(RESERVED, "dan", 2, 6, 7, epoch=2)]
+
+    assert judge([*attempts, told(REPLAYED, "ann", 1, 8, 9, epoch=2)], AFTER_LOSS, NEXT_EPOCH) == []
+    assert judge([*attempts, told(REPLAYED, "ann", 2, 8, 9, epoch=2)], AFTER_LOSS, NEXT_EPOCH) != []
+
+
+def test_nothing_is_decided_in_an_epoch_after_the_next_one_has_answered() -> None:
+    dan = told(RESERVED, "dan", 2, 6, 7, epoch=2)
+
+    assert judge([*TOLD, dan, told("sale_paused", "eve", 2, 6, 8)], AFTER_LOSS, NEXT_EPOCH) == []
+    [sentence] = judge([*TOLD, dan, told("sale_paused", "eve", 2, 7.1, 8)], AFTER_LOSS, NEXT_EPOCH)
+    assert "sale_paused at 1.2 to eve was sent after the answer reserved at 2.2 to dan" in sentence
+
+
+def test_a_witness_of_a_lost_number_is_not_judged() -> None:
+    attempts = [*TOLD, told(RESERVED, "dan", 2, 6, 7, epoch=2)]
+
+    assert judge([*attempts, told(SOLD_OUT, "eve", 4, 5, 6)], AFTER_LOSS, NEXT_EPOCH) == []
+
+
+def test_limits_go_on_in_a_later_epoch() -> None:
+    """Ann has her unit from the first epoch."""
+    rows = [*ROWS, row(1, "ann", order="second", balance=2, epoch=2), row(2, "ann", order="third", balance=1, epoch=2)]
+    attempts = [
+        *TOLD,
+        *(told(RESERVED, "ann", n, 6, 7, order=order, epoch=2) for n, order in ((1, "second"), (2, "third"))),
+    ]
+
+    [sentence] = judge(attempts, rows, NEXT_EPOCH)
+    assert "user ann has 3 units in 3 orders at 2.2" in sentence
+
+
+def test_a_quarantined_row_is_the_one_exception_of_the_promise() -> None:
+    rows = [*ROWS[:2], replace(row(3, None, order="order-cid", quantity=0, delta=-1, balance=2), quarantined=True)]
+
+    assert judge(TOLD, rows) == []
+
+
+def test_no_more_is_said_than_somebody_reads() -> None:
+    found = judge([told(RESERVED, f"user{number}", number + 1, 0, 1) for number in range(SENTENCES_MAX + 5)], [])
+
+    assert (len(found), found[-1]) == (SENTENCES_MAX + 1, "and 5 more")
+
+
+@dataclass
+class Simulation:
+    """A ledger that answers one purchase after another, each at a moment between its beginning and its end."""
+
+    draw: random.Random
+    attempts: list[Attempt] = field(default_factory=list)
+    rows: list[Entry] = field(default_factory=list)
+
+    def run(self, purchases: int) -> "Simulation":
+        left, held = UNITS, dict[str, int]()
+        for number in range(purchases):
+            user, quantity = f"user{self.draw.randrange(6)}", self.draw.randint(1, 2)
+            seq, begun = len(self.rows), float(number)
+            span = number - self.draw.random() * 4, number + self.draw.random() * 4
+            code = RESERVED
+            if held.get(user, 0) + quantity > RULES.units_per_user:
+                code = OVER_LIMIT
+            elif left < quantity:
+                code = "not_enough_units" if left else SOLD_OUT
+            if code == RESERVED:
+                left, held[user] = left - quantity, held.get(user, 0) + quantity
+                self.rows.append(row(seq + 1, user, order=f"order{number}", quantity=quantity, balance=left))
+                seq += 1
+            order = f"order{number}" if code == RESERVED else None
+            assert span[0] <= begun <= span[1]
+            self.attempts.append(told(code, user, seq, *span, order=order, quantity=quantity))
+            if held.get(user) and self.draw.random() < 0.3:
+                left = self._release(user, held, left)
+        return self
+
+    def _release(self, user: str, held: dict[str, int], left: int) -> int:
+        released = {each.order_id for each in self.rows if each.kind == "released"}
+        for each in list(self.rows):
+            if each.user_id == user and each.order_id not in released:
+                left, held[user] = left + each.quantity, held[user] - each.quantity
+                self.rows.append(
+                    row(
+                        len(self.rows) + 1,
+                        user,
+                        kind="released",
+                        order=each.order_id,
+                        quantity=each.quantity,
+                        balance=left,
+                    )
+                )
+                break
+        return left
+
+
+FREE = replace(RULES, orders_per_user=1_000)
+
+
+def pairs_out_of_order(attempts: Sequence[Attempt]) -> int:
+    """How many answers contradict one before them, by the definition: each against each."""
+
+    def contradicts(before: Attempt, after: Attempt) -> bool:
+        slack = 1.0 if after.code == SOLD_OUT else 0.0
+        if before.answered_at >= after.sent_at - slack:
+            return False
+        told_before, told_after = before.seq or 0, after.seq or 0
+        return told_after <= told_before if after.code == RESERVED else told_after < told_before
+
+    return sum(any(contradicts(before, after) for before in attempts) for after in attempts)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(1, 60))
+def test_what_a_ledger_answered_is_right_whenever_the_answers_came(draw: random.Random, purchases: int) -> None:
+    simulation = Simulation(draw).run(purchases)
+
+    assert judge(simulation.attempts, simulation.rows, FREE) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(2, 60))
+def test_the_sweep_finds_what_comparing_each_with_each_finds(draw: random.Random, purchases: int) -> None:
+    """With the moments of the answers shuffled, so that many contradict each other."""
+    simulation = Simulation(draw).run(purchases)
+    moments = [(each.sent_at, each.answered_at) for each in simulation.attempts]
+    draw.shuffle(moments)
+    attempts = [
+        replace(each, sent_at=sent_at, answered_at=answered_at)
+        for each, (sent_at, answered_at) in zip(simulation.attempts, moments, strict=True)
+    ]
+
+    found = judge(attempts, simulation.rows, FREE)
+
+    assert sum("was sent after" in sentence for sentence in found) == pairs_out_of_order(attempts)
+    assert all("was sent after" in sentence for sentence in found)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(10, 60))
+def test_an_answer_that_is_told_another_ones_number_is_found(draw: random.Random, purchases: int) -> None:
+    simulation = Simulation(draw).run(purchases)
+    promised = [number for number, each in enumerate(simulation.attempts) if each.code == RESERVED]
+    first, second = draw.sample(promised, 2)
+    attempts = list(simulation.attempts)
+    attempts[first] = replace(attempts[first], seq=simulation.attempts[second].seq)
+    attempts[second] = replace(attempts[second], seq=simulation.attempts[first].seq)
+
+    assert judge(attempts, simulation.rows, FREE) != []
+
+
+@dataclass
+class Rush:
+    """Buyers of a real shop who come at the same time, and some who cancel what they got."""
+
+    shop: Shop
+    sale: Sale
+    pool: Pool
+    address: Address
+    signer: Signer
+    attempts: list[Attempt] = field(default_factory=list)
+
+    async def run(self, *, purchases: int, queues: int, draw: random.Random) -> None:
+        """So many purchases by a third as many buyers, some with the key of an earlier one."""
+        users = [new_user_id() for _ in range(purchases // 3)]
+        wishes = iter(
+            [
+                (draw.choice(users), draw.randint(1, 2), f"key-{draw.randrange(3)}", draw.random() < 0.15)
+                for _ in range(purchases)
+            ]
+        )
+        async with asyncio.TaskGroup() as group:
+            for _ in range(queues):
+                group.create_task(self._queue(wishes))
+
+    async def _queue(self, wishes: Iterator[tuple[str, int, str, bool]]) -> None:
+        for user_id, quantity, key, cancels in wishes:
+            attempt = await self._buy(user_id, quantity, key)
+            if cancels and attempt is not None and attempt.code == RESERVED:
+                await self._cancel(attempt)
+
+    async def _buy(self, user_id: str, quantity: int, key: str) -> Attempt | None:
+        request = self.address.request(
+            "POST",
+            self.shop.purchase_path(self.sale),
+            headers={**self.shop.headers(user_id, key=key), "Content-Type": "application/json"},
+            body=b'{"quantity":%d}' % quantity,
+        )
+        connection = await self.pool.borrow()
+        sent_at = time.monotonic()
+        answer = await self._exchange(connection, request)
+        attempt = attempt_of(
+            answer,
+            signer=self.signer,
+            sale_id=self.sale.id,
+            user_id=user_id,
+            quantity=quantity,
+            sent_at=sent_at,
+            answered_at=time.monotonic(),
+        )
+        if attempt is not None:
+            self.attempts.append(attempt)
+        return attempt
+
+    async def _exchange(self, connection: Connection, request: bytes) -> tuple[int, bytes] | HttpError:
+        try:
+            response = await connection.exchange(request, timeout_seconds=DEADLINE_SECONDS)
+        except HttpError as error:
+            return error
+        finally:
+            self.pool.give_back(connection)
+        return response.status, response.body
+
+    async def _cancel(self, attempt: Attempt) -> None:
+        client = await self.shop.client()
+        for _ in range(CANCEL_TRIES_MAX):
+            answer = await client.post(
+                f"/v1/orders/{attempt.order_id}/cancel", headers=self.shop.headers(attempt.user_id)
+            )
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+        assert answer.status_code == httpx.codes.OK, answer.text
+
+
+async def test_a_real_rush_with_cancels_is_right_and_swapped_numbers_are_found(shop: Shop) -> None:
+    """2,000 purchases at once, repeats among them, while units come back and stock is added (I1, I2, I5, I6, I9)."""
+    sale = await shop.open_sale(units=300, stock=400, units_per_user=2, orders_per_user=3)
+    address = Address.of(shop.base_url)
+    pool = Pool(address, size=64, connect_timeout_seconds=DEADLINE_SECONDS)
+    rush = Rush(shop, sale, pool, address, Signer(shop.settings.secret))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(rush.run(purchases=PURCHASES, queues=64, draw=random.Random(7)))  # noqa: S311 - no secret
+        group.create_task(shop.change(sale, "stock", {"delta": 50}))
+    pool.close()
+    await shop.drained(sale)
+    async with shop.database.transaction() as session:
+        entries, rules = await entries_of(session, sale.id), {sale.id: await rules_of(session, sale.id)}
+
+    codes = {code: sum(attempt.code == code for attempt in rush.attempts) for code in (RESERVED, REPLAYED, SOLD_OUT)}
+    assert len(rush.attempts) == PURCHASES
+    assert min(codes.values()) > 0, codes
+    # A latch may be polled late on a busy machine.
+    assert check_history(rush.attempts, entries, rules, memory_seconds=DEADLINE_SECONDS) == []
+
+    promised = [number for number, attempt in enumerate(rush.attempts) if attempt.code == RESERVED]
+    for first, second in itertools.pairwise(promised[:: len(promised) // 8]):
+        swapped = list(rush.attempts)
+        swapped[first] = replace(swapped[first], seq=rush.attempts[second].seq)
+        swapped[second] = replace(swapped[second], seq=rush.attempts[first].seq)
+        assert check_history(swapped, entries, rules, memory_seconds=DEADLINE_SECONDS) != []
