@@ -51,13 +51,15 @@ async def write_batch(
     await copy_rows(session, "orders", ORDER_COLUMNS, _faulty(_orders(sale, reserved, now), settings))
     await copy_rows(session, "order_lines", LINE_COLUMNS, _lines(sale, reserved))
     await copy_rows(session, "stock_ledger", LEDGER_COLUMNS, _ledger(sale, events))
-    sale.units_taken += sum(event.quantity for event in reserved)
-    sale.held_back -= sum(event.quantity + event.delta for event in reserved)
-    if released:
-        await _release(session, sale, released)
-    for event in events:
-        if event.kind in CHANGE_KINDS:
-            await _change(session, sale, event)
+    # The guard is checked when the row is written: once, after all events. Between them it may count more than there is.
+    with session.no_autoflush:
+        sale.units_taken += sum(event.quantity for event in reserved)
+        sale.held_back -= sum(event.quantity + event.delta for event in reserved)
+        if released:
+            await _release(session, sale, released)
+        for event in events:
+            if event.kind in CHANGE_KINDS:
+                await _change(session, sale, event)
     sale.watermark, sale.watermark_balance = events[-1].seq, events[-1].balance
     await session.flush()
     announce_after_commit(session, [event.order_id for event in (*reserved, *released) if event.order_id])

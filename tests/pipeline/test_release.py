@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from uuid import UUID
 
 import httpx
@@ -13,6 +14,7 @@ from sqlalchemy import func, select, update
 from loadtests.chaos import LoseReply, LoseRequest, chaos_proxy
 from shop.orders.expiry import expire_due
 from shop.orders.models import Order, OrderStatus
+from shop.orders.persister import Persister
 from shop.orders.release import release, sweep
 from shop.orders.repository import Owed
 from shop.products.models import Product
@@ -21,8 +23,10 @@ from shop.sales import service
 from shop.sales.changes import apply_open_changes
 from shop.sales.models import LedgerRow, Sale
 from shop.seckill import ledger
+from shop.settings import Settings
+from shop.worker import running_worker
 from tests.harness import TESTER, Shop, new_user_id, outcome, running_shop, wait_until
-from tests.processes import call_of, copy_of
+from tests.processes import call_of, copy_of, own_shop
 
 PAIRS = 50
 PAIRS_AT_ONCE = 5
@@ -186,6 +190,26 @@ async def test_a_cancellation_and_the_expiry_have_one_winner_and_one_release(sho
     assert await releases(shop, sale) == Counter(row.id for row in rows)
     assert await available(shop, sale) == PAIRS
     assert (await shop.audit(sale)).balanced
+
+
+async def test_units_that_came_back_and_were_sold_again_are_recorded_in_one_batch(
+    fresh_settings: Settings, tmp_path: Path
+) -> None:
+    """Their events meet in one batch of a sold-out sale: the guard judges what is left after all of them (I4, I12)."""
+    async with own_shop(fresh_settings, tmp_path) as own:
+        shop, user_id = own.shop, new_user_id()
+        async with running_worker(shop.settings):
+            sale = await shop.open_sale(units=1)
+            order_id = (await shop.buy(sale, user_id)).json()["id"]
+            await shop.drained(sale)
+        client = await shop.client()
+        assert (await client.post(f"/v1/orders/{order_id}/cancel", headers=shop.headers(user_id))).status_code == 200
+        await shop.buys(sale)
+
+        assert await Persister(shop.database, shop.redis, sale.id, shop.settings, asyncio.Event()).step()
+
+        row = await shop.row(sale)
+        assert (row.watermark, row.units_taken, row.units) == (3, 1, 1)
 
 
 async def test_units_released_after_the_end_go_to_the_product(shop: Shop) -> None:
