@@ -36,6 +36,7 @@ RULES = Rules(units_per_user=2, orders_per_user=3, openings={1: UNITS})
 NEXT_EPOCH = replace(RULES, openings={1: UNITS, 2: 3})
 PURCHASES = 2_000
 CANCEL_TRIES_MAX = 50
+CANCELS_AT_ONCE = 4
 
 
 def judge(
@@ -456,6 +457,8 @@ class Rush:
     address: Address
     signer: Signer
     attempts: list[Attempt] = field(default_factory=list)
+    # A cancel waits for the row by asking again and again: all of them at once would keep the worker from writing it.
+    cancels: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CANCELS_AT_ONCE))
 
     async def run(self, *, purchases: int, queues: int, draw: random.Random) -> None:
         """So many purchases by a third as many buyers, some with the key of an earlier one."""
@@ -474,7 +477,8 @@ class Rush:
         for user_id, quantity, key, cancels in wishes:
             attempt = await self._buy(user_id, quantity, key)
             if cancels and attempt is not None and attempt.code == RESERVED:
-                await self._cancel(attempt)
+                async with self.cancels:
+                    await self._cancel(attempt)
 
     async def _buy(self, user_id: str, quantity: int, key: str) -> Attempt | None:
         request = self.address.request(
