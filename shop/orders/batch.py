@@ -51,7 +51,7 @@ async def write_batch(
     await copy_rows(session, "orders", ORDER_COLUMNS, _faulty(_orders(sale, reserved, now), settings))
     await copy_rows(session, "order_lines", LINE_COLUMNS, _lines(sale, reserved))
     await copy_rows(session, "stock_ledger", LEDGER_COLUMNS, _ledger(sale, events))
-    # The guard is checked when the row is written: once, after all events. Between them it may count more than there is.
+    # The guard is checked when the row is written: once, after all events. Between them it may count too much.
     with session.no_autoflush:
         sale.units_taken += sum(event.quantity for event in reserved)
         sale.held_back -= sum(event.quantity + event.delta for event in reserved)
