@@ -226,3 +226,25 @@ async def test_a_sale_that_has_ended_is_recovered_and_settles(fresh_settings: Se
         assert await unfinished(shop, sale) is None
         report = await shop.audit(sale)
         assert (report.balanced, report.units, (await shop.row(sale)).units_taken) == (True, 0, 0)
+
+
+async def test_a_unit_that_came_back_and_was_sold_again_before_the_loss_is_its_new_buyers(
+    fresh_settings: Settings, tmp_path: Path
+) -> None:
+    """The lost ledger had released it; Postgres still counts it to the order that was cancelled (I6)."""
+    async with own_shop(fresh_settings, tmp_path) as own:
+        shop, first = own.shop, new_user_id()
+        async with running_worker(shop.settings):
+            sale = await shop.open_sale(units=1)
+            cancelled = (await shop.buy(sale, first)).json()["id"]
+            await shop.drained(sale)
+        answer = await (await shop.client()).post(f"/v1/orders/{cancelled}/cancel", headers=shop.headers(first))
+        assert answer.status_code == 200
+        promised = await until_sold(shop, sale)
+        await shop.redis.flushall()
+
+        async with running_worker(shop.settings):
+            await until_recovered(shop, sale, epoch=2)
+            await assert_kept(shop, sale, [cancelled, promised])
+            row = await shop.row(sale)
+            assert (row.units_taken, row.held_back) == (1, 0)

@@ -16,9 +16,10 @@ from shop.audit.recovery import repository
 from shop.audit.recovery.comparing import fenced_state
 from shop.auth import CONTROLLER
 from shop.database import Database
+from shop.orders.announcing import announce_after_commit
 from shop.sales import repository as sales
 from shop.sales.changes import settle_open
-from shop.sales.models import ChangeKind, Sale, SaleEpoch
+from shop.sales.models import ChangeKind, Sale, SaleEpoch, SaleStatus
 from shop.sales.recovery import repository as recoveries
 from shop.sales.recovery.models import Recovery, RecoveryStep
 from shop.sales.recovery.repository import Promise
@@ -74,6 +75,7 @@ async def renew(database: Database, client: aioredis.Redis, recovery: Recovery) 
             return False
         await repository.reopen_claims(session, sale.id)
         await repository.sort_claims(session, sale.id)
+        await _release_owed(session, sale)
         handed_in = await repository.handed_in(session, sale)
         highest_seq = max(await recoveries.highest_seq_seen(session, recovery), state.seq if state else 0)
         unexplained = max(highest_seq - sale.watermark - handed_in.explains, 0)
@@ -103,6 +105,17 @@ async def _count_again(session: AsyncSession, sale: Sale) -> None:
     if live != sale.units_taken:
         log.error("guard_was_wrong", sale_id=sale.id, units_taken=sale.units_taken, counted=live)
         sale.units_taken = live
+
+
+async def _release_owed(session: AsyncSession, sale: Sale) -> None:
+    """Give back what closed orders owe: the lost ledger may have done so already, and promised these units to others.
+
+    They would be missing when those promises are honoured. After the end nothing was promised any more.
+    """
+    if sale.status == SaleStatus.SCHEDULED:
+        units_of = await repository.release_owed(session, sale.id)
+        sale.units_taken -= sum(units_of.values())
+        announce_after_commit(session, list(units_of))
 
 
 async def _begin_epoch(session: AsyncSession, sale: Sale, epoch: int, *, held_back: int) -> None:

@@ -96,6 +96,19 @@ async def handed_in(session: AsyncSession, sale: Sale) -> HandedIn:
     return HandedIn(int(units), int(explains))
 
 
+async def release_owed(session: AsyncSession, sale_id: int) -> dict[UUID, int]:
+    """Mark the units of every closed order of a sale as given back; each order that was not released yet, with them."""
+    ids = ids_of_sale(sale_id)
+    released = await session.execute(
+        update(Order)
+        .where(Order.id.between(ids.first, ids.last), Order.closed_at.is_not(None), Order.released_at.is_(None))
+        .values(released_at=func.now())
+        .returning(Order.id, Order.quantity)
+        .execution_options(synchronize_session=False)
+    )
+    return {order_id: quantity for order_id, quantity in released}  # noqa: C416 - rows are not pairs to dict()
+
+
 async def pending(session: AsyncSession, sale_id: int, *, before_epoch: int, limit: int) -> Sequence[RecoveryClaim]:
     """Claims of earlier epochs that wait for their answer."""
     query = (
