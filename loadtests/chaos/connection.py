@@ -58,7 +58,8 @@ class Connection:
         """End both connections at once and without order; on a Unix socket there is no reset, and it just ends."""
         for writer in self._writers:
             end = writer.get_extra_info("socket")
-            if end.family != socket.AF_UNIX and not writer.is_closing():
+            # One that is closed has no socket any more, depending on the loop.
+            if end is not None and end.family != socket.AF_UNIX and not writer.is_closing():
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
