@@ -4,7 +4,7 @@
 #   make test PYTHON=python3.13           another Python than the one that uv finds
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint bench readme
+.PHONY: help demo up test lint bench torture readme
 
 PYTHON ?= python3
 ARGS ?=
@@ -25,6 +25,7 @@ help:
 	@echo "make test   every test                                                      (ARGS=\"-k story\")"
 	@echo "make lint   style, types and who may import whom"
 	@echo "make bench  the shop beside other ways to build it                          (ARGS=\"--quick\")"
+	@echo "make torture  the shop broken again and again, and held to every promise       (ARGS=\"--minutes 60\")"
 	@echo "make readme the README's figures and the configuration page, written anew"
 
 demo: $(UV_INSTALLED)
@@ -44,6 +45,9 @@ lint: $(UV_INSTALLED)
 
 bench: $(UV_INSTALLED)
 	@$(RUN) python -m loadtests.bench --write $(ARGS)
+
+torture: $(UV_INSTALLED)
+	@$(RUN) python -m loadtests.torture --write $(ARGS)
 
 readme: $(UV_INSTALLED)
 	@$(RUN) python docs/write_readme.py

@@ -109,13 +109,13 @@ async def prove(
         failed_customers=failed_customers,
         invariants={
             **both.invariants,
-            "I8": await _released_wrongly(session, sale_id) == 0,
+            "I8": await released_wrongly(session, sale_id) == 0,
             "I11": report.balanced and report.unsettled_minor == report.refund_pending_minor == 0 and same_books,
         },
     )
 
 
-async def _released_wrongly(session: AsyncSession, sale_id: int) -> int:
+async def released_wrongly(session: AsyncSession, sale_id: int) -> int:
     """Orders whose units went back more than once, or that are not closed."""
     releases = (
         select(LedgerRow.order_id, func.count().label("times"))

@@ -204,7 +204,7 @@ async def stage(directory: Path | None) -> AsyncIterator[Stage]:
     # A child has the affinity of the thread that makes it.
     logins = Logins.random()
     with _home(directory) as home, pinned(cores.rest), embedded_servers(home, redis_users=logins.lines) as servers:
-        settings = _settings(servers)
+        settings = production_settings(servers)
         await asyncio.to_thread(migrate, settings)
         # The baselines and the bench itself may do everything; API and worker have the rights that they always have.
         own = settings.model_copy(update={"redis_url": logins.api_url(servers.redis_url)})
@@ -231,7 +231,7 @@ async def stage(directory: Path | None) -> AsyncIterator[Stage]:
             await client.aclose(close_connection_pool=True)
 
 
-def _settings(servers: EmbeddedServers) -> Settings:
+def production_settings(servers: EmbeddedServers) -> Settings:
     """What a shop in production has by default, on these servers."""
     return Settings(
         _env_file=None,

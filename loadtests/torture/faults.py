@@ -1,0 +1,265 @@
+"""What is done to processes, servers and the network. Each fault lifts itself: it returns when what it broke is back.
+
+A kill counts only if a purchase was in flight at that moment.
+"""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+from sqlalchemy import text
+
+from loadtests.bench.accounting import family
+from loadtests.chaos import Delay, LoseReply, Pass, Stall
+from loadtests.torture import losses
+from loadtests.torture.ground import API, WORKERS, frozen, send, until
+from loadtests.torture.hands import Torture
+from loadtests.torture.plan import Draw, Fault, Wound, touches
+from shop.orders.persister import APPLICATION_NAME
+from shop.redis import script
+
+FAULT_POINT_SECONDS_MAX = 20.0
+LOST_REPLIES_SECONDS = 1.0
+EXTRA_WORKER = "worker-with-a-fault"
+VICTIMS = (APPLICATION_NAME, "shop-worker", "shop-api")
+
+
+async def kill_api_process(torture: Torture, draw: Draw) -> Wound:
+    """One of the processes that serve; its keeper replaces it."""
+    ground = torture.ground
+    await until(lambda: len(ground.api_pids()) > 0, reason="an API process serves")
+    serving = sorted(ground.api_pids())
+    return await torture.kill([serving[draw.randrange(0, len(serving))]], "one API process")
+
+
+async def kill_all_api(torture: Torture, _: Draw) -> Wound:
+    """All of the API at one moment, its keeper too; it is started again as a service manager would."""
+    ground = torture.ground
+    wound = await torture.kill(family(ground.pid(API)), "the whole API")
+    await ground.until_ended(API)
+    ground.start(API)
+    return wound
+
+
+async def kill_worker(torture: Torture, draw: Draw) -> Wound:
+    """A worker, wherever it is; it is started again."""
+    ground = torture.ground
+    name = WORKERS[draw.randrange(0, len(WORKERS))]
+    await ground.until_works(name)
+    wound = await torture.kill([ground.pid(name)], name)
+    await ground.until_ended(name)
+    ground.start(name)
+    return wound
+
+
+async def kill_worker_before_commit(torture: Torture, _: Draw) -> Wound:
+    """A worker that dies with the rows written and not committed."""
+    return await _until_it_kills_itself(torture, "before_commit")
+
+
+async def kill_worker_after_commit(torture: Torture, _: Draw) -> Wound:
+    """A worker that dies with the rows committed and the stream not trimmed."""
+    return await _until_it_kills_itself(torture, "after_commit")
+
+
+async def _until_it_kills_itself(torture: Torture, point: str) -> Wound:
+    """Start one worker more; it may never come to the point while the others are faster, then it is just stopped."""
+    ground = torture.ground
+    ground.start(EXTRA_WORKER, fault=point)
+    process = ground.local.processes[EXTRA_WORKER]
+    in_flight = 0
+    for _ in range(int(FAULT_POINT_SECONDS_MAX / 0.01)):
+        in_flight = torture.crowd.in_flight or in_flight
+        if process.poll() is not None:
+            break
+        await asyncio.sleep(0.01)
+    status = process.poll()
+    await asyncio.to_thread(ground.local.stop, EXTRA_WORKER)
+    killed = status == -signal.SIGKILL and in_flight > 0
+    return Wound(int(killed), f"status {status}")
+
+
+async def kill_valkey(torture: Torture, _: Draw) -> Wound:
+    """The ledger's server; it starts again on what it has written."""
+    valkey = torture.ground.servers.valkey
+    wound = await torture.kill([valkey.pid], "Valkey")
+    await asyncio.to_thread(valkey.kill)
+    await torture.ground.start_server(valkey)
+    return wound
+
+
+async def kill_postgres(torture: Torture, _: Draw) -> Wound:
+    """Postgres with all its processes."""
+    postgres = torture.ground.servers.postgres
+    wound = await torture.kill(family(postgres.pid), "Postgres")
+    await asyncio.to_thread(postgres.kill)
+    await torture.ground.start_server(postgres)
+    return wound
+
+
+async def stop_postgres_at_once(torture: Torture, _: Draw) -> Wound:
+    """The immediate stop: every connection is cut, nothing is written any more."""
+    postgres = torture.ground.servers.postgres
+    pid = postgres.pid
+    send([pid], signal.SIGQUIT)
+    await until(lambda: _has_ended(pid), reason="Postgres has stopped")
+    await asyncio.to_thread(postgres.kill)
+    await torture.ground.start_server(postgres)
+    return Wound(0, "immediate stop")
+
+
+async def kill_postgres_backend(torture: Torture, draw: Draw) -> Wound:
+    """One connection's process: Postgres ends all others too, and recovers."""
+    ground = torture.ground
+    victim = VICTIMS[draw.randrange(0, len(VICTIMS))]
+
+    async def pids() -> list[int]:
+        query = text("SELECT pid FROM pg_stat_activity WHERE application_name = :name ORDER BY backend_start, pid")
+        async with ground.database.transaction() as session:
+            return list((await session.execute(query, {"name": victim})).scalars())
+
+    found = await ground.asking(pids)
+    return await torture.kill(found[:1], f"a backend of {victim}")
+
+
+async def freeze_postgres(torture: Torture, draw: Draw) -> Wound:
+    """All of its processes are stopped for some seconds."""
+    return await _freeze([torture.ground.servers.postgres.pid], draw.uniform(1.0, 5.0), "Postgres")
+
+
+async def freeze_valkey(torture: Torture, draw: Draw) -> Wound:
+    """The ledger's server is stopped, mostly for a moment and sometimes for ten seconds."""
+    seconds = 10.0 if draw.uniform(0.0, 1.0) < 0.1 else draw.uniform(0.5, 4.0)
+    return await _freeze([torture.ground.servers.valkey.pid], seconds, "Valkey")
+
+
+async def freeze_worker(torture: Torture, draw: Draw) -> Wound:
+    """A worker is stopped in whatever it does, and goes on later as if nothing had been."""
+    name = WORKERS[draw.randrange(0, len(WORKERS))]
+    await torture.ground.until_works(name)
+    return await _freeze([torture.ground.pid(name)], draw.uniform(1.0, 6.0), name)
+
+
+async def freeze_api_process(torture: Torture, draw: Draw) -> Wound:
+    """One of the processes that serve is stopped; who is connected to it waits."""
+    ground = torture.ground
+    await until(lambda: len(ground.api_pids()) > 0, reason="an API process serves")
+    serving = sorted(ground.api_pids())
+    return await _freeze([serving[draw.randrange(0, len(serving))]], draw.uniform(0.5, 4.0), "one API process")
+
+
+async def _freeze(pids: list[int], seconds: float, words: str) -> Wound:
+    with frozen(pids):
+        await asyncio.sleep(seconds)
+    return Wound(0, f"{words} for {seconds:.1f} s")
+
+
+async def renew_api(torture: Torture, _: Draw) -> Wound:
+    """Replace the processes one by one, as a release does; no kill, and no request may fail for it."""
+    os.kill(torture.ground.pid(API), signal.SIGHUP)
+    return Wound(0, "SIGHUP")
+
+
+async def restart_worker(torture: Torture, draw: Draw) -> Wound:
+    """A worker is asked to end, finishes its batch, and is started again."""
+    ground = torture.ground
+    name = WORKERS[draw.randrange(0, len(WORKERS))]
+    await ground.until_works(name)
+    await asyncio.to_thread(ground.local.stop, name)
+    ground.start(name)
+    return Wound(0, f"SIGTERM to {name}")
+
+
+async def delay_network(torture: Torture, draw: Draw) -> Wound:
+    """Everything between the API and the ledger takes longer."""
+    seconds = draw.uniform(0.02, 0.3)
+    network = torture.ground.network
+    await network.be(Delay(seconds, jitter_seconds=seconds))
+    try:
+        await asyncio.sleep(draw.uniform(1.0, 3.0))
+    finally:
+        await network.be(Pass())
+    return Wound(0, f"{seconds * 1000:.0f} ms")
+
+
+async def stall_network(torture: Torture, draw: Draw) -> Wound:
+    """Nothing passes between the API and the ledger, and nobody is told."""
+    seconds = draw.uniform(0.5, 4.0)
+    network = torture.ground.network
+    await network.be(Stall())
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        await network.be(Pass())
+    return Wound(0, f"{seconds:.1f} s")
+
+
+async def reset_network(torture: Torture, _: Draw) -> Wound:
+    """Every connection between the API and the ledger is reset."""
+    torture.ground.network.reset_all()
+    return Wound(0, f"{torture.ground.network.connections} connections")
+
+
+async def lose_replies(torture: Torture, _: Draw) -> Wound:
+    """Purchases are executed, and nobody is told: the connection is reset when the reply comes."""
+    network = torture.ground.network
+    before = network.struck
+    await network.be(LoseReply(script("reserve").sha.encode(), reset=True, times=None))
+    try:
+        await asyncio.sleep(LOST_REPLIES_SECONDS)
+    finally:
+        await network.be(Pass())
+    return Wound(0, f"{network.struck - before} connections")
+
+
+async def stall_wire(torture: Torture, draw: Draw) -> Wound:
+    """Nothing passes between the workers and Postgres."""
+    seconds = draw.uniform(1.0, 4.0)
+    wire = torture.ground.wire
+    await wire.be(Stall())
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        await wire.be(Pass())
+    return Wound(0, f"{seconds:.1f} s")
+
+
+async def reset_wire(torture: Torture, _: Draw) -> Wound:
+    """Every connection between the workers and Postgres is reset."""
+    torture.ground.wire.reset_all()
+    return Wound(0, f"{torture.ground.wire.connections} connections")
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a process is gone, or waits for its parent to ask what became of it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+FAULTS = (
+    Fault("kill_api_process", kill_api_process, touches("api"), weight=7),
+    Fault("kill_all_api", kill_all_api, touches("api")),
+    Fault("kill_worker", kill_worker, touches("worker"), weight=8),
+    Fault("kill_worker_before_commit", kill_worker_before_commit, touches("worker")),
+    Fault("kill_worker_after_commit", kill_worker_after_commit, touches("worker")),
+    Fault("kill_valkey", kill_valkey, touches("valkey"), weight=6),
+    Fault("kill_postgres", kill_postgres, touches("postgres"), weight=2),
+    Fault("kill_postgres_backend", kill_postgres_backend, touches("postgres"), weight=6),
+    Fault("stop_postgres_at_once", stop_postgres_at_once, touches("postgres")),
+    Fault("freeze_postgres", freeze_postgres, touches("postgres")),
+    Fault("freeze_valkey", freeze_valkey, touches("valkey")),
+    Fault("freeze_worker", freeze_worker, touches("worker")),
+    Fault("freeze_api_process", freeze_api_process, touches("api")),
+    Fault("renew_api", renew_api, touches("api")),
+    Fault("restart_worker", restart_worker, touches("worker")),
+    Fault("delay_network", delay_network, touches("network")),
+    Fault("stall_network", stall_network, touches("network")),
+    Fault("reset_network", reset_network, touches("network")),
+    Fault("lose_replies", lose_replies, touches("network")),
+    Fault("stall_wire", stall_wire, touches("wire", "worker")),
+    Fault("reset_wire", reset_wire, touches("wire", "worker")),
+    *losses.FAULTS,
+)

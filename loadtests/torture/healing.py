@@ -1,0 +1,106 @@
+"""How long it takes until everything is well again (I12), measured while the crowd goes on."""
+
+import asyncio
+import time
+
+from sqlalchemy import func, select
+
+from loadtests.record import SALE_ENDED, SOLD_OUT
+from loadtests.torture.crowd import Crowd
+from loadtests.torture.ground import PASSING_ERRORS, Ground
+from loadtests.torture.market import Market, OnSale
+from loadtests.torture.purchases import Purchase
+from shop.orders.models import Order, OrderStatus
+from shop.sales import repository
+from shop.sales.recovery import repository as recoveries
+from shop.seckill import ledger
+from shop.seckill.order_ids import ids_of_sale
+
+HEAL_SECONDS_BAR = 15.0
+HEAL_SECONDS_MAX = 60.0
+POLL_SECONDS = 0.05
+PROBES = 2
+# The sweep comes every second, and takes a moment.
+OVERDUE_AFTER_SECONDS = 2
+REGULAR = frozenset({SOLD_OUT, "not_enough_units", SALE_ENDED})
+
+
+class NotHealed(Exception):
+    """Something is not well long after the fault was lifted; the message says what."""
+
+
+async def until_well(ground: Ground, market: Market, crowd: Crowd, *, since: float) -> float:
+    """The seconds from `since` until all is well: every open sale answers newcomers in the regular way, what its ledger
+    had then is recorded, no alarm stands, no recovery is under way and no hold is overdue.
+
+    Raises NotHealed.
+    """
+    deadline = since + HEAL_SECONDS_MAX
+    for sale in list(market.sales):
+        probes = [crowd.new_purchase(sale) for _ in range(PROBES)] if sale.selling else []
+        while True:
+            market.require_alive()
+            crowd.require_alive()
+            try:
+                found = await _ailment(ground, crowd, sale, probes)
+            except PASSING_ERRORS as error:
+                found = f"a server is away: {error!r}"
+            if found is None:
+                break
+            if time.monotonic() > deadline:
+                raise NotHealed(f"sale {sale.id}: {found}")
+            await asyncio.sleep(POLL_SECONDS)
+    return time.monotonic() - since
+
+
+async def _ailment(ground: Ground, crowd: Crowd, sale: OnSale, probes: list[Purchase]) -> str | None:
+    """What is not well with a sale, or None."""
+    for probe in probes:
+        if not probe.settled:
+            await crowd.ask(probe)
+        if not probe.settled:
+            return f"a purchase is answered with {probe.told[-1].attempt.code}"
+    async with ground.database.transaction() as session:
+        row = await repository.find(session, sale.id)
+        recovering = await recoveries.unfinished(session, sale.id)
+        overdue = await session.scalar(_overdue(sale.id))
+    if row is None or row.alarm is not None or recovering is not None:
+        return f"alarm: {row.alarm if row else 'no row'}"
+    if overdue:
+        return f"{overdue} holds are overdue"
+    if row.status == "settled":
+        return None
+    state = await ledger.read_state(ground.redis, sale.id, row.epoch)
+    if state is None:
+        return "the ledger is missing"
+    codes = {probe.told[-1].attempt.code for probe in probes if not probe.promised}
+    if strange := codes - REGULAR:
+        return f"newcomers are told {', '.join(sorted(strange))}"
+    if SOLD_OUT in codes and state.available > 0 and sale.selling:
+        probes[:] = [crowd.new_purchase(sale)]
+        return f"newcomers are told that all is sold while {state.available} units are available"
+    return await _undrained(ground, sale, row.epoch, state.seq)
+
+
+async def _undrained(ground: Ground, sale: OnSale, epoch: int, seq: int) -> str | None:
+    """Whether Postgres reaches this entry soon, whatever comes behind it."""
+    end = time.monotonic() + HEAL_SECONDS_BAR
+    while time.monotonic() < end:
+        async with ground.database.transaction() as session:
+            row = await repository.find(session, sale.id)
+        if row is None or row.epoch != epoch:
+            return "the sale has moved on to another epoch"
+        if row.watermark >= seq:
+            return None
+        await asyncio.sleep(POLL_SECONDS)
+    return f"entry {seq} is not recorded"
+
+
+def _overdue(sale_id: int):  # type: ignore[no-untyped-def]
+    ids = ids_of_sale(sale_id)
+    late = func.make_interval(0, 0, 0, 0, 0, 0, OVERDUE_AFTER_SECONDS)
+    return select(func.count()).where(
+        Order.id.between(ids.first, ids.last),
+        Order.status == OrderStatus.RESERVED,
+        Order.expires_at < func.now() - late,
+    )

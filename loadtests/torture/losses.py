@@ -1,0 +1,191 @@
+"""What is done to the ledger's data: it is forgotten, in part or altogether, refused, set wrong, or poisoned.
+
+With the API's processes alive nothing that was promised is lost, and only then is that the promise: so these faults
+touch the API as well, and nobody kills it meanwhile.
+"""
+
+import asyncio
+import os
+import shutil
+import time
+from pathlib import Path
+
+from loadtests.torture.ground import PASSING_ERRORS, Ground
+from loadtests.torture.hands import Broken, Torture
+from loadtests.torture.plan import Draw, Fault, Wound, touches
+from shop.auth import Actor
+from shop.errors import NotFound, SaleStateConflict
+from shop.orders.poison import quarantine
+from shop.sales import repository
+from shop.sales.models import Sale
+from shop.sales.recovery.demand import recover
+from shop.seckill.keys import LedgerKeys, ledger_keys
+
+TORTURER = Actor(id="torturer", address="local")
+ALARM_SECONDS_MAX = 5.0
+QUARANTINE_SECONDS_MAX = 10.0
+POLL_SECONDS = 0.02
+HOUR_MS = 3_600_000
+AOF_SECONDS = 0.3
+
+# As nobody but an operator with all rights could do it: the shop's own users may not send EVAL.
+POISON = """
+local seq = tonumber(redis.call('HGET', KEYS[1], 'seq')) + 1
+redis.call('XADD', KEYS[2], seq .. '-0', 'junk', 'torture')
+redis.call('HSET', KEYS[1], 'seq', seq)
+return seq
+"""
+SKEW = """
+if redis.call('HEXISTS', KEYS[1], 'skew_ms') == 1 then redis.call('HSET', KEYS[1], 'skew_ms', ARGV[1]) end
+return 1
+"""
+
+
+async def flush_scripts(torture: Torture, _: Draw) -> Wound:
+    """Redis forgets the scripts; only the controller loads them again."""
+    await torture.ground.redis.script_flush()
+    return Wound(0, "SCRIPT FLUSH")
+
+
+async def empty_redis(torture: Torture, _: Draw) -> Wound:
+    """Everything in Redis is gone, in the middle of a sale."""
+    await torture.until_in_flight()
+    await torture.ground.redis.flushall()
+    return Wound(0, "FLUSHALL")
+
+
+async def delete_redis_data(torture: Torture, _: Draw) -> Wound:
+    """Redis is killed, and its directory is gone when it starts again."""
+    valkey = torture.ground.servers.valkey
+    wound = await torture.kill([valkey.pid], "Valkey with its data")
+    await asyncio.to_thread(valkey.kill)
+    shutil.rmtree(_append_only_directory(torture.ground))
+    await torture.ground.start_server(valkey)
+    return wound
+
+
+async def roll_redis_back(torture: Torture, _: Draw) -> Wound:
+    """Redis is killed and loses what it wrote last, as in a power cut between two fsyncs."""
+    ground, valkey = torture.ground, torture.ground.servers.valkey
+    files = sorted(_append_only_directory(ground).glob("*.incr.aof"))
+    size = files[-1].stat().st_size
+    await asyncio.sleep(AOF_SECONDS)
+    wound = await torture.kill([valkey.pid], "Valkey")
+    await asyncio.to_thread(valkey.kill)
+    lost = files[-1].stat().st_size - size
+    os.truncate(files[-1], size)
+    await ground.start_server(valkey)
+    return Wound(wound.kills, f"{wound.words}, {lost} bytes lost")
+
+
+async def delete_part_of_ledger(torture: Torture, draw: Draw) -> Wound:
+    """One of the keys of a ledger is gone."""
+    sale = torture.sale(draw)
+    part = LedgerKeys._fields[draw.randrange(0, len(LedgerKeys._fields))]
+    epoch = (await _row(torture.ground, sale.id)).epoch
+    await torture.ground.redis.delete(getattr(ledger_keys(sale.id, epoch), part))
+    return Wound(0, f"{part} of sale {sale.id}")
+
+
+async def fill_memory(torture: Torture, draw: Draw) -> Wound:
+    """Redis has no room: purchases are refused before anything is done, releases and changes go on."""
+    redis = torture.ground.redis
+    await redis.config_set("maxmemory", 1)
+    try:
+        await asyncio.sleep(draw.uniform(0.5, 2.5))
+    finally:
+        await torture.ground.asking(lambda: redis.config_set("maxmemory", 0))
+    return Wound(0, "maxmemory 1")
+
+
+async def skew_clock(torture: Torture, draw: Draw) -> Wound:
+    """The ledgers' clock jumps by an hour; no window is that close, and no hold may end or last longer for it."""
+    skew_ms = HOUR_MS if draw.uniform(0.0, 1.0) < 0.5 else -HOUR_MS
+    keys = [ledger_keys(sale.id, (await _row(torture.ground, sale.id)).epoch).sale for sale in torture.market.selling]
+    await _skew(torture.ground, keys, skew_ms)
+    try:
+        await asyncio.sleep(draw.uniform(0.5, 2.0))
+    finally:
+        await torture.ground.asking(lambda: _skew(torture.ground, keys, 0))
+    return Wound(0, f"{skew_ms // HOUR_MS:+d} h")
+
+
+async def _skew(ground: Ground, keys: list[str], skew_ms: int) -> None:
+    for key in keys:
+        await ground.redis.eval(SKEW, 1, key, str(skew_ms))  # type: ignore[no-untyped-call, misc, unused-ignore]
+
+
+async def poison_ledger(torture: Torture, draw: Draw) -> Wound:
+    """An entry that cannot be recorded: the sale must stop by itself, and goes on when an operator sets it aside."""
+    ground = torture.ground
+    async with torture.market.still:
+        sale = torture.sale(draw)
+        epoch = (await _row(ground, sale.id)).epoch
+        keys = ledger_keys(sale.id, epoch)
+        seq = int(
+            await ground.redis.eval(POISON, 2, keys.sale, keys.stream)  # type: ignore[no-untyped-call, misc, unused-ignore]
+        )
+        started = time.monotonic()
+        while not _is_stopped(await _row(ground, sale.id)):
+            if time.monotonic() > started + ALARM_SECONDS_MAX:
+                raise Broken("I12", f"sale {sale.id} goes on with a poisoned entry after {ALARM_SECONDS_MAX:g} s")
+            await asyncio.sleep(POLL_SECONDS)
+        noticed = time.monotonic() - started
+        await _set_aside(ground, sale.id, seq)
+    return Wound(0, f"sale {sale.id}, noticed after {noticed:.1f} s")
+
+
+def _is_stopped(row: Sale) -> bool:
+    return row.alarm is not None and row.paused
+
+
+async def _set_aside(ground: Ground, sale_id: int, seq: int) -> None:
+    deadline = time.monotonic() + QUARANTINE_SECONDS_MAX
+    while True:
+        try:
+            await quarantine(ground.database, ground.redis, TORTURER, sale_id, seq)
+            return
+        except (SaleStateConflict, NotFound, *PASSING_ERRORS) as error:
+            if time.monotonic() > deadline:
+                raise Broken("I12", f"entry {seq} of sale {sale_id} cannot be set aside: {error!r}") from error
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def ask_for_recovery(torture: Torture, draw: Draw) -> Wound:
+    """An operator asks for a comparison while the sale goes on."""
+    sale = torture.sale(draw)
+
+    async def ask() -> None:
+        await recover(torture.ground.database, TORTURER, sale.id)
+
+    await torture.ground.asking(ask)
+    return Wound(0, f"sale {sale.id}")
+
+
+async def _row(ground: Ground, sale_id: int) -> Sale:
+    async def read() -> Sale:
+        async with ground.database.transaction() as session:
+            row = await repository.find(session, sale_id)
+        if row is None:
+            raise Broken("I6", f"sale {sale_id} has no row")
+        return row
+
+    return await ground.asking(read)
+
+
+def _append_only_directory(ground: Ground) -> Path:
+    return ground.servers.valkey.directory / "appendonlydir"
+
+
+ALL = ("api", "worker", "valkey", "postgres", "network", "wire")
+FAULTS = (
+    Fault("flush_scripts", flush_scripts, touches("valkey")),
+    Fault("empty_redis", empty_redis, touches("api", "valkey"), weight=2),
+    Fault("delete_redis_data", delete_redis_data, touches("api", "valkey")),
+    Fault("roll_redis_back", roll_redis_back, touches("api", "valkey"), weight=4, only="everysec"),
+    Fault("delete_part_of_ledger", delete_part_of_ledger, touches("api", "valkey")),
+    Fault("fill_memory", fill_memory, touches("valkey")),
+    Fault("skew_clock", skew_clock, touches("valkey")),
+    Fault("ask_for_recovery", ask_for_recovery, touches("valkey", "postgres")),
+    Fault("poison_ledger", poison_ledger, touches(*ALL)),
+)

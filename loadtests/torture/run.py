@@ -1,0 +1,167 @@
+"""The course of a run: let the crowd buy, break, heal, check, and again until the time is over."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from loadtests.torture.check import Finding, check_ledger, check_sale
+from loadtests.torture.crowd import Crowd
+from loadtests.torture.faults import FAULTS
+from loadtests.torture.ground import PASSING_ERRORS, Wrecked, ground
+from loadtests.torture.hands import Broken, Torture
+from loadtests.torture.healing import HEAL_SECONDS_BAR, HEAL_SECONDS_MAX, NotHealed, until_well
+from loadtests.torture.market import Market, OnSale
+from loadtests.torture.plan import Fault, Round, Wound, rounds
+from shop.local import NotStarted
+
+WARM_UP_SECONDS_MAX = 60.0
+LULL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class TorturePlan:
+    """How long, how hard, and from which seed. `kinds` are the names of the faults to draw from; empty means all."""
+
+    seed: int
+    minutes: float
+    aof: str = "always"
+    buyers: int = 64
+    kinds: frozenset[str] = frozenset()
+    pairs: bool = True
+
+    @property
+    def faults(self) -> list[Fault]:
+        return [fault for fault in FAULTS if not self.kinds or fault.name in self.kinds]
+
+
+@dataclass
+class State:
+    """The run so far, for the screen and for the table at the end."""
+
+    plan: TorturePlan
+    started_at: float = field(default_factory=time.monotonic)
+    doing: str = "starting"
+    rounds: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    kills: int = 0
+    longest_heal_seconds: float = 0.0
+    longest_heal_of: str = ""
+    requests: int = 0
+    purchases: int = 0
+    acknowledged: int = 0
+    sales: int = 0
+    changes: int = 0
+    finding: Finding = field(default_factory=Finding)
+    seconds: float = 0.0
+
+    @property
+    def elapsed_seconds(self) -> float:
+        return time.monotonic() - self.started_at
+
+
+Report = Callable[[State, str], None]
+
+
+async def torture(plan: TorturePlan, directory: Path, report: Report, *, stop: asyncio.Event) -> State:
+    """Torture a shop in this directory until the time is over, something is broken, or `stop` is set.
+
+    `report` is told of every step. What is left of a broken run stays in the directory. Raises ServerUnavailable or
+    NotStarted when the shop cannot be started at all.
+    """
+    state = State(plan)
+    async with (
+        ground(directory, aof=plan.aof, seed=plan.seed) as here,
+        Market(here, seed=plan.seed) as market,
+        Crowd(here.local.base_url, here.settings, market, buyers=plan.buyers, seed=plan.seed) as crowd,
+    ):
+        try:
+            await _course(plan, Torture(here, crowd, market), state, report, stop)
+        except (Broken, NotHealed) as broken:
+            state.finding.breaks(broken.invariant if isinstance(broken, Broken) else "I12", str(broken))
+        except (Wrecked, NotStarted, *PASSING_ERRORS) as wrecked:
+            state.finding.sentences.append(f"the run could not go on in {state.doing}: {wrecked!r}")
+        _count(state, crowd, market)
+        if not state.finding.clean:
+            for sale in market.sales:
+                write_evidence(directory / f"sale-{sale.id}.jsonl", sale)
+    state.seconds = state.elapsed_seconds
+    return state
+
+
+async def _course(plan: TorturePlan, tools: Torture, state: State, report: Report, stop: asyncio.Event) -> None:
+    here, crowd, market = tools.ground, tools.crowd, tools.market
+    state.doing = "warming up"
+    crowd.open.set()
+    await until_well(here, market, crowd, since=time.monotonic() + WARM_UP_SECONDS_MAX - HEAL_SECONDS_MAX)
+    state.started_at = time.monotonic()
+    report(state, f"torture of {plan.minutes:g} minutes begins")
+    course: Iterator[Round] = rounds(plan.faults, seed=plan.seed, aof=plan.aof, pairs=plan.pairs)
+    while state.elapsed_seconds < plan.minutes * 60 and not stop.is_set():
+        await _lull(crowd)
+        each = next(course)
+        await _round(tools, state, each, report)
+        if not state.finding.clean:
+            return
+    state.doing = "last check"
+    await _check(tools, state, last=True)
+
+
+async def _lull(crowd: Crowd) -> None:
+    """Let the crowd buy for a moment: a fault is worth little when nobody is under way."""
+    await asyncio.sleep(LULL_SECONDS)
+    crowd.require_alive()
+
+
+async def _round(tools: Torture, state: State, each: Round, report: Report) -> None:
+    state.doing = each.name
+    wounds: list[Wound] = await asyncio.gather(
+        *(fault.inflict(tools, draw) for fault, draw in zip(each.faults, each.draws, strict=True))
+    )
+    lifted_at = time.monotonic()
+    state.rounds += 1
+    state.faults.update(fault.name for fault in each.faults)
+    state.kills += sum(wound.kills for wound in wounds)
+    state.doing = f"healing from {each.name}"
+    healed = await until_well(tools.ground, tools.market, tools.crowd, since=lifted_at)
+    if healed > state.longest_heal_seconds:
+        state.longest_heal_seconds, state.longest_heal_of = healed, each.name
+    if healed > HEAL_SECONDS_BAR:
+        state.finding.breaks("I12", f"healing from {each.name} took {healed:.1f} s")
+    state.doing = f"checking after {each.name}"
+    await _check(tools, state, last=False)
+    _count(state, tools.crowd, tools.market)
+    words = "; ".join(f"{fault.name}: {wound.words}" for fault, wound in zip(each.faults, wounds, strict=True))
+    report(state, f"{words}; healed in {healed:.1f} s")
+
+
+async def _check(tools: Torture, state: State, *, last: bool) -> None:
+    """Check every sale while nobody buys and nothing is changed, and forget those that are over."""
+    async with tools.market.still:
+        if not await tools.crowd.quiet():
+            state.finding.breaks("I12", "buyers were not told what became of their purchases")
+        for sale in list(tools.market.sales):
+            over = await tools.market.is_over(sale)
+            await check_sale(tools.ground, tools.crowd, sale, state.finding)
+            if over or last:
+                await check_ledger(tools.ground, sale, state.finding)
+            if over and state.finding.clean:
+                tools.market.sales.remove(sale)
+    tools.crowd.open.set()
+
+
+def _count(state: State, crowd: Crowd, market: Market) -> None:
+    state.requests, state.purchases, state.acknowledged = crowd.requests, crowd.purchases, crowd.acknowledged
+    state.sales, state.changes = market.opened, market.changes
+
+
+def write_evidence(path: Path, sale: OnSale) -> None:
+    """Every attempt of a sale as a line of JSON: purchase, user, key, quantity, answers."""
+    encoder = msgspec.json.Encoder()
+    with path.open("wb") as file:
+        for purchase in sale.purchases:
+            file.write(encoder.encode(purchase) + b"\n")
