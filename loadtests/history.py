@@ -111,11 +111,16 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a sale allows, and what each of its epochs began with."""
+    """What a sale allows, what each of its epochs began with, and which orders gave their units back between two.
+
+    `given_back` has those that a recovery released when it began an epoch, without an event: the lost ledger may have
+    released them already.
+    """
 
     units_per_user: int
     orders_per_user: int
     openings: Mapping[int, int]
+    given_back: Mapping[str, int] = field(default_factory=dict)
 
 
 def check_history(
@@ -205,7 +210,10 @@ def _replay(entries: Iterable[Entry], rules: Rules) -> _Ledger:
         {epoch: [opening] for epoch, opening in rules.openings.items()},
         max(rules.openings, default=0),
     )
+    waiting = sorted((epoch, order_id) for order_id, epoch in rules.given_back.items())
     for entry in sorted(entries, key=lambda entry: entry.place):
+        while waiting and waiting[0][0] <= entry.epoch:
+            ledger.sentences += _give_back(ledger, *waiting.pop(0))
         ledger.sentences += _follow(ledger, entry)
         if entry.quarantined:
             ledger.quarantined.add(entry.order_id or "")
@@ -248,6 +256,18 @@ def _move(ledger: _Ledger, entry: Entry, order_id: str, user_id: str, rules: Rul
     places, holdings = ledger.holdings[user_id]
     places.append(entry.place)
     holdings.append(had)
+
+
+def _give_back(ledger: _Ledger, epoch: int, order_id: str) -> Iterator[str]:
+    entry = ledger.made.get(order_id)
+    if entry is None or entry.user_id is None or order_id in ledger.released:
+        yield f"order {order_id} gave its units back before epoch {epoch}, which it did not hold"
+        return
+    ledger.released.add(order_id)
+    places, holdings = ledger.holdings[entry.user_id]
+    before = holdings[-1]
+    places.append(Place(epoch, 0))
+    holdings.append(_Holding(before.units - entry.quantity, before.orders))
 
 
 def _order(

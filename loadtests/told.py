@@ -6,7 +6,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from loadtests.history import REPLAYED, RESERVED, UNKNOWN, Attempt, Entry, Rules
 from loadtests.http import ConnectError, HttpError
+from shop.orders.models import Order
 from shop.sales.models import LedgerRow, Sale, SaleEpoch
+from shop.seckill.order_ids import ids_of_sale
 from shop.seckill.receipts import Receipt, Signer, Witness
 
 ROWS_PER_FETCH = 10_000
@@ -99,4 +101,15 @@ async def rules_of(session: AsyncSession, sale_id: int) -> Rules:
         select(SaleEpoch.epoch, SaleEpoch.opening_balance).where(SaleEpoch.sale_id == sale_id)
     )
     openings = {epoch: opening for epoch, opening in epochs}  # noqa: C416 - rows are not pairs to dict()
-    return Rules(sale.units_per_user, sale.orders_per_user, openings)
+    return Rules(sale.units_per_user, sale.orders_per_user, openings, await _given_back(session, sale_id))
+
+
+async def _given_back(session: AsyncSession, sale_id: int) -> dict[str, int]:
+    """The orders that were released in the transaction that began an epoch: both have its time."""
+    ids = ids_of_sale(sale_id)
+    query = (
+        select(Order.id, SaleEpoch.epoch)
+        .join(SaleEpoch, (SaleEpoch.sale_id == sale_id) & (SaleEpoch.created_at == Order.released_at))
+        .where(Order.id.between(ids.first, ids.last))
+    )
+    return {str(order_id): epoch for order_id, epoch in await session.execute(query)}

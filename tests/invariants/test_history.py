@@ -331,6 +331,23 @@ def test_limits_go_on_in_a_later_epoch() -> None:
     assert "user ann has 3 units in 3 orders at 2.2" in sentence
 
 
+@pytest.mark.parametrize(("given_back", "is_right"), [({"order-ann": 2}, True), ({}, False)])
+def test_units_that_a_recovery_gave_back_count_no_more(given_back: dict[str, int], *, is_right: bool) -> None:
+    """It releases what closed orders owe when it begins an epoch, without an event; then their user may buy again."""
+    rows = [*ROWS, row(1, "ann", order="again", quantity=2, balance=1, epoch=2)]
+    attempts = [*TOLD, told(RESERVED, "ann", 1, 6, 7, order="again", quantity=2, epoch=2)]
+
+    assert (judge(attempts, rows, replace(NEXT_EPOCH, given_back=given_back)) == []) == is_right
+
+
+def test_an_order_gives_its_units_back_to_one_epoch_only() -> None:
+    rows = [*ROWS, row(4, "ann", kind="released", balance=3), row(1, "dan", balance=2, epoch=2)]
+    attempts = [*TOLD, told(RESERVED, "dan", 1, 6, 7, epoch=2)]
+
+    [sentence] = judge(attempts, rows, replace(NEXT_EPOCH, given_back={"order-ann": 2}))
+    assert "order order-ann gave its units back before epoch 2, which it did not hold" in sentence
+
+
 def test_a_quarantined_row_is_the_one_exception_of_the_promise() -> None:
     rows = [*ROWS[:2], replace(row(3, None, order="order-cid", quantity=0, delta=-1, balance=2), quarantined=True)]
 
