@@ -25,7 +25,7 @@ help:
 	@echo "make test   every test                                                      (ARGS=\"-k story\")"
 	@echo "make lint   style, types and who may import whom"
 	@echo "make bench  the shop beside other ways to build it                          (ARGS=\"--quick\")"
-	@echo "make torture  the shop broken again and again, and held to every promise       (ARGS=\"--minutes 60\")"
+	@echo "make torture the shop broken again and again, and held to every promise       (ARGS=\"--minutes 60\")"
 	@echo "make readme the README's figures and the configuration page, written anew"
 
 demo: $(UV_INSTALLED)

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import msgspec
 
-from loadtests.torture.check import Finding, check_ledger, check_sale
+from loadtests.torture.check import Finding, check_sale
 from loadtests.torture.crowd import Crowd
 from loadtests.torture.faults import FAULTS
 from loadtests.torture.ground import PASSING_ERRORS, Wrecked, ground
 from loadtests.torture.hands import Broken, Torture
 from loadtests.torture.healing import HEAL_SECONDS_BAR, HEAL_SECONDS_MAX, NotHealed, until_well
+from loadtests.torture.ledger import check_ledger
 from loadtests.torture.market import Market, OnSale
 from loadtests.torture.plan import Fault, Round, Wound, rounds
 from shop.local import NotStarted
