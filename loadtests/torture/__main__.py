@@ -57,7 +57,8 @@ def main(
         raise typer.BadParameter(f"no such fault: {', '.join(sorted(unknown))}")
     chosen = random.SystemRandom().randrange(SEED_MAX) if seed is None else seed
     console.print(f"seed {chosen}")
-    plan = TorturePlan(chosen, minutes, aof.value, buyers, frozenset(only or ()))
+    faults = [fault for fault in FAULTS if not only or fault.name in only]
+    plan = TorturePlan(chosen, minutes, aof.value, buyers, faults)
     home = new_directory(directory)
     with Screen(console) as screen, asyncio.Runner(loop_factory=_loop_factory()) as runner:
         state = runner.run(_until_signal(plan, home, screen))

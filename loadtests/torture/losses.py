@@ -19,6 +19,7 @@ from shop.orders.poison import quarantine
 from shop.sales import repository
 from shop.sales.models import Sale
 from shop.sales.recovery.demand import recover
+from shop.seckill import ledger
 from shop.seckill.keys import LedgerKeys, ledger_keys
 
 TORTURER = Actor(id="torturer", address="local")
@@ -126,7 +127,7 @@ async def poison_ledger(torture: Torture, draw: Draw) -> Wound:
             await ground.redis.eval(POISON, 2, keys.sale, keys.stream)  # type: ignore[no-untyped-call, misc, unused-ignore]
         )
         started = time.monotonic()
-        while not _is_stopped(await _row(ground, sale.id)):
+        while not await _is_stopped(ground, sale.id, epoch):
             if time.monotonic() > started + ALARM_SECONDS_MAX:
                 raise Broken("I12", f"sale {sale.id} goes on with a poisoned entry after {ALARM_SECONDS_MAX:g} s")
             await asyncio.sleep(POLL_SECONDS)
@@ -135,8 +136,11 @@ async def poison_ledger(torture: Torture, draw: Draw) -> Wound:
     return Wound(0, f"sale {sale.id}, noticed after {noticed:.1f} s")
 
 
-def _is_stopped(row: Sale) -> bool:
-    return row.alarm is not None and row.paused
+async def _is_stopped(ground: Ground, sale_id: int, epoch: int) -> bool:
+    """Whether the alarm rings and the ledger sells nothing; that it is paused cannot be recorded behind the poison."""
+    row = await _row(ground, sale_id)
+    state = await ground.asking(lambda: ledger.read_state(ground.redis, sale_id, epoch))
+    return row.alarm is not None and state is not None and state.state == "paused"
 
 
 async def _set_aside(ground: Ground, sale_id: int, seq: int) -> None:
