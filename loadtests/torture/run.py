@@ -35,6 +35,7 @@ class TorturePlan:
     faults: Sequence[Fault] = FAULTS
     pairs: bool = True
     rounds_max: int | None = None
+    heal_seconds: float = HEAL_SECONDS_BAR
 
     def is_over(self, seconds: float, rounds: int) -> bool:
         """Whether a run that is so far along ends now."""
@@ -132,7 +133,7 @@ async def _round(tools: Torture, state: State, each: Round, report: Report) -> N
     healed = await until_well(tools.ground, tools.market, tools.crowd, since=lifted_at)
     if healed > state.longest_heal_seconds:
         state.longest_heal_seconds, state.longest_heal_of = healed, each.name
-    if healed > HEAL_SECONDS_BAR:
+    if healed > state.plan.heal_seconds:
         state.finding.breaks("I12", f"healing from {each.name} took {healed:.1f} s")
     state.doing = f"checking after {each.name}"
     await _check(tools, state, last=False)
