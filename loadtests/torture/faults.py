@@ -125,12 +125,12 @@ async def kill_postgres_backend(torture: Torture, draw: Draw) -> Wound:
 
 async def freeze_postgres(torture: Torture, draw: Draw) -> Wound:
     """All of its processes are stopped for some seconds."""
-    return await _freeze([torture.ground.servers.postgres.pid], draw.uniform(1.0, 5.0), "Postgres")
+    return await _freeze([torture.ground.servers.postgres.pid], draw.uniform(1.0, 4.0), "Postgres")
 
 
 async def freeze_valkey(torture: Torture, draw: Draw) -> Wound:
     """The ledger's server is stopped, mostly for a moment and sometimes for ten seconds."""
-    seconds = 10.0 if draw.uniform(0.0, 1.0) < 0.1 else draw.uniform(0.5, 4.0)
+    seconds = 10.0 if draw.uniform(0.0, 1.0) < 0.1 else draw.uniform(0.5, 3.0)
     return await _freeze([torture.ground.servers.valkey.pid], seconds, "Valkey")
 
 
@@ -138,7 +138,7 @@ async def freeze_worker(torture: Torture, draw: Draw) -> Wound:
     """A worker is stopped in whatever it does, and goes on later as if nothing had been."""
     name = WORKERS[draw.randrange(0, len(WORKERS))]
     await torture.ground.until_works(name)
-    return await _freeze([torture.ground.pid(name)], draw.uniform(1.0, 6.0), name)
+    return await _freeze([torture.ground.pid(name)], draw.uniform(1.0, 4.0), name)
 
 
 async def freeze_api_process(torture: Torture, draw: Draw) -> Wound:
@@ -185,7 +185,7 @@ async def delay_network(torture: Torture, draw: Draw) -> Wound:
 
 async def stall_network(torture: Torture, draw: Draw) -> Wound:
     """Nothing passes between the API and the ledger, and nobody is told."""
-    seconds = draw.uniform(0.5, 4.0)
+    seconds = draw.uniform(0.5, 3.0)
     network = torture.ground.network
     await network.be(Stall())
     try:
@@ -215,7 +215,7 @@ async def lose_replies(torture: Torture, _: Draw) -> Wound:
 
 async def stall_wire(torture: Torture, draw: Draw) -> Wound:
     """Nothing passes between the workers and Postgres."""
-    seconds = draw.uniform(1.0, 4.0)
+    seconds = draw.uniform(1.0, 3.0)
     wire = torture.ground.wire
     await wire.be(Stall())
     try:
@@ -240,14 +240,14 @@ def _has_ended(pid: int) -> bool:
 
 
 FAULTS = (
-    Fault("kill_api_process", kill_api_process, touches("api"), weight=7),
+    Fault("kill_api_process", kill_api_process, touches("api"), weight=10),
     Fault("kill_all_api", kill_all_api, touches("api")),
-    Fault("kill_worker", kill_worker, touches("worker"), weight=8),
+    Fault("kill_worker", kill_worker, touches("worker"), weight=10),
     Fault("kill_worker_before_commit", kill_worker_before_commit, touches("worker")),
     Fault("kill_worker_after_commit", kill_worker_after_commit, touches("worker")),
-    Fault("kill_valkey", kill_valkey, touches("valkey"), weight=6),
+    Fault("kill_valkey", kill_valkey, touches("valkey"), weight=7),
     Fault("kill_postgres", kill_postgres, touches("postgres"), weight=2),
-    Fault("kill_postgres_backend", kill_postgres_backend, touches("postgres"), weight=6),
+    Fault("kill_postgres_backend", kill_postgres_backend, touches("postgres"), weight=8),
     Fault("stop_postgres_at_once", stop_postgres_at_once, touches("postgres")),
     Fault("freeze_postgres", freeze_postgres, touches("postgres")),
     Fault("freeze_valkey", freeze_valkey, touches("valkey")),

@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 
 from loadtests.record import SALE_ENDED, SOLD_OUT
 from loadtests.torture.crowd import Crowd
@@ -96,7 +96,7 @@ async def _undrained(ground: Ground, sale: OnSale, epoch: int, seq: int) -> str 
     return f"entry {seq} is not recorded"
 
 
-def _overdue(sale_id: int):  # type: ignore[no-untyped-def]
+def _overdue(sale_id: int) -> Select[tuple[int]]:
     ids = ids_of_sale(sale_id)
     late = func.make_interval(0, 0, 0, 0, 0, 0, OVERDUE_AFTER_SECONDS)
     return select(func.count()).where(

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-PAIR_SHARE = 0.6
+PAIR_SHARE = 0.8
 
 
 @dataclass
