@@ -1,0 +1,229 @@
+"""The torture: a short run of the real thing, and its checks, each turned red by data that was tampered with."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
+
+import msgspec
+import pytest
+from sqlalchemy import text
+
+from loadtests.chaos import ChaosProxy
+from loadtests.torture.check import Finding, check_sale
+from loadtests.torture.crowd import Crowd
+from loadtests.torture.faults import FAULTS
+from loadtests.torture.ground import Ground
+from loadtests.torture.healing import HEAL_SECONDS_MAX
+from loadtests.torture.ledger import check_ledger, sold_while_closed
+from loadtests.torture.market import Market, OnSale
+from loadtests.torture.plan import rounds
+from loadtests.torture.purchases import Purchase
+from loadtests.torture.report import markdown, results_of, write_longest
+from loadtests.torture.run import State, TorturePlan, torture
+from shop.embedded import EmbeddedServers, PostgresServer, ValkeyServer
+from shop.local import LocalShop
+from shop.sales.models import LedgerRow, SaleChange
+from tests.harness import Shop
+
+SEED = 20
+SHORT = (
+    "kill_api_process",
+    "kill_worker",
+    "kill_valkey",
+    "kill_postgres_backend",
+    "empty_redis",
+    "lose_replies",
+)
+PURCHASES = 6
+
+
+@pytest.mark.timeout(300)
+async def test_a_short_torture_breaks_no_promise(tmp_path: Path) -> None:
+    """Six kinds of fault with purchases in flight, then every promise against every row (I1–I10, I12)."""
+    faults = [fault for fault in FAULTS if fault.name in SHORT]
+    plan = TorturePlan(
+        SEED,
+        minutes=4,
+        buyers=24,
+        faults=faults,
+        pairs=False,
+        rounds_max=len(faults),
+        heal_seconds=HEAL_SECONDS_MAX,  # Other tests use the same machine; the bar is for the command.
+    )
+    lines: list[str] = []
+
+    state = await torture(plan, tmp_path, lambda _, line: lines.append(line), stop=asyncio.Event())
+
+    assert state.finding.sentences == [], lines
+    assert state.faults == dict.fromkeys(SHORT, 1)
+    assert state.kills == sum(name.startswith("kill") for name in SHORT)
+    assert state.acknowledged > 0
+
+
+def test_the_same_seed_breaks_the_same_things_in_the_same_order() -> None:
+    first, again, other = (
+        [(each.name, [draw.random() for draw in each.draws]) for each in itertools.islice(course, 100)]
+        for course in (rounds(FAULTS, seed=seed, aof="always") for seed in (1, 1, 2))
+    )
+
+    assert first == again
+    assert first != other
+
+
+def test_every_kind_comes_once_before_any_comes_again() -> None:
+    usable = {fault.name for fault in FAULTS if fault.only is None}
+    course = rounds(FAULTS, seed=SEED, aof="always")
+
+    dealt = [fault.name for each in itertools.islice(course, len(usable)) for fault in each.faults]
+
+    assert set(dealt[: len(usable)]) == usable
+    assert len(usable) >= 14
+
+
+def test_faults_that_come_together_break_different_things() -> None:
+    pairs = [each.faults for each in itertools.islice(rounds(FAULTS, seed=SEED, aof="everysec"), 300)]
+
+    assert any(len(pair) == 2 for pair in pairs)
+    assert not [pair for pair in pairs if len(pair) == 2 and pair[0].touches & pair[1].touches]
+
+
+def test_an_order_sold_while_the_sale_is_paused_or_over_is_found() -> None:
+    """I10, by the ledger's own order; what a recovery brings back is no sale."""
+    kinds = ["reserved", "pause", "reserved", "honoured", "resume", "reserved", "end", "reserved"]
+    numbers = itertools.count(1)
+    rows = [
+        LedgerRow(epoch=1, seq=seq, kind=kind, change_n=next(numbers) if kind in {"pause", "resume", "end"} else None)
+        for seq, kind in enumerate(kinds, 1)
+    ]
+    changes = {n: SaleChange(n=n, outcome="applied") for n in (1, 2, 3)}
+
+    assert [sentence.split()[1] for sentence in sold_while_closed(rows, changes)] == ["3", "8"]
+
+
+class Examined:
+    """A sale of the running shop with a few purchases of each kind, as the torture records them."""
+
+    def __init__(self, shop: Shop, ground: Ground, crowd: Crowd, sale: OnSale) -> None:
+        self.shop, self.ground, self.crowd, self.sale = shop, ground, crowd, sale
+
+    @property
+    def promised(self) -> list[Purchase]:
+        return [purchase for purchase in self.sale.purchases if purchase.promised]
+
+    async def buy(self) -> None:
+        """Orders, a cancelled one among them, and a refusal."""
+        wishes = [self.crowd.new_purchase(self.sale) for _ in range(PURCHASES)]
+        await asyncio.gather(*map(self.crowd.until_known, wishes))
+        await self.crowd.cancel(wishes[-1])
+        await self.crowd.until_known(self.crowd.new_purchase(self.sale, quantity=9))
+
+    async def execute(self, statement: str, **values: object) -> None:
+        """Tamper with the rows."""
+        async with self.shop.database.transaction() as session:
+            await session.execute(text(statement), values)
+
+    async def check(self) -> Finding:
+        """What the torture finds."""
+        finding = Finding()
+        await check_sale(self.ground, self.crowd, self.sale, finding)
+        await check_ledger(self.ground, self.sale, finding)
+        return finding
+
+
+@pytest.fixture
+async def examined(shop: Shop, tmp_path: Path) -> AsyncIterator[Examined]:
+    address = urlsplit(shop.base_url)
+    settings = shop.settings.model_copy(update={"api_host": address.hostname, "api_port": address.port})
+    ground = Ground(
+        settings=settings,
+        directory=tmp_path,
+        aof="always",
+        servers=EmbeddedServers(ValkeyServer(tmp_path), PostgresServer(tmp_path)),
+        local=LocalShop(settings, tmp_path),
+        database=shop.database,
+        redis=shop.redis,
+        network=ChaosProxy(settings.redis_url),
+        wire=ChaosProxy(settings.database_url),
+    )
+    opened = await shop.open_sale(units=20, units_per_user=2)
+    sale = OnSale(opened.id, opened.salt, 0.0, 0.0)
+    crowd = Crowd(shop.base_url, settings, Market(ground, seed=SEED), buyers=0, seed=SEED)
+    async with crowd:
+        each = Examined(shop, ground, crowd, sale)
+        await each.buy()
+        yield each
+    for proxy in (ground.network, ground.wire):
+        await proxy.close()
+
+
+async def test_a_sale_that_kept_its_promises_is_clean(examined: Examined) -> None:
+    finding = await examined.check()
+
+    assert finding.sentences == []
+    assert len(examined.promised) == PURCHASES
+
+
+async def lose(examined: Examined, order_id: str) -> None:
+    await examined.execute("DELETE FROM order_lines WHERE order_id = :id", id=UUID(order_id))
+    await examined.execute("DELETE FROM orders WHERE id = :id", id=UUID(order_id))
+
+
+async def haunt(examined: Examined, order_id: str) -> None:
+    known = UUID(order_id)
+    ghost = UUID(int=(known.int >> 96 << 96) | (uuid4().int & (2**96 - 1)))
+    await examined.execute(
+        "INSERT INTO orders SELECT (jsonb_populate_record(o, jsonb_build_object('id', CAST(:ghost AS text)))).*"
+        " FROM orders o WHERE id = :id",
+        id=known,
+        ghost=str(ghost),
+    )
+
+
+async def rob(examined: Examined, order_id: str) -> None:
+    await examined.execute("UPDATE orders SET user_id = 'somebody' WHERE id = :id", id=UUID(order_id))
+
+
+async def oversell(examined: Examined, order_id: str) -> None:
+    await examined.execute("UPDATE orders SET quantity = 90 WHERE id = :id", id=UUID(order_id))
+
+
+@pytest.mark.parametrize(
+    ("tamper", "counted", "broken"),
+    [
+        (lose, {"lost": 1}, {"I6", "I3", "I4"}),
+        (haunt, {"ghosts": 1}, {"I9", "I3", "I4"}),
+        (rob, {}, {"I6"}),
+        (oversell, {"oversold": 74, "over_limit": 1}, {"I4", "I5", "I6", "I3"}),
+    ],
+    ids=["lost", "ghost", "another-user", "oversold"],
+)
+async def test_what_was_tampered_with_is_found(
+    examined: Examined,
+    tamper: Callable[[Examined, str], Awaitable[None]],
+    counted: dict[str, int],
+    broken: set[str],
+) -> None:
+    """Each of the figures that must be 0 can be something else."""
+    assert (await examined.check()).clean
+    await tamper(examined, min(examined.promised[0].order_ids))
+
+    finding = await examined.check()
+
+    figures = ("lost", "oversold", "over_limit", "duplicated", "ghosts")
+    assert {name: getattr(finding, name) for name in figures} == dict.fromkeys(figures, 0) | counted
+    assert finding.broken == broken
+
+
+def test_the_readme_keeps_the_table_of_the_longest_run(tmp_path: Path) -> None:
+    readme, file = tmp_path / "README.md", tmp_path / "results" / "torture.json"
+    readme.write_text("before\n<!-- torture -->\n<!-- /torture -->\nafter\n")
+    longer, shorter = (
+        msgspec.structs.replace(results_of(State(TorturePlan(seed, minutes=1))), minutes=minutes)
+        for seed, minutes in ((1, 60.0), (2, 5.0))
+    )
+
+    assert [write_longest(each, readme=readme, file=file) for each in (longer, shorter)] == [True, False]
+    assert f"before\n<!-- torture -->\n{markdown(longer)}\n<!-- /torture -->\nafter\n" == readme.read_text()
