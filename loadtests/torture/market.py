@@ -30,7 +30,8 @@ CHANGE_SECONDS_MAX = 60.0
 PAUSED_SECONDS = 0.15
 RETRY_SECONDS = 0.1
 REQUEST_SECONDS_MAX = 6.0
-TOLD = frozenset({200, 202, 409, 422})
+TAKEN = frozenset({200, 202})
+TOLD = TAKEN | {409, 422}
 
 
 @dataclass
@@ -113,7 +114,8 @@ class Market:
             case 2:
                 await self._ask(sale, "pause")
                 await asyncio.sleep(PAUSED_SECONDS)
-                await self._ask(sale, "resume")
+                # While the sale is recovered it is refused, and an admin asks again.
+                await self._ask(sale, "resume", told=TAKEN)
             case _:
                 return
         self.changes += 1
@@ -153,12 +155,10 @@ class Market:
         self.sales.append(OnSale(sale_id, salt, opened_at, opened_at + life))
         self.opened += 1
 
-    async def resume(self, sale: OnSale) -> None:
-        """Sell again."""
-        await self._ask(sale, "resume")
-
-    async def _ask(self, sale: OnSale, verb: str, body: dict[str, int] | None = None) -> int:
-        """Ask for a change until the shop has taken it or refused it; each try has the same key. Raises Wrecked."""
+    async def _ask(
+        self, sale: OnSale, verb: str, body: dict[str, int] | None = None, *, told: frozenset[int] = TOLD
+    ) -> None:
+        """Ask for a change until this is the answer's status; each try has the same key. Raises Wrecked."""
         headers = {
             "Authorization": f"Bearer {self._ground.admin_token}",
             "Idempotency-Key": f"torture-{verb}-{next(self._keys)}",
@@ -171,8 +171,8 @@ class Market:
             except httpx.TransportError as error:
                 words = repr(error)
             else:
-                if answer.status_code in TOLD:
-                    return answer.status_code
+                if answer.status_code in told:
+                    return
                 words = answer.text[:200]
             await asyncio.sleep(RETRY_SECONDS)
         raise Wrecked(f"{verb} of sale {sale.id} was not taken within {CHANGE_SECONDS_MAX:g} s: {words}")
