@@ -197,9 +197,8 @@ def _compare_rows(sale: OnSale, rows: dict[str, Row], finding: Finding) -> None:
     for order_id in rows.keys() - explained:
         finding.ghosts += 1
         _tell(finding, "I9", finding.ghosts, f"order {order_id} of {rows[order_id].user_id} was promised to nobody")
-    for purchase in sale.purchases:
-        if not purchase.settled:
-            finding.breaks("I9", f"nobody told the outcome of {purchase.key}; {_last(purchase)}")
+    for number, purchase in enumerate((each for each in sale.purchases if not each.settled), 1):
+        _tell(finding, "I9", number, f"nobody told the outcome of {purchase.key}; {_last(purchase)}")
 
 
 def _count_units(sale: OnSale, rows: dict[str, Row], units: int, limit: int, finding: Finding) -> None:

@@ -9,7 +9,6 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
 
 from loadtests.http import Address, HttpError, Pool, Response
 from loadtests.torture.market import Market, OnSale
@@ -40,7 +39,6 @@ class Crowd:
         self.requests = 0
         self.purchases = 0
         self.acknowledged = 0
-        self.undecided = 0
         self.tally: Counter[str] = Counter()
         self.open = asyncio.Event()
         self._address = Address.of(base_url)
@@ -120,10 +118,7 @@ class Crowd:
         pause = RETRY_SECONDS_MIN
         while True:
             await self.ask(purchase)
-            if purchase.settled:
-                return
-            if time.monotonic() > deadline:
-                self.undecided += 1
+            if purchase.settled or time.monotonic() > deadline:
                 return
             await asyncio.sleep(pause * self._draw.uniform(0.5, 1.0))
             pause = min(2 * pause, RETRY_SECONDS_MAX)
@@ -205,8 +200,3 @@ class Crowd:
                 return response
             await asyncio.sleep(RETRY_SECONDS_MIN)
         return None
-
-
-def undecided(purchases: Sequence[Purchase]) -> int:
-    """How many nobody has told the outcome of."""
-    return sum(not purchase.settled for purchase in purchases)

@@ -96,7 +96,7 @@ async def _undrained(ground: Ground, sale: OnSale, epoch: int, seq: int) -> str 
     return f"entry {seq} is not recorded"
 
 
-def _overdue(sale_id: int) -> Select[tuple[int]]:
+def _overdue(sale_id: int) -> Select[int]:
     ids = ids_of_sale(sale_id)
     late = func.make_interval(0, 0, 0, 0, 0, 0, OVERDUE_AFTER_SECONDS)
     return select(func.count()).where(

@@ -8,7 +8,7 @@ import msgspec
 
 from loadtests.answers import read_answer
 from loadtests.http import AnswerUnreadableError, Response
-from loadtests.record import RESERVED, Attempt
+from loadtests.record import Attempt
 
 
 class _Statement(msgspec.Struct):
@@ -73,11 +73,6 @@ class Purchase:
                 self.receipt = self.receipt or signed.receipt
         self.told.append(Told(attempt, epoch, seq))
         self.settled = self.settled or attempt.order_id is not None or attempt.final
-
-    @property
-    def replays(self) -> int:
-        """How often it was answered with an order that was there before."""
-        return sum(each.attempt.order_id is not None and each.attempt.code != RESERVED for each in self.told)
 
 
 def _read(body: bytes) -> tuple[_Signed, _Statement]:

@@ -24,7 +24,7 @@ class Results(msgspec.Struct):
 
     faults                how many were inflicted; `fault_kinds` has how often each
     kills                 kill -9 with a purchase in flight
-    requests              sent by the buyers, repeats included
+    requests              sent by the buyers, repeats included; `answers` has how often each code came
     purchases             wishes of buyers: a user, a sale, a key
     acknowledged          purchases that were promised an order, as the buyers wrote it down
     lost                  of those, without a row and not brought back by their receipt
@@ -47,6 +47,7 @@ class Results(msgspec.Struct):
     sales: int
     changes: int
     requests: int
+    answers: dict[str, int]
     purchases: int
     acknowledged: int
     lost: int
@@ -78,9 +79,10 @@ def results_of(state: State) -> Results:
         faults=state.faults.total(),
         fault_kinds=dict(sorted(state.faults.items())),
         kills=state.kills,
-        sales=state.sales,
-        changes=state.changes,
-        requests=state.requests,
+        sales=state.market.opened if state.market else 0,
+        changes=state.market.changes if state.market else 0,
+        requests=state.crowd.requests if state.crowd else 0,
+        answers=dict(state.crowd.tally.most_common()) if state.crowd else {},
         purchases=state.purchases,
         acknowledged=state.acknowledged,
         lost=finding.lost,

@@ -54,17 +54,22 @@ class State:
     kills: int = 0
     longest_heal_seconds: float = 0.0
     longest_heal_of: str = ""
-    requests: int = 0
-    purchases: int = 0
-    acknowledged: int = 0
-    sales: int = 0
-    changes: int = 0
     finding: Finding = field(default_factory=Finding)
     seconds: float = 0.0
+    crowd: Crowd | None = None
+    market: Market | None = None
 
     @property
     def elapsed_seconds(self) -> float:
         return time.monotonic() - self.started_at
+
+    @property
+    def purchases(self) -> int:
+        return self.crowd.purchases if self.crowd else 0
+
+    @property
+    def acknowledged(self) -> int:
+        return self.crowd.acknowledged if self.crowd else 0
 
 
 Report = Callable[[State, str], None]
@@ -82,13 +87,13 @@ async def torture(plan: TorturePlan, directory: Path, report: Report, *, stop: a
         Market(here, seed=plan.seed) as market,
         Crowd(here.local.base_url, here.settings, market, buyers=plan.buyers, seed=plan.seed) as crowd,
     ):
+        state.crowd, state.market = crowd, market
         try:
             await _course(plan, Torture(here, crowd, market), state, report, stop)
         except (Broken, NotHealed) as broken:
             state.finding.breaks(broken.invariant if isinstance(broken, Broken) else "I12", str(broken))
         except (Wrecked, NotStarted, *PASSING_ERRORS) as wrecked:
             state.finding.sentences.append(f"the run could not go on in {state.doing}: {wrecked!r}")
-        _count(state, crowd, market)
         if not state.finding.clean:
             for sale in market.sales:
                 write_evidence(directory / f"sale-{sale.id}.jsonl", sale)
@@ -137,7 +142,6 @@ async def _round(tools: Torture, state: State, each: Round, report: Report) -> N
         state.finding.breaks("I12", f"healing from {each.name} took {healed:.1f} s")
     state.doing = f"checking after {each.name}"
     await _check(tools, state, last=False)
-    _count(state, tools.crowd, tools.market)
     words = "; ".join(f"{fault.name}: {wound.words}" for fault, wound in zip(each.faults, wounds, strict=True))
     report(state, f"{words}; healed in {healed:.1f} s")
 
@@ -155,11 +159,6 @@ async def _check(tools: Torture, state: State, *, last: bool) -> None:
             if over and state.finding.clean:
                 tools.market.sales.remove(sale)
     tools.crowd.open.set()
-
-
-def _count(state: State, crowd: Crowd, market: Market) -> None:
-    state.requests, state.purchases, state.acknowledged = crowd.requests, crowd.purchases, crowd.acknowledged
-    state.sales, state.changes = market.opened, market.changes
 
 
 def write_evidence(path: Path, sale: OnSale) -> None:
