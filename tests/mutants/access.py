@@ -1,0 +1,187 @@
+"""Breaks of who may do what: tokens, owners, prices, addresses, repeats of admins."""
+
+from tests.mutants.mutant import Edit, Mutant, breaks
+
+AUTH, ORDERS = "shop/auth.py", "shop/orders/repository.py"
+OF_AUTH, OF_ORDERS, OF_INPUT = "tests/test_auth.py", "tests/api/test_orders.py", "tests/api/test_purchase_bad_input.py"
+OF_MASS_ASSIGNMENT = "tests/security/test_mass_assignment.py"
+
+MUTANTS = (
+    breaks(
+        "order_of_somebody_else",
+        "Whoever knows the id of an order may read and cancel it.",
+        ORDERS,
+        "    query = select(Order).where(Order.id == order_id, Order.user_id == user_id)\n",
+        "    query = select(Order).where(Order.id == order_id)\n",
+        f"{OF_ORDERS}::test_the_order_of_somebody_else_is_not_found_recorded_or_not",
+    ),
+    breaks(
+        "unrecorded_order_of_somebody_else",
+        "An order is anybody's until it is recorded.",
+        "shop/orders/service.py",
+        "    if entry is None or entry.user_id != buyer_id:\n",
+        "    if entry is None:\n",
+        f"{OF_ORDERS}::test_the_order_of_somebody_else_is_not_found_recorded_or_not",
+    ),
+    breaks(
+        "orders_of_everybody",
+        "The list of one's orders has everybody's.",
+        ORDERS,
+        "    query = select(Order).where(Order.user_id == user_id).order_by(",
+        "    query = select(Order).order_by(",
+        f"{OF_ORDERS}::test_the_list_of_a_buyer_without_orders_is_empty",
+    ),
+    Mutant(
+        "price_from_the_request",
+        "The buyer says what an order costs.",
+        (
+            Edit(
+                "shop/orders/schemas.py",
+                "    quantity: Annotated[int, Field(strict=True, ge=1, le=QUANTITY_MAX, examples=[2])]\n",
+                "    quantity: Annotated[int, Field(strict=True, ge=1, le=QUANTITY_MAX, examples=[2])]\n"
+                "    price_minor: Annotated[int | None, Field(ge=0, le=1_000_000)] = None\n",
+            ),
+            Edit(
+                "shop/orders/router.py",
+                "        units={line.product_id: line.quantity for line in wish.lines},\n",
+                "        units={line.product_id: line.quantity for line in wish.lines},\n"
+                "        prices={line.product_id: line.price_minor for line in wish.lines},\n",
+            ),
+            Edit(
+                "shop/orders/placing.py",
+                "hold_seconds: int\n) -> Placed:",
+                "hold_seconds: int, prices: Mapping[int, int | None]\n) -> Placed:",
+            ),
+            Edit(
+                "shop/orders/placing.py",
+                "    offered = await _offered(session, units)\n",
+                "    offered = await _offered(session, units)\n"
+                "    for product in offered:\n"
+                "        session.expunge(product)\n"
+                "        product.price_minor = prices[product.id] or product.price_minor\n",
+            ),
+        ),
+        (OF_MASS_ASSIGNMENT,),
+    ),
+    breaks(
+        "unknown_members_are_taken",
+        "A purchase may say more than how many units it wants.",
+        "shop/seckill/requests.py",
+        "class PurchaseBody(msgspec.Struct, forbid_unknown_fields=True):",
+        "class PurchaseBody(msgspec.Struct):",
+        OF_MASS_ASSIGNMENT,
+        OF_INPUT,
+    ),
+    breaks(
+        "body_without_bound",
+        "A purchase may be as long as a client likes.",
+        "shop/seckill/lane.py",
+        "        if len(body) > bytes_max:\n",
+        "        if False:\n",
+        f"{OF_INPUT}::test_a_body_of_more_than_four_kilobytes_is_too_large_whether_it_says_so_or_not",
+    ),
+    breaks(
+        "every_proxy_is_trusted",
+        "A client says himself where he comes from, and gets round every limit by address.",
+        "shop/app/factory.py",
+        "settings.trusted_proxies)",
+        '"*")',
+        "tests/security/test_addresses.py",
+    ),
+    breaks(
+        "token_without_audience",
+        "A token that was made for another service is good here.",
+        AUTH,
+        "        if claims.iss != self._issuer or claims.aud != self._audience:\n",
+        "        if claims.iss != self._issuer:\n",
+        OF_AUTH,
+    ),
+    breaks(
+        "token_without_issuer",
+        "A token that somebody else has issued is good here.",
+        AUTH,
+        "                issuer=self._issuer,\n",
+        "",
+        OF_AUTH,
+    ),
+    breaks(
+        "signature_not_compared",
+        "Anybody can write a token.",
+        AUTH,
+        '        if not hmac.compare_digest(base64.urlsafe_b64encode(digest).rstrip(b"="), signature):\n',
+        "        if not signature:\n",
+        OF_AUTH,
+    ),
+    breaks(
+        "token_for_ever",
+        "A token that was good once is good for ever.",
+        AUTH,
+        "        if known is not None and known.expires_at > time.time():\n",
+        "        if known is not None:\n",
+        OF_AUTH,
+    ),
+    breaks(
+        "blocked_buyer_buys",
+        "A user who was blocked goes on buying.",
+        "shop/seckill/lane.py",
+        "        if user_id in self._blocked:\n",
+        "        if False:\n",
+        f"{OF_INPUT}::test_a_blocked_buyer_is_refused",
+    ),
+    breaks(
+        "blocked_user_goes_on",
+        "A user who was blocked may do everything but buy.",
+        AUTH,
+        "    if identity.user_id in blocked:\n",
+        "    if False:\n",
+        "tests/security/test_roles.py::test_a_blocked_account_may_do_nothing_that_needs_a_token",
+    ),
+    breaks(
+        "everybody_is_an_admin",
+        "A shopper changes prices and stock.",
+        AUTH,
+        "    if user.role != ADMIN:\n",
+        "    if False:\n",
+        "tests/security/test_roles.py::test_only_the_role_admin_is_an_admins",
+    ),
+    breaks(
+        "account_without_limit",
+        "Many addresses guess the password of one account.",
+        "shop/users/throttle.py",
+        "    await limit(limiters.account, email)\n",
+        "",
+        "tests/users/test_throttle.py",
+    ),
+    breaks(
+        "key_of_another_request",
+        "An admin who uses a key again for something else is told what came of the first.",
+        "shop/idempotency/service.py",
+        "    if kept.fingerprint != asked.fingerprint:\n",
+        "    if False:\n",
+        "tests/idempotency/test_once.py",
+    ),
+    breaks(
+        "production_trusts_everybody",
+        "A production shop that is told to trust every proxy starts.",
+        "shop/settings/__init__.py",
+        '        if self.environment == "production" and EVERYBODY',
+        '        if self.environment == "never" and EVERYBODY',
+        "tests/security/test_addresses.py",
+    ),
+    breaks(
+        "development_secret_in_production",
+        "Tokens of a shop in production are signed with the secret of this repository.",
+        "shop/settings/__init__.py",
+        "(secret == DEVELOPMENT_SECRET or len(secret) < SECRET_BYTES_MIN)",
+        "False",
+        "tests/test_cli.py::test_production_refuses_a_weak_secret",
+    ),
+    breaks(
+        "webhook_to_a_private_address",
+        "A merchant's webhook reads what only this machine may read.",
+        "shop/notifications/addresses.py",
+        "    if not private_allowed and not all(is_public(address) for address in addresses):\n",
+        "    if False:\n",
+        "tests/notifications/test_addresses.py",
+    ),
+)

@@ -1,0 +1,15 @@
+"""Every mutant, by the stage of a purchase that it breaks."""
+
+from tests.mutants import access, closing, hot_path, ledger, money, recording, recovery, sale_life
+from tests.mutants.mutant import Mutant
+
+MUTANTS: tuple[Mutant, ...] = (
+    *ledger.MUTANTS,
+    *hot_path.MUTANTS,
+    *recording.MUTANTS,
+    *closing.MUTANTS,
+    *money.MUTANTS,
+    *sale_life.MUTANTS,
+    *recovery.MUTANTS,
+    *access.MUTANTS,
+)

@@ -1,0 +1,189 @@
+"""Breaks of the purchase between the socket and the script: the lane, the group commit, the latch, the limiter."""
+
+from tests.mutants.mutant import breaks
+
+GROUP, LATCH, LANE, PURCHASE = (f"shop/seckill/{name}.py" for name in ("group_commit", "latch", "lane", "purchase"))
+LEDGER, REDIS, LIMITER = "shop/seckill/ledger.py", "shop/redis.py", "shop/rate_limit.py"
+OF_PURCHASE, OF_LATCH, OF_LIMITER = (
+    "tests/api/test_purchase.py",
+    "tests/seckill/test_latch.py",
+    "tests/test_rate_limit.py",
+)
+KNOWN_BY_A_PROCESS = "tests/recovery/test_losses.py::test_what_only_a_living_process_knows_is_handed_in_by_it"
+
+MUTANTS = (
+    breaks(
+        "api_loads_scripts",
+        "A Redis that was restarted on older data sells before anybody has compared it.",
+        REDIS,
+        "    except exceptions.NoScriptError as error:\n        raise ScriptsNotLoaded(str(error)) from error\n",
+        "    except exceptions.NoScriptError:\n"
+        "        await client.script_load(script(name).source)\n"
+        "        return await client.evalsha(script(name).sha, len(keys), *keys, *arguments)\n",
+        "tests/lua/test_reserve.py::test_a_redis_without_the_scripts_executes_nothing_and_says_so",
+    ),
+    breaks(
+        "lost_answer_is_not_executed",
+        "A purchase that may have been executed is called refused.",
+        PURCHASE,
+        "        raise UnknownOutcome from error\n",
+        "        raise NotReady from error\n",
+        "tests/pipeline/test_redis_faults.py::"
+        "test_a_ledger_that_hangs_for_3_seconds_is_answered_for_in_time_and_tells_the_truth_afterwards",
+    ),
+    breaks(
+        "api_may_honour",
+        "Every purchase has the rights of a promise: no window, no pause, and what is held back.",
+        LEDGER,
+        'mode: Literal["", "honour"] = "",',
+        'mode: Literal["", "honour"] = "honour",',
+        f"{OF_PURCHASE}::test_before_the_start_nothing_is_sold_and_the_start_is_named",
+    ),
+    breaks(
+        "deadline_never_comes",
+        "A batch that was delayed on its way is executed long after its callers have left.",
+        LEDGER,
+        "deadline_ms = clock.now_ms + int(timeout * 1000)",
+        "deadline_ms = clock.now_ms + 86_400_000",
+        "tests/lua/test_reserve.py",
+    ),
+    breaks(
+        "process_forgets_its_last_order",
+        "No process notices that the ledger has lost what it saw reserved.",
+        GROUP,
+        "                if answer.seq > self._last.seq:\n",
+        "                if False:\n",
+        KNOWN_BY_A_PROCESS,
+    ),
+    breaks(
+        "process_forgets_its_promises",
+        "What a ledger loses before it is recorded is lost, although a process knew it.",
+        GROUP,
+        '            if answer.word == "RESERVED":\n                self._undrained.append((request, answer))\n',
+        '            if answer.word == "RESERVED":\n',
+        KNOWN_BY_A_PROCESS,
+    ),
+    breaks(
+        "repeat_is_no_promise",
+        "A process that only repeated an answer cannot hand it in.",
+        GROUP,
+        '            elif answer.word == "REPLAYED" and answer.seq > self._watermark',
+        '            elif answer.word == "NEVER" and answer.seq > self._watermark',
+        "tests/recovery/test_memory.py",
+    ),
+    breaks(
+        "waited_too_long_and_sent",
+        "A purchase that its buyer has given up is sent to the ledger.",
+        GROUP,
+        "if waiting.queued_at < oldest}",
+        "if waiting.queued_at < 0}",
+        "tests/seckill/test_waiting.py",
+    ),
+    breaks(
+        "lane_takes_an_older_epoch",
+        "A stale copy of the directory brings a process back to a ledger that is replaced.",
+        LANE,
+        "if group.sale.epoch > self.epoch_of(group.sale.sale_id):",
+        "if group.sale.epoch != self.epoch_of(group.sale.sale_id):",
+        "tests/seckill/test_lane.py",
+    ),
+    breaks(
+        "released_order_is_the_answer",
+        "Without a key, a buyer who cancelled gets his cancelled order for ever.",
+        PURCHASE,
+        '        if not (answer.word in {"REPLAYED", "MISMATCH"} and answer.fields[-1] == "released"):\n',
+        "        if True:\n",
+        f"{OF_PURCHASE}::test_after_a_cancel_a_purchase_without_a_key_is_a_new_order",
+    ),
+    breaks(
+        "key_of_everybody",
+        "Two buyers with the same key have one order.",
+        "shop/seckill/order_ids.py",
+        'b"key\\0" + user_id.encode() + b"\\0" + key.encode()',
+        'b"key\\0" + key.encode()',
+        f"{OF_PURCHASE}::test_a_key_belongs_to_one_buyer_and_one_sale",
+    ),
+    breaks(
+        "latch_closes_too_early",
+        "Too few units for one wish close the sale for everybody.",
+        PURCHASE,
+        '        if answer.fields[1] == "0":\n            group.latch.close(answer.seq)\n',
+        "        group.latch.close(answer.seq)\n",
+        f"{OF_LATCH}::test_too_few_units_for_one_wish_do_not_close_the_latch",
+    ),
+    breaks(
+        "latch_stays_closed",
+        "A unit that came back is never sold by a process that was sold out.",
+        LATCH,
+        "        if pulse is None or pulse.available > 0:\n",
+        "        if pulse is None:\n",
+        OF_LATCH,
+    ),
+    breaks(
+        "latch_speaks_without_knowing_the_winners",
+        "A winner's retry is told that everything is sold.",
+        LATCH,
+        "        if winners is None:\n            return False\n",
+        "        if winners is None:\n            return True\n",
+        OF_LATCH,
+    ),
+    breaks(
+        "latch_keeps_old_winners",
+        "Who won after the bitmap was read is taken for a loser.",
+        LATCH,
+        "        if pulse.seq != self.seq:\n            self.seq, self._winners = pulse.seq, None\n",
+        "        self.seq = pulse.seq\n",
+        OF_LATCH,
+    ),
+    breaks(
+        "latch_deaf_to_a_pause",
+        "A sale that is paused or over says that it is sold out.",
+        LATCH,
+        'or state != b"open" or clock_ms + int(skew_ms) >= int(ends_ms):',
+        "or False:",
+        OF_LATCH,
+    ),
+    breaks(
+        "limiter_fails_closed",
+        "Without its Redis the limiter refuses everybody.",
+        LIMITER,
+        "            LIMITER_ERRORS.inc()\n            return 0.0\n",
+        "            LIMITER_ERRORS.inc()\n            return 1.0\n",
+        OF_LIMITER,
+    ),
+    breaks(
+        "purchase_limiter_fails_closed",
+        "Without the limiter's Redis nobody buys.",
+        LIMITER,
+        "            return [0.0] * len(keys)\n",
+        "            return [1.0] * len(keys)\n",
+        OF_LIMITER,
+        OF_PURCHASE,
+    ),
+    breaks(
+        "limiter_fails_open",
+        "Without the limiter's Redis everybody may ask as often as he likes.",
+        LIMITER,
+        "        wait = arrival - now - self._tolerance_seconds\n        if wait > 0:\n            return wait\n",
+        "",
+        OF_LIMITER,
+    ),
+    breaks(
+        "overload_gate_open",
+        "A process takes more purchases than it can answer in time.",
+        "shop/seckill/gate.py",
+        "        if self._late_seconds + ahead_seconds + queued_seconds > self._delay_seconds_max:\n",
+        "        if False:\n",
+        "tests/seckill/test_gate.py",
+    ),
+    breaks(
+        "caller_takes_his_batch_along",
+        "A batch that fails answers only one of its callers; the others wait for ever.",
+        REDIS,
+        "                for _, future in batch:\n                    if not future.done():\n"
+        "                        future.set_exception(",
+        "                for _, future in batch[:1]:\n                    if not future.done():\n"
+        "                        future.set_exception(",
+        "tests/test_coalescer.py",
+    ),
+)

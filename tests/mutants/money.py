@@ -1,0 +1,127 @@
+"""Breaks of payments and refunds: money is somewhere, and only once (I11)."""
+
+from tests.mutants.mutant import breaks
+
+SETTLING, EVENTS, SERVICE = (f"shop/payments/{name}.py" for name in ("settling", "events", "service"))
+OF_LATE_MONEY, OF_REFUNDS, OF_PAYING = (
+    f"tests/payments/test_{name}.py" for name in ("late_money", "refunds", "paying")
+)
+OF_EVENTS = "tests/payments/test_events.py"
+
+MUTANTS = (
+    breaks(
+        "late_money_is_kept",
+        "Money that comes after a cancellation stays, and nobody says so.",
+        SETTLING,
+        '        await _give_back(session, payment, f"the order was {order.status}")\n',
+        "        payment.settled_at = await sales.database_time(session)\n",
+        f"{OF_LATE_MONEY}::test_money_after_a_cancellation_goes_back",
+    ),
+    breaks(
+        "late_money_is_attached",
+        "Money that comes after expiry pays an order whose units are sold to others.",
+        SETTLING,
+        "    elif order.status != OrderStatus.EXPIRED:\n",
+        "    elif order.status == OrderStatus.EXPIRED:\n"
+        "        payment.paid_order_id, payment.settled_at = order.id, await sales.database_time(session)\n"
+        "    elif order.status != OrderStatus.EXPIRED:\n",
+        f"{OF_LATE_MONEY}::test_late_money_goes_back_when_the_units_are_sold_to_others",
+    ),
+    breaks(
+        "late_money_refused_is_forgotten",
+        "When the ledger has no units for late money, the money stays where it is.",
+        SETTLING,
+        "            await _give_back(session, payment, refused)\n",
+        "            payment.settled_at = await sales.database_time(session)\n",
+        f"{OF_LATE_MONEY}::test_late_money_goes_back_when_the_units_are_sold_to_others",
+    ),
+    breaks(
+        "replacement_before_the_release",
+        "A late payer is refused because his own expired order still counts for his limit.",
+        SETTLING,
+        "    if owed := owed_to_sales([order]):\n        await release(database, client, owed, settings)\n",
+        "",
+        OF_LATE_MONEY,
+    ),
+    breaks(
+        "every_try_is_another_replacement",
+        "Settling again buys again.",
+        SETTLING,
+        "_key(order.id)))",
+        '_key(order.id) + str(__import__("uuid").uuid4())))',
+        f"{OF_LATE_MONEY}::test_settling_again_and_from_two_workers_makes_one_replacement",
+        f"{OF_LATE_MONEY}::test_late_money_buys_a_replacement_while_there_are_units",
+    ),
+    breaks(
+        "webhook_without_signature",
+        "Anybody can say that an order is paid.",
+        "shop/payments/webhook_signature.py",
+        "    if not any(_is_signed(secret, signed, body) for secret in settings.webhook_secrets):\n",
+        "    if False:\n",
+        "tests/payments/test_webhook_signature.py",
+    ),
+    breaks(
+        "amount_not_compared",
+        "A payment of one cent pays the order.",
+        EVENTS,
+        "        and payment.amount_minor == intent.amount_minor\n",
+        "",
+        OF_EVENTS,
+    ),
+    breaks(
+        "captured_amount_not_compared",
+        "A part of the money pays the order.",
+        EVENTS,
+        "        and intent.captured_minor in (0, payment.amount_minor)\n",
+        "",
+        OF_EVENTS,
+    ),
+    breaks(
+        "refund_without_its_key",
+        "An admin whose answer was lost refunds again, or is told that he cannot.",
+        "shop/payments/router.py",
+        "    return answer(await once(session, asked, work, status=202))\n",
+        '    return Response((await work()).model_dump_json(), status_code=202, media_type="application/json")\n',
+        f"{OF_REFUNDS}::test_the_same_key_refunds_once_and_gives_the_same_answer",
+    ),
+    breaks(
+        "refund_asked_under_new_keys",
+        "A refund whose answer was lost is made again at the provider.",
+        "shop/payments/provider.py",
+        "key=str(payment.order_id), amount_minor",
+        'key=__import__("uuid").uuid4().hex, amount_minor',
+        "tests/payments/test_provider.py::test_a_refund_comes_through_although_the_provider_fails_for_a_while",
+    ),
+    breaks(
+        "refund_of_an_unpaid_order",
+        "Money goes back that never came.",
+        SERVICE,
+        "    if payment is None or order.status != OrderStatus.PAID:\n",
+        "    if payment is None:\n",
+        f"{OF_REFUNDS}::test_only_a_paid_order_is_refunded",
+    ),
+    breaks(
+        "payment_of_an_order_that_is_over",
+        "A buyer is sent to pay for a hold that has run out.",
+        SERVICE,
+        "    if await orders.hold_is_over(session, order.id):\n",
+        "    if False:\n",
+        f"{OF_PAYING}::test_a_paid_a_cancelled_and_an_expired_order_take_no_payment",
+    ),
+    breaks(
+        "kept_units_are_given_back",
+        "A refund without restock puts the units on sale.",
+        SERVICE,
+        "reason=wish.reason, closes=wish.restock)",
+        "reason=wish.reason, closes=True)",
+        f"{OF_REFUNDS}::test_a_refund_without_restock_keeps_the_units",
+    ),
+    breaks(
+        "needless_intents_live_on",
+        "The payment page of a cancelled order still takes money.",
+        "shop/payments/provider.py",
+        '    return await _ask_and_apply(database, needless, "cancel", end)\n',
+        "    return 0\n",
+        "tests/payments/test_provider.py::test_the_intent_of_a_cancelled_and_of_an_expired_order_can_no_longer_be_paid",
+    ),
+)

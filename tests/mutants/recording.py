@@ -1,0 +1,206 @@
+"""Breaks of the way from the stream into Postgres: each event once, whoever dies in between."""
+
+from tests.mutants.mutant import Edit, Mutant, breaks
+
+PERSISTER, BATCH, DATABASE = "shop/orders/persister.py", "shop/orders/batch.py", "shop/database.py"
+OF_WORKERS, OF_POISON = "tests/pipeline/test_worker_faults.py", "tests/pipeline/test_poison.py"
+BESIDE_EACH_OTHER = f"{OF_WORKERS}::test_workers_beside_each_other_record_each_order_once"
+IMPOSSIBLE = f"{OF_POISON}::test_an_impossible_entry_stops_the_sale_and_can_be_set_aside"
+
+MUTANTS = (
+    breaks(
+        "watermark_before_the_rows",
+        "The entries are acknowledged in a transaction of their own, before they are recorded.",
+        PERSISTER,
+        "        async with self._database.transaction() as session:\n"
+        "            sale = await self._lock(session)\n"
+        "            now = await sales.database_time(session)\n",
+        "        async with self._database.transaction() as session:\n"
+        "            sale = await self._lock(session)\n"
+        "            before = sale.watermark\n"
+        "            sale.watermark = max([before, *(event.seq for event in events)])\n"
+        "        async with self._database.transaction() as session:\n"
+        "            sale = await self._lock(session)\n"
+        "            sale.watermark = before\n"
+        "            now = await sales.database_time(session)\n",
+        f"{OF_WORKERS}::test_a_worker_killed_before_the_commit_loses_nothing",
+    ),
+    breaks(
+        "trim_before_the_commit",
+        "The entries leave the stream before they are recorded.",
+        PERSISTER,
+        "        await self._record(events)\n        self._batch_max = self._settings.persist_batch_max\n",
+        "        await ledger.trim(self._client, self._sale_id, position.epoch, events[-1].seq)\n"
+        "        await self._record(events)\n        self._batch_max = self._settings.persist_batch_max\n",
+        f"{OF_WORKERS}::test_a_worker_killed_before_the_commit_loses_nothing",
+    ),
+    breaks(
+        "entry_at_the_watermark_trimmed",
+        "Nothing ties the stream to what Postgres has recorded.",
+        "shop/seckill/ledger.py",
+        'minid=f"{watermark}-0"',
+        'minid=f"{watermark + 1}-0"',
+        "tests/pipeline/test_release.py::test_the_worker_sweeps_by_itself",
+    ),
+    breaks(
+        "entry_at_the_watermark_not_compared",
+        "A stream that was rolled back and has grown again is taken for the one that was recorded.",
+        PERSISTER,
+        "            if not kept or kept[0][0] != position.watermark or not is_recorded(*kept[0], position.entry):\n",
+        "            if not kept or kept[0][0] != position.watermark:\n",
+        "tests/pipeline/test_rolled_back.py",
+    ),
+    breaks(
+        "no_epoch_check_in_persister",
+        "A persister that was stopped during a recovery writes entries of the old epoch into the new one.",
+        PERSISTER,
+        "            if self._position is None or sale.epoch != self._position.epoch:\n                fresh = []\n",
+        "",
+        "tests/pipeline/test_rolled_back.py",
+    ),
+    breaks(
+        "no_lock_on_the_sale",
+        "Two workers compare the watermark at the same time.",
+        "shop/sales/repository.py",
+        "return await session.get(Sale, sale_id, with_for_update=True, populate_existing=True)",
+        "return await session.get(Sale, sale_id, populate_existing=True)",
+        f"{OF_WORKERS}::test_a_batch_that_cannot_get_the_row_is_given_up_in_time_and_tried_again",
+        BESIDE_EACH_OTHER,
+    ),
+    breaks(
+        "no_comparison_under_the_lock",
+        "Whoever waited for the lock writes what the other one has written.",
+        PERSISTER,
+        "            fresh = [event for event in events if event.seq > sale.watermark]\n",
+        "            fresh = list(events)\n",
+        BESIDE_EACH_OTHER,
+    ),
+    breaks(
+        "duplicates_are_dropped_in_silence",
+        "ON CONFLICT DO NOTHING hides an order that is there already, and its units are counted twice.",
+        DATABASE,
+        "    await driver.copy_records_to_table(table, columns=columns, records=rows)\n",
+        '    places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))\n'
+        "    statement = f\"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places}) ON CONFLICT DO NOTHING\"\n"
+        "    await driver.executemany(statement, list(rows))\n",
+        IMPOSSIBLE,
+    ),
+    breaks(
+        "units_taken_not_moved",
+        "The guard row does not count what is sold.",
+        BATCH,
+        "    sale.units_taken += sum(event.quantity for event in reserved)\n",
+        "",
+        f"{OF_POISON}::test_postgres_vetoes_an_oversell_by_itself",
+    ),
+    breaks(
+        "guard_without_its_check",
+        "Postgres does not veto an oversell.",
+        "migrations/versions/2026_11_21_create_tables.py",
+        '        sa.CheckConstraint("units_taken <= units", name=op.f("ck_sales_no_oversell")),\n',
+        "",
+        f"{OF_POISON}::test_postgres_vetoes_an_oversell_by_itself",
+    ),
+    breaks(
+        "chain_not_checked",
+        "A balance that does not follow from the one before is recorded.",
+        BATCH,
+        "        if event.balance != balance + event.delta:\n",
+        "        if False:\n",
+        IMPOSSIBLE,
+    ),
+    breaks(
+        "gap_not_noticed",
+        "An entry that is missing is passed over, and its order with it.",
+        BATCH,
+        "        if event.seq != seq + 1:\n",
+        "        if False:\n",
+        f"{OF_POISON}::test_a_gap_stops_the_sale_and_cannot_be_set_aside",
+    ),
+    breaks(
+        "delta_not_compared",
+        "An event may move other units than its order has.",
+        BATCH,
+        "        if event.kind in STOCK_KINDS and event.delta not in _deltas(event):\n",
+        "        if False:\n",
+        IMPOSSIBLE,
+    ),
+    breaks(
+        "release_of_an_open_order_recorded",
+        "The event of a release is believed without a closed order.",
+        BATCH,
+        "        if event.order_id is None or units_of.get(event.order_id) != event.quantity:\n",
+        "        if event.order_id is None:\n",
+        IMPOSSIBLE,
+    ),
+    breaks(
+        "change_of_nobody_recorded",
+        "The event of a change is believed without its row.",
+        BATCH,
+        "    if not recorded:\n",
+        "    if False:\n",
+        IMPOSSIBLE,
+    ),
+    breaks(
+        "poison_is_tried_for_ever",
+        "An entry that cannot be recorded stops the drain, and nobody hears of it.",
+        PERSISTER,
+        "        return sqlstate(error)[:2] in DATA_CLASSES\n    if isinstance(error, asyncpg.PostgresError):\n"
+        '        return str(error.sqlstate or "")[:2] in DATA_CLASSES\n'
+        "    return isinstance(error, asyncpg.DataError | ValueError)\n",
+        "        return False\n    return False\n",
+        IMPOSSIBLE,
+        f"{OF_POISON}::test_postgres_vetoes_an_oversell_by_itself",
+    ),
+    breaks(
+        "poisoned_sale_sells_on",
+        "The alarm rings, and the sale goes on promising what cannot be recorded.",
+        "shop/orders/poison.py",
+        "            await service.pause(session, CONTROLLER, sale_id)\n",
+        "            pass\n",
+        IMPOSSIBLE,
+    ),
+    breaks(
+        "weather_is_taken_for_poison",
+        "A connection that breaks stops the sale for good.",
+        PERSISTER,
+        "            if _is_about_data(error):\n",
+        "            if True:\n",
+        f"{OF_WORKERS}::test_a_worker_stopped_inside_copy_does_not_hold_up_the_sale",
+        "tests/pipeline/test_postgres_faults.py::"
+        "test_a_postgres_killed_and_restarted_in_mid_drain_loses_and_doubles_nothing",
+    ),
+    breaks(
+        "idle_transactions_live_for_ever",
+        "A worker that was stopped in mid-batch holds the sale's row.",
+        DATABASE,
+        '"idle_in_transaction_session_timeout": f"{idle_seconds * 1000:.0f}",',
+        '"idle_in_transaction_session_timeout": "0",',
+        f"{OF_WORKERS}::test_a_worker_stopped_in_mid_batch_does_not_hold_up_the_sale",
+    ),
+    breaks(
+        "stuck_persister_is_not_ended",
+        "A worker that was stopped inside COPY holds the sale's row.",
+        PERSISTER,
+        "ended = await end_blockers(other, pid, application_name=APPLICATION_NAME)",
+        "ended = 0",
+        f"{OF_WORKERS}::test_a_worker_stopped_inside_copy_does_not_hold_up_the_sale",
+    ),
+    Mutant(
+        "hold_by_the_workers_clock",
+        "A worker whose clock is fast lets holds expire that are not over.",
+        (
+            Edit(
+                "shop/orders/repository.py",
+                "from datetime import datetime, timedelta\n",
+                "from datetime import UTC, datetime, timedelta\n",
+            ),
+            Edit(
+                "shop/orders/repository.py",
+                ".where(Order.status == OrderStatus.RESERVED, Order.expires_at <= func.now(), has_sale)",
+                ".where(Order.status == OrderStatus.RESERVED, Order.expires_at <= datetime.now(UTC), has_sale)",
+            ),
+        ),
+        ("tests/house/test_rules.py::test_no_clock_of_a_process_decides_about_an_order",),
+    ),
+)

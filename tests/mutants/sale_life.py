@@ -1,0 +1,160 @@
+"""Breaks of what admins and the controller do to a sale, and of the audit that proves it."""
+
+from tests.mutants.mutant import Edit, Mutant, breaks
+
+CONTROLLER, CHANGES, SERVICE = (f"shop/sales/{name}.py" for name in ("controller", "changes", "service"))
+AUDIT = "shop/audit/service.py"
+OF_ADMINS, OF_LOSSES = "tests/api/test_sales_admin.py", "tests/recovery/test_losses.py"
+OF_AUDIT = "tests/audit/test_violations.py"
+FLUSHED = f"{OF_LOSSES}::test_a_flushed_sale_goes_on_in_a_new_epoch_and_sells_what_is_left"
+
+WARM_UP = """\
+        try:
+            state = await require_agreement(self._client, sale)
+        except LedgerLost:
+            fields = {"starts_ms": 0, "ends_ms": 2**45, "units_per_user": sale.units_per_user, "applied": sale.changes}
+            fields |= {"orders_per_user": sale.orders_per_user, "price_minor": sale.price_minor, "held_back": 0}
+            fields |= {"available": sale.units - sale.units_taken, "backlog_max": 9_999, "skew_ms": 0}
+            name = {"client": self._client, "sale_id": sale.id, "epoch": sale.epoch, "token": "warm", "timeout": 1.0}
+            await building.begin_load(**name, fields={**fields, "winner_bits": 1024})
+            await building.open_load(**name)
+            return
+"""
+
+MUTANTS = (
+    breaks(
+        "warm_up_from_postgres",
+        "Keys that are missing are filled from Postgres while orders are in flight.",
+        CONTROLLER,
+        "        state = await require_agreement(self._client, sale)\n        if state.state",
+        f"{WARM_UP}        if state.state",
+        FLUSHED,
+    ),
+    breaks(
+        "settled_with_open_orders",
+        "A sale is settled while a buyer may still cancel.",
+        CONTROLLER,
+        "            if await self._unfinished(session, sale.id):\n                return False\n",
+        "",
+        f"{OF_ADMINS}::test_a_sale_with_an_open_order_does_not_settle",
+    ),
+    breaks(
+        "unsold_units_are_lost",
+        "After the end the product does not get back what was not sold.",
+        CHANGES,
+        "            sale.status = SaleStatus.ENDED\n            await _return_units(session, sale, -delta)\n",
+        "            sale.status = SaleStatus.ENDED\n",
+        f"{OF_ADMINS}::test_the_stock_of_the_product_follows_every_step_exactly",
+    ),
+    breaks(
+        "refused_units_are_lost",
+        "Units that were granted and that the ledger refused stay out of the product.",
+        CHANGES,
+        "            await _return_units(session, sale, change.units_delta)\n        return True\n",
+        "            pass\n        return True\n",
+        "tests/sales/test_changes.py",
+    ),
+    breaks(
+        "units_out_of_nothing",
+        "More units are put on sale than leave the product.",
+        SERVICE,
+        "        if not await products.take_stock(session, sale.product_id, delta):\n"
+        '            raise NotEnoughStock(f"The product does not have {delta} units in stock")\n',
+        "",
+        f"{OF_ADMINS}::test_units_go_up_by_what_the_product_has",
+    ),
+    breaks(
+        "scheduled_twice",
+        "Scheduling again takes the units again.",
+        SERVICE,
+        '    if sale.status != SaleStatus.DRAFT:\n        raise SaleStateConflict(f"The sale is already',
+        '    if False:\n        raise SaleStateConflict(f"The sale is already',
+        f"{OF_ADMINS}::test_a_sale_is_scheduled_once_however_many_try",
+    ),
+    breaks(
+        "resumed_under_an_alarm",
+        "An admin opens a sale whose entries cannot be recorded.",
+        SERVICE,
+        "    if sale.alarm is not None:\n",
+        "    if False:\n",
+        "tests/sales/test_changes.py",
+    ),
+    breaks(
+        "change_missing_in_the_ledger_is_passed_over",
+        "A ledger that lost a change goes on selling by the rules of before.",
+        CHANGES,
+        '            raise ChangeOutOfOrder(f"change {change.n} follows {answer.fields[0]} in the ledger")\n',
+        "            break\n",
+        "tests/sales/test_changes.py",
+    ),
+    breaks(
+        "open_changes_forgotten",
+        "A new ledger begins without the pause that an admin has just asked for.",
+        "shop/audit/recovery/renewing.py",
+        "        await settle_open(session, sale, spare=sale.units - sale.units_taken - wanted, now=now)\n",
+        "",
+        f"{OF_LOSSES}::test_a_pause_and_a_change_of_units_that_were_under_way_are_kept",
+    ),
+    breaks(
+        "audit_sets_the_stock",
+        "The audit puts Redis right, and takes the orders on their way for a fault.",
+        AUDIT,
+        "    try:\n        events = [parse_event(*entry) for entry in entries]\n",
+        "    keys = ledger.ledger_keys(sale.id, sale.epoch)\n"
+        '    await ledger.command(client, "HSET", keys.sale, "available", sale.watermark_balance)\n'
+        "    try:\n        events = [parse_event(*entry) for entry in entries]\n",
+        OF_AUDIT,
+    ),
+    breaks(
+        "audit_blind_to_gaps",
+        "I1 always holds.",
+        AUDIT,
+        '        "I1": _gaps(recorded, state, undrained),\n',
+        '        "I1": [],\n',
+        OF_AUDIT,
+    ),
+    breaks(
+        "audit_blind_to_the_chain",
+        "I2 always holds.",
+        AUDIT,
+        '        "I2": _breaks(recorded, state, undrained),\n',
+        '        "I2": [],\n',
+        OF_AUDIT,
+    ),
+    breaks(
+        "audit_blind_to_missing_units",
+        "I3 always holds.",
+        AUDIT,
+        '        "I3": _conservation(recorded, units),\n',
+        '        "I3": [],\n',
+        OF_AUDIT,
+    ),
+    breaks(
+        "audit_blind_to_an_oversell",
+        "I4 always holds.",
+        AUDIT,
+        '        "I4": _oversell(recorded),\n',
+        '        "I4": [],\n',
+        OF_AUDIT,
+    ),
+    breaks(
+        "audit_blind_to_the_limit",
+        "I5 always holds.",
+        AUDIT,
+        '        "I5": _limit(recorded),\n',
+        '        "I5": [],\n',
+        OF_AUDIT,
+    ),
+    Mutant(
+        "audit_forgets_closing_orders",
+        "Orders that are closed and whose units are not back count as gone.",
+        (
+            Edit(
+                "shop/audit/repository.py",
+                "    closing = Order.closed_at.is_not(None)\n",
+                "    closing = Order.closed_at.is_not(None) & Order.released_at.is_not(None)\n",
+            ),
+        ),
+        (OF_AUDIT,),
+    ),
+)
