@@ -203,6 +203,32 @@ async def test_a_pause_and_a_change_of_units_that_were_under_way_are_kept(
             await assert_kept(shop, sale, crowd.orders.values())
 
 
+async def test_units_of_an_order_that_was_cancelled_during_the_loss_are_on_sale_again(
+    fresh_settings: Settings, tmp_path: Path
+) -> None:
+    """Its row is closed and its units are not back: the new ledger holds them until they are released, once (I8)."""
+    async with own_shop(fresh_settings, tmp_path) as own:
+        shop = own.shop
+        async with running_worker(shop.settings):
+            sale = await shop.open_sale(units=5)
+            crowd = await Crowd(shop, sale).run(buyers=2)
+            await shop.drained(sale)
+        await shop.redis.flushall()
+        buyer, order_id = next(iter(crowd.orders.items()))
+        cancelled = await (await shop.client()).post(f"/v1/orders/{order_id}/cancel", headers=shop.headers(buyer))
+        assert (cancelled.status_code, (await shop.row(sale)).units_taken) == (200, 2)
+
+        async with running_worker(shop.settings):
+            await until_recovered(shop, sale, epoch=2)
+
+            async def back() -> bool:
+                row = await shop.row(sale)
+                return (row.units_taken, row.watermark_balance) == (1, 4)
+
+            await wait_until(back, reason="the unit is on sale again")
+            await assert_kept(shop, sale, crowd.orders.values())
+
+
 async def test_a_sale_that_has_ended_is_recovered_and_settles(fresh_settings: Settings, tmp_path: Path) -> None:
     """The units that were not sold are back in the product, and those of an order go there when it is cancelled."""
     async with own_shop(fresh_settings, tmp_path, worker_here=True) as own:

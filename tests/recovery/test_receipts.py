@@ -95,6 +95,26 @@ async def test_a_receipt_shown_in_its_window_brings_the_order_back(fresh_setting
             assert (row.units_taken, row.held_back, await lost_at_most(shop)) == (5, 0, 0)
 
 
+async def test_a_second_loss_keeps_what_is_held_back_since_the_first(fresh_settings: Settings, tmp_path: Path) -> None:
+    """Who was promised before both losses may still come; nobody else gets his unit meanwhile (I6)."""
+    async with own_shop(fresh_settings, tmp_path) as own:
+        shop = own.shop
+        async with running_worker(shop.settings):
+            sale = await shop.open_sale(units=5)
+        promised = await lost_with_their_process(own, sale, 2)
+        witness = (await shop.buy(sale)).json()["id"]
+        await shop.redis.flushall()
+
+        async with running_worker(shop.settings):
+            assert (await until_recovered(shop, sale, epoch=2)).held_back == 2
+            await shop.drained(sale)
+            await shop.redis.flushall()
+            assert (await until_recovered(shop, sale, epoch=3, recovery=2)).held_back == 2
+            for user_id, promise in promised.items():
+                await until_honoured(shop, user_id, promise)
+            await assert_kept(shop, sale, [witness, *(promise["id"] for promise in promised.values())])
+
+
 async def test_after_the_window_a_receipt_is_too_late_and_its_units_are_on_sale(
     fresh_settings: Settings, tmp_path: Path
 ) -> None:

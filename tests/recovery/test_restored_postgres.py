@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import delete, update
 
 from shop.audit.models import SaleAudit
-from shop.orders.models import Order, OrderLine
+from shop.orders.models import Order, OrderEvent, OrderLine
 from shop.sales.models import LedgerRow, Sale, SaleEpoch
 from shop.sales.recovery.models import Recovery, RecoveryAnswer, RecoveryClaim
 from shop.settings import Settings
@@ -28,6 +28,7 @@ async def restore(shop: Shop, sale: Sale) -> None:
         for table in (SaleAudit, RecoveryAnswer, RecoveryClaim, Recovery):
             await session.execute(delete(table))
         await session.execute(delete(OrderLine).where(OrderLine.order_id == Order.id, lost_orders))
+        await session.execute(delete(OrderEvent).where(OrderEvent.order_id == Order.id, lost_orders))
         await session.execute(delete(Order).where(lost_orders))
         await session.execute(delete(LedgerRow).where(lost_rows))
         await session.execute(delete(SaleEpoch).where(SaleEpoch.epoch > 1))
@@ -57,4 +58,29 @@ async def test_a_postgres_that_was_restored_to_an_older_state_gets_its_orders_ba
             await until_recovered(shop, sale, epoch=epoch + 1)
             await assert_kept(shop, sale, crowd.orders.values())
             await crowd.run(buyers=5)
+            await assert_kept(shop, sale, crowd.orders.values())
+
+
+async def test_an_order_that_was_cancelled_and_forgotten_stays_cancelled(
+    fresh_settings: Settings, tmp_path: Path
+) -> None:
+    """The ledger knows that its units are back: nobody is made to hold them again (I8)."""
+    async with own_shop(fresh_settings, tmp_path) as own:
+        shop = own.shop
+        async with running_worker(shop.settings):
+            sale = await shop.open_sale(units=UNITS)
+            crowd = await Crowd(shop, sale).run(buyers=KEPT)
+            await shop.drained(sale)
+            await crowd.run(buyers=1)
+            await shop.drained(sale)
+            buyer, order_id = list(crowd.orders.items())[-1]
+            cancelled = await (await shop.client()).post(f"/v1/orders/{order_id}/cancel", headers=shop.headers(buyer))
+            assert cancelled.status_code == 200
+            await shop.drained(sale)
+        await restore(shop, sale)
+
+        async with running_worker(shop.settings):
+            row = await until_recovered(shop, sale, epoch=2)
+            assert row.units_taken == KEPT
+            del crowd.orders[buyer]
             await assert_kept(shop, sale, crowd.orders.values())
