@@ -39,7 +39,8 @@ def main(
     found: list[Judged] = []
     for judged in judge_all(chosen, ROOT, jobs=jobs, thorough=thorough, say=progress.print):
         found.append(judged)
-        progress.print(f"[{len(found)}/{len(chosen)}] {judged.mutant}: {judged.verdict}", markup=False)
+        said = f"{judged.mutant}: {judged.verdict} {judged.test or judged.detail}"
+        progress.print(f"{len(found)}/{len(chosen)} {said}", markup=False, soft_wrap=True)
     order = {mutant.name: place for place, mutant in enumerate(chosen)}
     found.sort(key=lambda judged: order[judged.mutant])
     if as_json:

@@ -48,7 +48,7 @@ MUTANTS = (
         PERSISTER,
         "            if not kept or kept[0][0] != position.watermark or not is_recorded(*kept[0], position.entry):\n",
         "            if not kept or kept[0][0] != position.watermark:\n",
-        "tests/pipeline/test_rolled_back.py",
+        "tests/recovery/test_noticed.py",
     ),
     breaks(
         "no_epoch_check_in_persister",
@@ -56,7 +56,7 @@ MUTANTS = (
         PERSISTER,
         "            if self._position is None or sale.epoch != self._position.epoch:\n                fresh = []\n",
         "",
-        "tests/pipeline/test_rolled_back.py",
+        "tests/recovery/test_noticed.py",
     ),
     breaks(
         "no_lock_on_the_sale",

@@ -46,7 +46,7 @@ MUTANTS = (
         RENEWING,
         " + handed_in.units + sale.held_back\n",
         " + handed_in.units\n",
-        "tests/recovery/test_again.py",
+        f"{OF_RECEIPTS}::test_a_second_loss_keeps_what_is_held_back_since_the_first",
     ),
     breaks(
         "lost_events_not_counted",
@@ -79,7 +79,7 @@ MUTANTS = (
         RENEWING,
         "        if order.held and ours and possible:\n",
         "        if ours and possible:\n",
-        "tests/recovery/test_again.py",
+        "tests/recovery/test_restored_postgres.py::test_an_order_that_was_cancelled_and_forgotten_stays_cancelled",
     ),
     breaks(
         "quarantined_entries_honoured",
@@ -180,7 +180,7 @@ MUTANTS = (
         ORDERS,
         "Order.reserved_at, Order.released_at.is_(None))",
         "Order.reserved_at, Order.closed_at.is_(None))",
-        "tests/recovery/test_again.py",
+        f"{OF_LOSSES}::test_units_of_an_order_that_was_cancelled_during_the_loss_are_on_sale_again",
     ),
     breaks(
         "new_ledger_without_orders",
@@ -245,7 +245,7 @@ MUTANTS = (
         "shop/app/directory.py",
         "        if sale is not None and sale.epoch == epoch:\n            await demand_recovery(",
         "        if False:\n            await demand_recovery(",
-        "tests/security/test_redis_rights.py::test_a_rolled_back_ledger_is_fenced_with_the_rights_of_the_api",
+        "tests/recovery/test_noticed.py",
     ),
     breaks(
         "beat_forgets_too_much",

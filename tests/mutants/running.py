@@ -16,6 +16,8 @@ ALL_GREEN, SOME_RED = 0, 1  # what pytest ends with
 OUT_OF_TIME = -1
 TIMED_OUT = "Failed: Timeout"  # how pytest-timeout begins its message
 TAIL_LINES = 3
+# Those that the tests need and no others: importing all that are installed takes as long as most tests.
+PLUGINS = ("-p", "pytest_asyncio.plugin", "-p", "pytest_timeout", "-p", "xdist.plugin")
 
 
 class Outcome(StrEnum):
@@ -48,7 +50,7 @@ def run_tests(root: Path, tests: Sequence[str], *options: str, seconds_max: floa
     with TemporaryDirectory(prefix="shop-mutant-report-") as directory:
         report = Path(directory) / "report.xml"
         command = [
-            sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", f"--rootdir={root}",
+            sys.executable, "-m", "pytest", *PLUGINS, "-q", "--tb=short", "-p", "no:cacheprovider", f"--rootdir={root}",
             f"--timeout={TEST_SECONDS_MAX}", f"--junitxml={report}", "-o", "junit_family=xunit1", *options, *tests,
         ]  # fmt: skip
         try:
@@ -65,7 +67,7 @@ def run_tests(root: Path, tests: Sequence[str], *options: str, seconds_max: floa
 def _environment(root: Path) -> dict[str, str]:
     """The copy's code comes first, also for the processes that its tests start; no setting of the caller counts."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SHOP_", "PYTEST_"))}
-    return {**kept, "PYTHONPATH": str(root)}
+    return {**kept, "PYTHONPATH": str(root), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 def _outcomes(report: Path) -> dict[str, Outcome]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from tests.mutants.copies import copy_of_tree
+from tests.mutants.copies import compiled_copy_of_tree, copy_of_tree
 from tests.mutants.mutant import Mutant, Stale, break_tree, named_tests, require_fitting
 from tests.mutants.running import ALL_GREEN, SOME_RED, Outcome, Ran, belongs, run_tests
 
@@ -41,7 +41,7 @@ class Judged:
 
 
 class Baseline:
-    """The tests on the unbroken copy; each selection is run once."""
+    """The tests on the unbroken copy `root`; each selection is run once."""
 
     def __init__(self, root: Path, *, jobs: int) -> None:
         self._root = root
@@ -56,8 +56,7 @@ class Baseline:
         shards = [shard for start in range(self._jobs) if (shard := needed[start :: self._jobs])]
 
         def run_shard(shard: Sequence[str]) -> tuple[Sequence[str], Ran]:
-            with copy_of_tree(self._root) as copy:
-                return shard, run_tests(copy, shard, *options, seconds_max=seconds_max * len(shard))
+            return shard, run_tests(self._root, shard, *options, seconds_max=seconds_max * len(shard))
 
         with ThreadPoolExecutor(self._jobs) as pool:
             for shard, ran in pool.map(run_shard, shards):
@@ -101,20 +100,21 @@ def judge_all(
             yield Judged(mutant.name, Verdict.STALE, None, str(stale), 0.0)
     if not fitting:
         return
-    baseline = Baseline(root, jobs=jobs)
-    say(f"the tests of {len(fitting)} mutants, without any")
-    baseline.run(named_tests(fitting))
-    survivors = []
-    with ThreadPoolExecutor(jobs) as pool:
-        begun = {pool.submit(_judge, mutant, root, baseline): mutant for mutant in fitting}
-        for future in as_completed(begun):
-            judged = future.result()
-            if thorough and judged.verdict is Verdict.SURVIVED:
-                survivors.append(begun[future])
-            else:
-                yield judged
-    if survivors:
-        yield from _judge_by_the_suite(survivors, root, baseline, jobs=jobs, say=say)
+    with compiled_copy_of_tree(root) as unbroken:
+        baseline = Baseline(unbroken, jobs=jobs)
+        say(f"the tests of {len(fitting)} mutants, without any")
+        baseline.run(named_tests(fitting))
+        survivors = []
+        with ThreadPoolExecutor(jobs) as pool:
+            begun = {pool.submit(_judge, mutant, unbroken, baseline): mutant for mutant in fitting}
+            for future in as_completed(begun):
+                judged = future.result()
+                if thorough and judged.verdict is Verdict.SURVIVED:
+                    survivors.append(begun[future])
+                else:
+                    yield judged
+        if survivors:
+            yield from _judge_by_the_suite(survivors, unbroken, baseline, jobs=jobs, say=say)
 
 
 def _judge(mutant: Mutant, root: Path, baseline: Baseline) -> Judged:
