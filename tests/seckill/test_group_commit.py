@@ -1,0 +1,71 @@
+"""One process's way to a ledger: what waited too long is not sent, and an older ledger is not taken."""
+
+import asyncio
+
+import redis.asyncio as aioredis
+
+from shop.app import create_app
+from shop.auth import BlockedUsers, TokenVerifier
+from shop.order_changes import Changes
+from shop.rate_limit import RateLimiter, rate_limiter
+from shop.seckill.gate import OverloadGate
+from shop.seckill.group_commit import GroupCommit
+from shop.seckill.lane import PurchaseLane
+from shop.seckill.ledger import LastOrder, LoadedSale, RedisClock, ReserveRequest
+from shop.settings import Settings
+from tests.harness import wait_until
+from tests.lua.ledgers import command, open_ledger, order_id
+from tests.processes import copy_of
+
+HANGS_MS = 400  # longer than anything may wait in the queue below, shorter than a command may take
+
+
+def a_limiter(redis: aioredis.Redis, settings: Settings) -> RateLimiter:
+    return rate_limiter(redis, settings, name="buy", rate_per_second=1_000, burst=1_000)
+
+
+def a_group(redis: aioredis.Redis, sale: LoadedSale, settings: Settings) -> GroupCommit:
+    limiter, nobody = a_limiter(redis, settings), LastOrder(b"", 0)
+    return GroupCommit(redis, sale, last=nobody, clock=RedisClock(), limiter=limiter, settings=settings)
+
+
+async def test_a_purchase_that_waited_too_long_in_the_queue_is_not_sent(
+    settings: Settings, redis: aioredis.Redis
+) -> None:
+    """Its buyer has given up: it is refused as not executed, and that is the truth (I9)."""
+    ledger = await open_ledger(redis, available=10)
+    # The time that is left for the queue is what the deadline leaves when the command has had its own.
+    hurried = copy_of(settings, batches_in_flight_max=1, purchase_deadline_seconds=settings.redis_timeout_seconds)
+    group = a_group(redis, ledger.sale, hurried)
+
+    await command(redis, "CLIENT", "PAUSE", HANGS_MS, "ALL")
+    first = asyncio.ensure_future(group.reserve(ReserveRequest(order_id(1), "ann", 1), limited=False))
+
+    async def sent() -> bool:
+        return group.queued_seconds == 0.0 and not group.idle
+
+    await wait_until(sent, reason="the first batch is under way")
+    second = await group.reserve(ReserveRequest(order_id(2), "bob", 1), limited=False)
+
+    assert ((await first).word, second.word) == ("RESERVED", "DROPPED")
+    assert await ledger.entry(2) is None
+    assert await ledger.numbers("available", "seq") == (9, 1)
+
+
+async def test_a_process_never_goes_back_to_an_older_ledger(settings: Settings, redis: aioredis.Redis) -> None:
+    """The directory is a copy and may be old; what was replaced may still be there (design §3)."""
+    lane = PurchaseLane(
+        create_app(settings),
+        settings=settings,
+        gate=OverloadGate(delay_seconds_max=1.0),
+        limiter=a_limiter(redis, settings),
+        verifier=TokenVerifier(settings),
+        blocked=BlockedUsers(),
+        changes=Changes(redis, settings),
+    )
+
+    for epoch in (1, 3, 2, 3):
+        lane.take(a_group(redis, LoadedSale(7, epoch, b"salt", 1, "EUR", 60, 1), settings))
+
+    assert lane.epoch_of(7) == 3
+    assert [group.sale.epoch for group in lane.replaced] == [1]
