@@ -77,7 +77,7 @@ MUTANTS = (
         GROUP,
         "if waiting.queued_at < oldest}",
         "if waiting.queued_at < 0}",
-        "tests/seckill/test_waiting.py",
+        "tests/seckill/test_group_commit.py",
     ),
     breaks(
         "lane_takes_an_older_epoch",
@@ -85,7 +85,7 @@ MUTANTS = (
         LANE,
         "if group.sale.epoch > self.epoch_of(group.sale.sale_id):",
         "if group.sale.epoch != self.epoch_of(group.sale.sale_id):",
-        "tests/seckill/test_lane.py",
+        "tests/seckill/test_group_commit.py",
     ),
     breaks(
         "released_order_is_the_answer",

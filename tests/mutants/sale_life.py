@@ -85,7 +85,7 @@ MUTANTS = (
         CHANGES,
         '            raise ChangeOutOfOrder(f"change {change.n} follows {answer.fields[0]} in the ledger")\n',
         "            break\n",
-        "tests/sales/test_changes.py",
+        "tests/recovery/test_noticed.py::test_a_change_that_the_ledger_has_forgotten_is_noticed_by_the_next_one",
     ),
     breaks(
         "open_changes_forgotten",
