@@ -5,6 +5,7 @@ import redis.asyncio as aioredis
 
 from shop.seckill import building
 from shop.seckill.ledger import Answer, LedgerOrder, ReserveRequest
+from shop.seckill.order_ids import winner_bit
 from tests.lua.ledgers import TIMEOUT_SECONDS, TOKEN, Ledger, begun_ledger, everything, open_ledger, order_id
 
 
@@ -118,6 +119,19 @@ async def test_loaded_orders_count_for_their_buyers_once_and_released_ones_hold_
         "UNKNOWN",
     ]
     assert await ledger.numbers("available") == (7,)
+
+
+async def test_loaded_orders_are_noted_as_winners_like_new_ones(redis: aioredis.Redis) -> None:
+    """Else the sold-out latch would take them for losers, and their repeats would not find them (I7)."""
+    ledger = await begun_ledger(redis, available=1, winner_bits=1_024)
+    held, released = LedgerOrder("ann", 1, 71, 1_000, held=True), LedgerOrder("bob", 1, 72, 1_000, held=False)
+    await add(ledger, (1, held), (2, released))
+    await open_as(ledger, "open")
+    await ledger.buy((3, "cem", 1))
+
+    noted = [await redis.getbit(ledger.keys.winners, winner_bit(order_id(number), 1_024)) for number in (1, 2, 3, 4)]
+
+    assert noted == [1, 1, 1, 0]
 
 
 async def test_only_the_loader_adds_orders_and_only_while_it_loads(redis: aioredis.Redis) -> None:

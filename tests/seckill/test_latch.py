@@ -1,5 +1,7 @@
 """The sold-out latch: quick to say no, and never against the truth."""
 
+import asyncio
+
 import pytest
 import redis.asyncio as aioredis
 
@@ -11,11 +13,12 @@ from shop.sales.models import Sale
 from shop.seckill.gate import OverloadGate
 from shop.seckill.group_commit import GroupCommit
 from shop.seckill.lane import PurchaseLane
-from shop.seckill.latch import BITS_MAX, BITS_MIN, winner_bits
+from shop.seckill.latch import BITS_MAX, BITS_MIN, Latch, winner_bits
 from shop.seckill.ledger import LastOrder, LoadedSale, RedisClock
 from shop.seckill.receipts import Signer, Witness
 from shop.settings import Settings
 from tests.harness import Shop, new_user_id, outcome, wait_until
+from tests.lua.ledgers import open_ledger, order_id
 
 
 async def script_calls(shop: Shop) -> int:
@@ -63,9 +66,11 @@ async def test_a_winner_still_finds_his_order_when_the_latch_is_closed(shop: Sho
 
 
 async def test_too_few_units_for_one_wish_do_not_close_the_latch(shop: Shop) -> None:
-    """Only a balance of 0 is sold out for everybody."""
+    """Only a balance of 0 is sold out for everybody, however often the latches are polled meanwhile."""
     sale = await shop.open_sale(units=1, units_per_user=5)
-    for _ in range(3):
+    clock = asyncio.get_running_loop().time
+    end = clock() + 5 * shop.settings.latch_poll_seconds
+    while clock() < end:
         assert outcome(await shop.buy(sale, quantity=2)) == "not_enough_units"
     assert outcome(await shop.buy(sale)) == "reserved"
 
@@ -98,6 +103,22 @@ async def test_the_latch_opens_when_units_are_added(shop: Shop) -> None:
         return outcome(await shop.buy(sale)) == "reserved"
 
     await wait_until(bought, within=1.0, reason="a new unit is sold")
+
+
+async def test_whoever_won_between_two_polls_is_no_loser(redis: aioredis.Redis) -> None:
+    """A unit came back and was sold again: nothing is left as before, and the winners that are known are too few."""
+    ledger = await open_ledger(redis, available=1)
+    latch = Latch(redis, ledger.sale)
+    await ledger.buy((1, "ann", 1))
+    latch.close(seq=1)
+    await latch.poll()
+    assert [latch.knows_sold_out(order_id(number)) for number in (1, 2)] == [False, True]
+
+    await ledger.give_back((1, 1))
+    await ledger.buy((2, "bob", 1))
+    await latch.poll()
+
+    assert (latch.closed, latch.seq, latch.knows_sold_out(order_id(2))) == (True, 3, False)
 
 
 async def test_a_sold_out_sale_that_is_paused_or_over_says_so(shop: Shop) -> None:
