@@ -4,7 +4,7 @@
 #   make test PYTHON=python3.13           another Python than the one that uv finds
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint bench torture readme
+.PHONY: help demo up test lint bench torture mutants readme
 
 PYTHON ?= python3
 ARGS ?=
@@ -20,13 +20,14 @@ UV_INSTALLED := $(filter .uv/bin/uv,$(UV))
 RUN := $(UV) run --frozen
 
 help:
-	@echo "make demo   a whole flash sale on this machine, with a verdict at the end   (ARGS=\"--exit --json\")"
-	@echo "make up     the shop on this machine, with its data kept in .shop/"
-	@echo "make test   every test                                                      (ARGS=\"-k story\")"
-	@echo "make lint   style, types and who may import whom"
-	@echo "make bench  the shop beside other ways to build it                          (ARGS=\"--quick\")"
-	@echo "make torture the shop broken again and again, and held to every promise       (ARGS=\"--minutes 60\")"
-	@echo "make readme the README's figures and the configuration page, written anew"
+	@echo "make demo    a whole flash sale on this machine, with a verdict at the end           (ARGS=\"--exit --json\")"
+	@echo "make up      the shop on this machine, with its data kept in .shop/"
+	@echo "make test    every test                                                              (ARGS=\"-k story\")"
+	@echo "make lint    style, types and who may import whom"
+	@echo "make bench   the shop beside other ways to build it                                  (ARGS=\"--quick\")"
+	@echo "make torture the shop broken again and again, and held to every promise              (ARGS=\"--minutes 60\")"
+	@echo "make mutants the shop, broken in many small ways, each in a copy: does a test notice? (ARGS=--list)"
+	@echo "make readme  the README's figures and the configuration page, written anew"
 
 demo: $(UV_INSTALLED)
 	@$(RUN) shop demo $(ARGS)
@@ -48,6 +49,9 @@ bench: $(UV_INSTALLED)
 
 torture: $(UV_INSTALLED)
 	@$(RUN) python -m loadtests.torture --write $(ARGS)
+
+mutants: $(UV_INSTALLED)
+	@$(RUN) python -m tests.mutants $(ARGS)
 
 readme: $(UV_INSTALLED)
 	@$(RUN) python docs/write_readme.py

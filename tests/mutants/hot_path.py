@@ -1,6 +1,6 @@
 """Breaks of the purchase between the socket and the script: the lane, the group commit, the latch, the limiter."""
 
-from tests.mutants.mutant import breaks
+from tests.mutants.mutant import Edit, Mutant, breaks
 
 GROUP, LATCH, LANE, PURCHASE = (f"shop/seckill/{name}.py" for name in ("group_commit", "latch", "lane", "purchase"))
 LEDGER, REDIS, LIMITER = "shop/seckill/ledger.py", "shop/redis.py", "shop/rate_limit.py"
@@ -103,13 +103,20 @@ MUTANTS = (
         'b"key\\0" + key.encode()',
         f"{OF_PURCHASE}::test_a_key_belongs_to_one_buyer_and_one_sale",
     ),
-    breaks(
+    # Only both together: a latch that closes too early asks the ledger until it has read the winners, and is opened
+    # in that very moment, so that closing too early changes no answer.
+    Mutant(
         "latch_closes_too_early",
         "Too few units for one wish close the sale for everybody.",
-        PURCHASE,
-        '        if answer.fields[1] == "0":\n            group.latch.close(answer.seq)\n',
-        "        group.latch.close(answer.seq)\n",
-        f"{OF_LATCH}::test_too_few_units_for_one_wish_do_not_close_the_latch",
+        (
+            Edit(
+                PURCHASE,
+                '        if answer.fields[1] == "0":\n            group',
+                "        if True:\n            group",
+            ),
+            Edit(LATCH, "        if pulse is None or pulse.available > 0:\n", "        if pulse is None:\n"),
+        ),
+        (f"{OF_LATCH}::test_too_few_units_for_one_wish_do_not_close_the_latch",),
     ),
     breaks(
         "latch_stays_closed",

@@ -4,6 +4,7 @@ from tests.mutants.mutant import Edit, Mutant, breaks
 
 PERSISTER, BATCH, DATABASE = "shop/orders/persister.py", "shop/orders/batch.py", "shop/database.py"
 OF_WORKERS, OF_POISON = "tests/pipeline/test_worker_faults.py", "tests/pipeline/test_poison.py"
+OF_NOTICED = "tests/recovery/test_noticed.py"
 BESIDE_EACH_OTHER = f"{OF_WORKERS}::test_workers_beside_each_other_record_each_order_once"
 IMPOSSIBLE = f"{OF_POISON}::test_an_impossible_entry_stops_the_sale_and_can_be_set_aside"
 
@@ -48,7 +49,7 @@ MUTANTS = (
         PERSISTER,
         "            if not kept or kept[0][0] != position.watermark or not is_recorded(*kept[0], position.entry):\n",
         "            if not kept or kept[0][0] != position.watermark:\n",
-        "tests/recovery/test_noticed.py",
+        f"{OF_NOTICED}::test_another_entry_at_the_watermark_is_noticed_by_the_worker",
     ),
     breaks(
         "no_epoch_check_in_persister",
@@ -56,7 +57,7 @@ MUTANTS = (
         PERSISTER,
         "            if self._position is None or sale.epoch != self._position.epoch:\n                fresh = []\n",
         "",
-        "tests/recovery/test_noticed.py",
+        f"{OF_NOTICED}::test_a_persister_that_slept_through_a_recovery_records_nothing_of_the_old_epoch",
     ),
     breaks(
         "no_lock_on_the_sale",

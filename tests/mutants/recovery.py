@@ -146,7 +146,6 @@ MUTANTS = (
         "    if sale is None or sale.epoch != recovery.from_epoch or missing:\n",
         "    if sale is None or sale.epoch != recovery.from_epoch:\n",
         KNOWN_BY_A_PROCESS,
-        OF_LOSSES,
     ),
     breaks(
         "processes_not_waited_for",
@@ -245,7 +244,8 @@ MUTANTS = (
         "shop/app/directory.py",
         "        if sale is not None and sale.epoch == epoch:\n            await demand_recovery(",
         "        if False:\n            await demand_recovery(",
-        "tests/recovery/test_noticed.py",
+        "tests/recovery/test_noticed.py::"
+        "test_an_order_that_the_ledger_has_forgotten_is_noticed_by_the_process_that_promised_it",
     ),
     breaks(
         "beat_forgets_too_much",

@@ -1,8 +1,6 @@
 """Run tests in a copy of the tree, with the copy's own code, and tell what became of each."""
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from xml.etree import ElementTree
 
+from tests.mutants.interpreter import interpreter
+
 TEST_SECONDS_MAX = 90
 ALL_GREEN, SOME_RED = 0, 1  # what pytest ends with
-OUT_OF_TIME = -1
 TIMED_OUT = "Failed: Timeout"  # how pytest-timeout begins its message
 TAIL_LINES = 3
 # Those that the tests need and no others: importing all that are installed takes as long as most tests.
-PLUGINS = ("-p", "pytest_asyncio.plugin", "-p", "pytest_timeout", "-p", "xdist.plugin")
+PLUGINS = ("-p", "pytest_asyncio.plugin", "-p", "pytest_timeout", "-p", "xdist.plugin", "-p", "no:cacheprovider")
 
 
 class Outcome(StrEnum):
@@ -49,18 +48,14 @@ def run_tests(root: Path, tests: Sequence[str], *options: str, seconds_max: floa
     began = time.monotonic()
     with TemporaryDirectory(prefix="shop-mutant-report-") as directory:
         report = Path(directory) / "report.xml"
-        command = [
-            sys.executable, "-m", "pytest", *PLUGINS, "-q", "--tb=short", "-p", "no:cacheprovider", f"--rootdir={root}",
-            f"--timeout={TEST_SECONDS_MAX}", f"--junitxml={report}", "-o", "junit_family=xunit1", *options, *tests,
+        output = Path(directory) / "output.txt"
+        arguments = [
+            *PLUGINS, "-q", "--tb=short", f"--rootdir={root}", f"--timeout={TEST_SECONDS_MAX}", f"--junitxml={report}",
+            "-o", "junit_family=xunit1", *options, *tests,
         ]  # fmt: skip
-        try:
-            done = subprocess.run(
-                command, cwd=root, env=_environment(root), capture_output=True, text=True, timeout=seconds_max
-            )
-            status, output = done.returncode, done.stdout + done.stderr
-        except subprocess.TimeoutExpired:
-            status, output = OUT_OF_TIME, f"it took longer than {seconds_max:g} s"
-        tail = "\n".join(output.strip().splitlines()[-TAIL_LINES:])
+        status = interpreter().run(root, _environment(root), arguments, output, seconds=seconds_max)
+        said = output.read_text(errors="replace") if output.exists() else ""
+        tail = "\n".join(said.strip().splitlines()[-TAIL_LINES:])
         return Ran(status, _outcomes(report), tail, time.monotonic() - began)
 
 

@@ -5,7 +5,7 @@ from tests.mutants.mutant import Edit, Mutant, breaks
 CONTROLLER, CHANGES, SERVICE = (f"shop/sales/{name}.py" for name in ("controller", "changes", "service"))
 AUDIT = "shop/audit/service.py"
 OF_ADMINS, OF_LOSSES = "tests/api/test_sales_admin.py", "tests/recovery/test_losses.py"
-OF_AUDIT = "tests/audit/test_violations.py"
+OF_AUDIT = "tests/audit/test_full_pass.py"
 FLUSHED = f"{OF_LOSSES}::test_a_flushed_sale_goes_on_in_a_new_epoch_and_sells_what_is_left"
 
 WARM_UP = """\

@@ -43,8 +43,9 @@ class Judged:
 class Baseline:
     """The tests on the unbroken copy `root`; each selection is run once."""
 
-    def __init__(self, root: Path, *, jobs: int) -> None:
+    def __init__(self, root: Path, pool: ThreadPoolExecutor, *, jobs: int) -> None:
         self._root = root
+        self._pool = pool
         self._jobs = jobs
         self._outcomes: dict[str, Outcome] = {}
         self._tails: dict[str, str] = {}
@@ -58,10 +59,9 @@ class Baseline:
         def run_shard(shard: Sequence[str]) -> tuple[Sequence[str], Ran]:
             return shard, run_tests(self._root, shard, *options, seconds_max=seconds_max * len(shard))
 
-        with ThreadPoolExecutor(self._jobs) as pool:
-            for shard, ran in pool.map(run_shard, shards):
-                self._outcomes |= ran.outcomes
-                self._tails |= dict.fromkeys(shard, ran.tail)
+        for shard, ran in self._pool.map(run_shard, shards):
+            self._outcomes |= ran.outcomes
+            self._tails |= dict.fromkeys(shard, ran.tail)
 
     def red(self, selections: Iterable[str]) -> list[str]:
         """The tests among these that are not green without any mutant."""
@@ -100,21 +100,26 @@ def judge_all(
             yield Judged(mutant.name, Verdict.STALE, None, str(stale), 0.0)
     if not fitting:
         return
-    with compiled_copy_of_tree(root) as unbroken:
-        baseline = Baseline(unbroken, jobs=jobs)
+    # One pool for all: each of its threads keeps an interpreter.
+    with compiled_copy_of_tree(root) as unbroken, ThreadPoolExecutor(jobs) as pool:
+        baseline = Baseline(unbroken, pool, jobs=jobs)
         say(f"the tests of {len(fitting)} mutants, without any")
         baseline.run(named_tests(fitting))
         survivors = []
-        with ThreadPoolExecutor(jobs) as pool:
-            begun = {pool.submit(_judge, mutant, unbroken, baseline): mutant for mutant in fitting}
-            for future in as_completed(begun):
-                judged = future.result()
-                if thorough and judged.verdict is Verdict.SURVIVED:
-                    survivors.append(begun[future])
-                else:
-                    yield judged
+        begun = {pool.submit(_judge, mutant, unbroken, baseline): mutant for mutant in fitting}
+        for future in as_completed(begun):
+            judged = future.result()
+            if thorough and judged.verdict is Verdict.SURVIVED:
+                survivors.append(begun[future])
+            else:
+                yield judged
         if survivors:
-            yield from _judge_by_the_suite(survivors, unbroken, baseline, jobs=jobs, say=say)
+            say(f"the whole suite for {len(survivors)} survivors, and once without any")
+            options = ("-n", str(jobs), "--dist", "loadfile", *NOT_OF_THE_SHOP)
+            baseline.run([WHOLE_SUITE], *options, seconds_max=SUITE_SECONDS_MAX)
+            options += tuple(f"--deselect={test}" for test in baseline.red([WHOLE_SUITE]))
+            for mutant in survivors:
+                yield pool.submit(_judge_by_the_suite, mutant, unbroken, options).result()
 
 
 def _judge(mutant: Mutant, root: Path, baseline: Baseline) -> Judged:
@@ -128,19 +133,12 @@ def _judge(mutant: Mutant, root: Path, baseline: Baseline) -> Judged:
     return _judged(mutant, ran, began)
 
 
-def _judge_by_the_suite(
-    survivors: Sequence[Mutant], root: Path, baseline: Baseline, *, jobs: int, say: Callable[[str], None]
-) -> Iterator[Judged]:
-    options = ("-n", str(jobs), "--dist", "loadfile", *NOT_OF_THE_SHOP)
-    say(f"the whole suite for {len(survivors)} survivors, and once without any")
-    baseline.run([WHOLE_SUITE], *options, seconds_max=SUITE_SECONDS_MAX)
-    red = [f"--deselect={test}" for test in baseline.red([WHOLE_SUITE])]
-    for mutant in survivors:
-        began = time.monotonic()
-        with copy_of_tree(root) as copy:
-            break_tree(mutant, copy)
-            ran = run_tests(copy, [WHOLE_SUITE], *options, *red, "--maxfail=1", seconds_max=SUITE_SECONDS_MAX)
-        yield _judged(mutant, ran, began)
+def _judge_by_the_suite(mutant: Mutant, root: Path, options: Sequence[str]) -> Judged:
+    began = time.monotonic()
+    with copy_of_tree(root) as copy:
+        break_tree(mutant, copy)
+        ran = run_tests(copy, [WHOLE_SUITE], *options, "--maxfail=1", seconds_max=SUITE_SECONDS_MAX)
+    return _judged(mutant, ran, began)
 
 
 def _judged(mutant: Mutant, ran: Ran, began: float) -> Judged:
