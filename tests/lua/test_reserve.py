@@ -8,10 +8,12 @@ import pytest
 import redis.asyncio as aioredis
 
 from shop.embedded import ValkeyServer
-from shop.redis import NotSent, ScriptsNotLoaded, connect, load_scripts
-from shop.seckill.ledger import Answer, LastOrder, RedisClock
+from shop.redis import NotSent, OutcomeUnknown, ScriptsNotLoaded, connect, load_scripts
+from shop.seckill.ledger import Answer, LastOrder, RedisClock, ReserveRequest, reserve
 from shop.settings import Settings
+from tests.harness import wait_until
 from tests.lua.ledgers import (
+    NOBODY,
     NOON_MS,
     Ledger,
     begun_ledger,
@@ -22,8 +24,10 @@ from tests.lua.ledgers import (
     order_id,
     sale_of_tests,
 )
+from tests.processes import frozen, lasting
 
 LATER_MS = NOON_MS + 3_600_000
+GIVEN_UP_SECONDS = 0.2
 
 
 def words(answers: list[Answer]) -> list[str]:
@@ -578,6 +582,40 @@ async def test_a_redis_without_the_scripts_executes_nothing_and_says_so(settings
         with pytest.raises(ScriptsNotLoaded):
             await ledger.buy((2, "bob", 1))
         assert await everything(client) == before
+    finally:
+        await client.aclose(close_connection_pool=True)
+        server.stop()
+
+
+async def test_what_a_caller_has_given_up_is_not_executed_when_redis_wakes_up(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """The command lies in the socket of a server that hangs: its deadline is the caller's own timeout (I9)."""
+    server = ValkeyServer(tmp_path)
+    server.start()
+    client = connect(server.url, settings)
+    clock = RedisClock()
+
+    async def calls() -> int:
+        return int((await client.info("commandstats"))["cmdstat_evalsha"]["calls"])
+
+    try:
+        await load_scripts(client)
+        ledger = await open_ledger(client)
+        await ledger.buy((1, "ann", 1), clock=clock)
+        before = await calls()
+        late = [ReserveRequest(order_id(2), "bob", 1)]
+        with frozen(server.pid):
+            with pytest.raises(OutcomeUnknown):
+                await reserve(client, ledger.sale, late, clock=clock, last=NOBODY, timeout=GIVEN_UP_SECONDS)
+            await lasting(GIVEN_UP_SECONDS)
+
+        async def came() -> bool:
+            return await calls() > before
+
+        await wait_until(came, reason="the command was taken up")
+        assert await ledger.entry(2) is None
+        assert await ledger.numbers("available", "seq") == (9, 1)
     finally:
         await client.aclose(close_connection_pool=True)
         server.stop()
