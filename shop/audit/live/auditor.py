@@ -14,7 +14,7 @@ import redis.asyncio as aioredis
 import structlog
 
 from shop import metrics
-from shop.audit.invariants import Position, sentences_of
+from shop.audit.invariants import Position, sentences_of, violations
 from shop.audit.live import repository
 from shop.audit.live.looking import Look, evidence, look, of_full_pass
 from shop.audit.live.repository import Watched
@@ -152,7 +152,9 @@ class Auditor:
         return first and found.has_more
 
     async def _is_lost(self, found: Look) -> bool:
-        """Whether this ledger has lost something: then it is recovered, and nobody has to be asked."""
+        """Whether Redis has lost something, and Postgres is right: then it is recovered, and nobody has to be asked."""
+        if any(violations(found.counted, None).values()):
+            return False
         try:
             await require_agreement(self._client, found.sale)
             await require_entry_at_watermark(self._database, self._client, found.sale)
