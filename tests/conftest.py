@@ -116,9 +116,14 @@ async def live_shop(live_settings: Settings) -> AsyncIterator[Shop]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     async with running_shop(live_settings) as running:
         yield running
-        async with running.database.transaction() as session:
-            await session.execute(update(Sale).values(status=SaleStatus.SETTLED))
-        await running.redis.flushdb()
+    # Its worker has stopped: it would take a ledger that is gone for a lost one, and begin to recover the sale.
+    database = Database(live_settings, application_name="shop-tests")
+    client = connect(live_settings.redis_url, live_settings)
+    async with database.transaction() as session:
+        await session.execute(update(Sale).values(status=SaleStatus.SETTLED))
+    await client.flushdb()
+    await database.close()
+    await client.aclose(close_connection_pool=True)
 
 
 @pytest.fixture
