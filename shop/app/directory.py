@@ -27,10 +27,13 @@ async def follow_directory(
     client: aioredis.Redis,
     settings: Settings,
     *,
+    requests: Database,
     looked: asyncio.Event,
     stopping: asyncio.Event,
 ) -> None:
     """Hand each newly loaded (sale, epoch) to the lane, until `stopping` is set; `looked` tells the first look.
+
+    `requests` is the pool of those who are served, for the metrics.
 
     The last order that Postgres has recorded goes with it: a ledger that does not know that order was rolled back.
     """
@@ -48,7 +51,7 @@ async def follow_directory(
                 log.warning("directory_waits", reason=repr(error)[:200])
             healthy = False
         looked.set()
-        _report_pools(database, client)  # Also while a server is away: that is when the numbers are looked at.
+        _report_pools(requests, client)  # Also while a server is away: that is when the numbers are looked at.
         await rest(stopping, settings.directory_poll_seconds)
 
 

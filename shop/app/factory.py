@@ -74,6 +74,7 @@ ALLOWED_HEADERS = [
 
 COLLECT_AFTER_ALLOCATIONS = 20_000
 FIRST_LOOK_SECONDS_MAX = 5.0
+FOLLOWERS_POOL_MAX = 4  # one for each of those who read Postgres
 
 DESCRIPTION = """
 Sells a fixed number of units to a crowd, and never one too many.
@@ -126,6 +127,9 @@ def create_app(settings: Settings) -> ShopApp:
     subscription = connect(settings.side_redis_url, settings, connections_max=1)
     announcer, changes = Announcer(side, settings), Changes(subscription, settings)
     database = Database(settings, application_name="shop-api", info={ANNOUNCER: announcer})
+    # What the process must learn waits behind no request: a closed sale sends its whole crowd to Postgres, until
+    # the process has learned that it sells again.
+    followed = Database(settings, application_name="shop-api", pool_max=FOLLOWERS_POOL_MAX)
     verifier, blocked, passwords = TokenVerifier(settings), BlockedUsers(), Passwords(settings)
     gateway = HttpGateway(settings)
     gate = OverloadGate(delay_seconds_max=settings.overload_delay_seconds)
@@ -135,13 +139,15 @@ def create_app(settings: Settings) -> ShopApp:
         # They are asked to stop, not cancelled: redis-py on Python 3.11 can swallow a cancellation.
         stopping, looked = asyncio.Event(), asyncio.Event()
         followers: dict[str, Callable[[], Awaitable[None]]] = {
-            "directory": lambda: follow_directory(lane, database, ledger, settings, looked=looked, stopping=stopping),
-            "beats": lambda: follow_beats(lane, database, settings, stopping),
+            "directory": lambda: follow_directory(
+                lane, followed, ledger, settings, requests=database, looked=looked, stopping=stopping
+            ),
+            "beats": lambda: follow_beats(lane, followed, settings, stopping),
             "latches": lambda: follow_latches(lane, settings, stopping),
-            "blocked": lambda: follow_blocked(database, blocked, settings, stopping),
+            "blocked": lambda: follow_blocked(followed, blocked, settings, stopping),
             "connections": lambda: connections.keep(stopping),
             "changes": lambda: changes.follow(stopping),
-            "changed_orders": lambda: look_again(database, changes, settings, stopping),
+            "changed_orders": lambda: look_again(followed, changes, settings, stopping),
         }
         async with asyncio.TaskGroup() as group:
             for name, follow in followers.items():
@@ -156,6 +162,7 @@ def create_app(settings: Settings) -> ShopApp:
         lane.tally.flush()
         passwords.close()
         await database.close()
+        await followed.close()
         await gateway.close()
         for client in {ledger, side, subscription}:
             await client.aclose(close_connection_pool=True)

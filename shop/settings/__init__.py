@@ -48,7 +48,7 @@ class Settings(AuditSettings, NotificationSettings, PaymentSettings, PurchaseSet
     redis_patched: bool = False
     """The distribution has closed the known holes of an older Redis; else production refuses such a version."""
     database_pool_max: PositiveInt = 10
-    """Connections to Postgres of one process."""
+    """Connections to Postgres of one process for its requests; an API process has up to 4 more for itself."""
     database_pool_wait_seconds: PositiveFloat = 2.0
     """How long a request waits for a free connection before it is refused with 503."""
     database_ping_seconds: PositiveFloat = 2.0

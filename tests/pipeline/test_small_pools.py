@@ -8,9 +8,10 @@ import redis.asyncio as aioredis
 from sqlalchemy import text
 
 from shop.redis import CONNECTION_ERRORS, NotSent, call_script, connect
+from shop.sales import service
 from shop.settings import Settings
 from tests.api.answers import problem_of
-from tests.harness import Shop, outcome, running_shop, wait_until
+from tests.harness import TESTER, Shop, outcome, running_shop, wait_until
 from tests.processes import copy_of
 
 CALLERS = 40
@@ -77,3 +78,25 @@ async def test_a_request_that_waits_too_long_for_postgres_is_refused_and_the_nex
 
         assert sorted([(await each).status_code for each in reading]) == [200, 503, 503, 503, 503]
         assert (await client.get("/v1/orders", headers=headers)).status_code == 200
+
+
+async def test_a_process_learns_of_a_sale_while_its_requests_have_every_connection(shop: Shop) -> None:
+    """Else the crowd of a sale that was recovered keeps the process from learning that it sells again (I12)."""
+    patience = {"persist_idle_in_transaction_seconds": 60, "database_statement_timeout_seconds": 60}
+    small = copy_of(shop.settings, database_pool_max=1, database_pool_wait_seconds=0.05, **patience)
+    async with running_shop(small, worker=False) as crowded:
+        client, headers = await crowded.client(), crowded.headers()
+        async with crowded.database.transaction() as session:
+            await session.execute(text("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE"))
+            reading = [asyncio.create_task(client.get("/v1/orders", headers=headers)) for _ in range(5)]
+
+            async def only_one_waits() -> bool:
+                return sum(not each.done() for each in reading) == 1
+
+            await wait_until(only_one_waits, reason="it has the only connection")
+            sale = await shop.draft_sale(units=1)
+            async with shop.database.transaction() as other:
+                await service.schedule(other, TESTER, sale.id)
+            await crowded.until_loaded(sale)
+            assert await only_one_waits()
+        await asyncio.gather(*reading)
