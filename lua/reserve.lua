@@ -59,6 +59,10 @@ for i = 6, #ARGV, 3 do
 end
 local entries = redis.call('HMGET', orders, unpack(order_ids))
 local holdings = redis.call('HMGET', buyers, unpack(users))
+-- All begin with the first order and last as long as the ledger: one that is missing was lost, and limits or repeats
+-- with it.
+local parts = redis.call('EXISTS', buyers, orders, winners)
+if parts ~= 0 and parts ~= 3 then return { clock_ms, 'NOT_LOADED' } end
 
 -- What this batch has changed so far, so that later requests of it see the earlier ones.
 local entry_of, units_of, orders_of = {}, {}, {}

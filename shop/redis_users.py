@@ -13,7 +13,20 @@ from urllib.parse import quote, urlsplit, urlunsplit
 PASSWORD_BYTES = 32
 CHANNELS = "shop:*"
 
-_SCRIPTS = ("evalsha", "script|exists", "del", "hget", "hmget", "hset", "mget", "set", "setbit", "strlen", "time")
+_SCRIPTS = (
+    "evalsha",
+    "script|exists",
+    "del",
+    "exists",
+    "hget",
+    "hmget",
+    "hset",
+    "mget",
+    "set",
+    "setbit",
+    "strlen",
+    "time",
+)
 _STREAM = ("xadd", "xlen", "xrange")
 _CONNECTION = ("auth", "hello", "ping", "select", "multi", "exec", "info")
 _READS = ("exists", "get", "hgetall", "hvals")

@@ -21,7 +21,7 @@ WORD = re.compile(r"\b[A-Z][A-Z_]{2,}\b")
 RETURNED = re.compile(r"\breturn\b(?! redis\.error_reply)[^\n]*?'([A-Z][A-Z_]{2,})[ ']")
 COMMAND = re.compile(r"redis\.p?call\(\s*'(\w+)'")
 
-READS = frozenset({"HGET", "HMGET", "MGET", "STRLEN", "TIME", "XLEN"})
+READS = frozenset({"EXISTS", "HGET", "HMGET", "MGET", "STRLEN", "TIME", "XLEN"})
 WRITES = frozenset({"DEL", "HSET", "SET", "SETBIT", "XADD"})
 # What a script says when it has written: everything else that it may say is decided above the line.
 EFFECTS = frozenset({"ADDED", "APPLIED", "BEGUN", "FENCED", "LIFTED", "OPENED", "REFUSED", "RELEASED", "RESERVED"})

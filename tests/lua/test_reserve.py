@@ -522,6 +522,18 @@ async def test_the_other_keys_may_be_empty(redis: aioredis.Redis, name: str) -> 
     assert words(await ledger.buy((1, "ann", 1))) == ["RESERVED"]
 
 
+@pytest.mark.parametrize("name", ["buyers", "orders", "winners"])
+async def test_a_ledger_that_has_lost_a_part_sells_nothing(redis: aioredis.Redis, name: str) -> None:
+    """Else a buyer whose units are forgotten buys them again before anybody has noticed (I5)."""
+    ledger = await open_ledger(redis)
+    assert words(await ledger.buy((1, "ann", 1))) == ["RESERVED"]
+    await redis.delete(getattr(ledger.keys, name))
+    before = await everything(redis)
+
+    assert words(await ledger.buy((2, "bob", 1))) == ["NOT_LOADED"]
+    assert await everything(redis) == before
+
+
 @pytest.mark.parametrize("field", ["starts_ms", "ends_ms", "available", "seq", "backlog_max", "skew_ms"])
 async def test_a_ledger_that_lacks_a_number_is_an_error_and_nothing_is_written(
     redis: aioredis.Redis, field: str
@@ -544,6 +556,7 @@ async def test_an_entry_that_cannot_be_read_is_an_error_and_nothing_is_written(
 ) -> None:
     """A ledger that contradicts itself is not repaired by guessing, and sells nothing by accident."""
     ledger = await open_ledger(redis)
+    assert words(await ledger.buy((3, "cid", 1))) == ["RESERVED"]
     field = b"bob" if name == "buyers" else order_id(2)
     await command(redis, "HSET", getattr(ledger.keys, name), field, junk)
     before = await everything(redis)
