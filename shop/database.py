@@ -3,8 +3,9 @@
 One request, one batch or one job is one transaction. It is never held across a network call to anything else.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,15 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import asyncpg
 import structlog
 from fastapi import Depends, Request
-from sqlalchemy import AdaptedConnection, DateTime, MetaData, event, func, text
+from sqlalchemy import DateTime, MetaData, func, text
 from sqlalchemy.dialects.postgresql.base import ischema_names
-from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+from sqlalchemy.pool import QueuePool
 from sqlalchemy.types import UserDefinedType
 
+from shop.database_ping import ping_before_use
 from shop.settings import Settings, bundled
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ UNAVAILABLE_ERRORS = (
 AFTER_COMMIT = "after_commit"
 # Postgres ends a statement by itself; whoever has heard nothing so long after that is not connected any more.
 ANSWER_SECONDS = 1.0
+CLOSE_SECONDS = 1.0
 
 
 log = structlog.get_logger(__name__)
@@ -110,7 +113,8 @@ class Database:
             pool_timeout=settings.database_pool_wait_seconds,
             connect_args=connect_arguments(settings, application_name, statement_seconds),
         )
-        _ping_before_use(self.engine, settings.database_ping_seconds)
+        gone = (*UNAVAILABLE_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError)
+        ping_before_use(self.engine, settings.database_ping_seconds, gone=gone)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, info=dict(info or {}))
 
     @asynccontextmanager
@@ -137,8 +141,10 @@ class Database:
         return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
     async def close(self) -> None:
-        """Close every connection."""
-        await self.engine.dispose()
+        """Close every connection, with or without the word of a Postgres that may hang."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.engine.dispose()
 
 
 def connect_arguments(
@@ -157,23 +163,6 @@ def connect_arguments(
             "timezone": "UTC",
         },
     }
-
-
-def _ping_before_use(engine: AsyncEngine, seconds: float) -> None:
-    """Replace a connection that does not answer, and all that are as old, before anybody waits on it.
-
-    SQLAlchemy's own ping waits for as long as a statement may take, on each half-open connection again.
-    """
-
-    @event.listens_for(engine.sync_engine, "checkout")
-    def ping(connection: AdaptedConnection, record: ConnectionPoolEntry, _: object) -> None:
-        if "used" not in record.info:
-            record.info["used"] = True  # It was made a moment ago.
-            return
-        try:
-            connection.run_async(lambda driver: driver.fetchrow(";", timeout=seconds))
-        except (*UNAVAILABLE_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            raise InvalidatePoolError from error
 
 
 async def _run_after_commit(callback: Callable[[], Awaitable[None]]) -> None:

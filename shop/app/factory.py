@@ -45,7 +45,7 @@ from shop.redis import all_scripts, connect
 from shop.seckill.gate import OverloadGate
 from shop.seckill.lane import PurchaseLane
 from shop.settings import Settings, get_settings
-from shop.stopping import keep_running
+from shop.stopping import end_tasks, keep_running
 from shop.users.passwords import Passwords
 from shop.users.service import follow_blocked
 from shop.users.throttle import sign_in_limiters
@@ -75,6 +75,7 @@ ALLOWED_HEADERS = [
 COLLECT_AFTER_ALLOCATIONS = 20_000
 FIRST_LOOK_SECONDS_MAX = 5.0
 FOLLOWERS_POOL_MAX = 4  # one for each of those who read Postgres
+FOLLOWERS_END_SECONDS = 0.5
 
 DESCRIPTION = """
 Sells a fixed number of units to a crowd, and never one too many.
@@ -136,7 +137,7 @@ def create_app(settings: Settings) -> ShopApp:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        # They are asked to stop, not cancelled: redis-py on Python 3.11 can swallow a cancellation.
+        # They are asked to stop first; who waits for a server that hangs is cancelled then, until he has ended.
         stopping, looked = asyncio.Event(), asyncio.Event()
         followers: dict[str, Callable[[], Awaitable[None]]] = {
             "directory": lambda: follow_directory(
@@ -150,14 +151,17 @@ def create_app(settings: Settings) -> ShopApp:
             "changed_orders": lambda: look_again(followed, changes, settings, stopping),
         }
         async with asyncio.TaskGroup() as group:
-            for name, follow in followers.items():
+            following = [
                 group.create_task(_keep_following(name, follow, settings, stopping))
+                for name, follow in followers.items()
+            ]
             # A process that does not know what is on sale would refuse the crowd that its predecessor served.
             with suppress(TimeoutError):
                 async with asyncio.timeout(FIRST_LOOK_SECONDS_MAX):
                     await looked.wait()
             yield {STATE: connections}
             stopping.set()
+            await end_tasks(following, within=FOLLOWERS_END_SECONDS)
         await announcer.close()
         lane.tally.flush()
         passwords.close()
