@@ -11,6 +11,7 @@ from tests.house.test_rules import ROOT, files
 PAGES = ["README.md", "tests/README.md"]
 NAME = re.compile(r"\btest_[a-z0-9_]+\b(?!\.py)")
 FAILURES = 47
+FAULTS = 33
 RISKS = 10
 # What a row without a test must begin with.
 WHY = re.compile(r"open: \S")
@@ -55,6 +56,13 @@ def test_every_published_failure_has_its_row_and_its_tests_or_is_open() -> None:
 
     assert [number for number, _ in found] == [f"F{n}" for n in range(1, FAILURES + 1)]
     assert [number for number, proof in found if not NAME.search(proof) and not WHY.match(proof)] == []
+
+
+def test_every_fault_has_its_row_and_its_tests() -> None:
+    found = rows("tests/README.md", "fault ")
+
+    assert [number for number, _ in found] == [f"fault {n}" for n in range(1, FAULTS + 1)]
+    assert [number for number, proof in found if not NAME.search(proof)] == []
 
 
 def test_every_risk_of_owasp_has_its_row_and_its_tests() -> None:
