@@ -8,7 +8,7 @@ from loadtests.chaos import Delay, Pass, chaos_proxy
 from shop.embedded import PostgresServer, ValkeyServer
 from shop.settings import Settings
 from tests.harness import LOGINS
-from tests.processes import frozen, own_shop
+from tests.processes import copy_of, frozen, own_shop
 from tests.serving.crowd import assert_all_recorded, buying
 
 CONNECTIONS = 8
@@ -22,7 +22,7 @@ async def test_a_stop_while_postgres_hangs_and_the_ledger_is_slow_fails_no_reque
     valkey = ValkeyServer(tmp_path, users=LOGINS.lines)
     async with (
         chaos_proxy(valkey.url) as proxy,
-        own_shop(breakable, tmp_path, valkey=valkey, redis_url=proxy.url) as own,
+        own_shop(copy_of(breakable, graceful_stop_seconds=5), tmp_path, valkey=valkey, redis_url=proxy.url) as own,
     ):
         own.processes.start_worker("first")
         through = own.through(await own.processes.start_api("api"))
