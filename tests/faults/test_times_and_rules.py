@@ -16,6 +16,7 @@ from sqlalchemy import select
 from shop.local import environment_of, free_port
 from shop.orders.models import Order, OrderStatus
 from shop.sales.models import Sale
+from shop.seckill import ledger
 from shop.seckill.keys import ledger_keys
 from shop.settings import Settings
 from shop.worker import running_worker
@@ -37,6 +38,11 @@ async def statuses(shop: Shop, sale: Sale) -> set[str]:
         return set((await session.execute(select(Order.status).where(Order.sale_id == sale.id))).scalars())
 
 
+async def jump(shop: Shop, sale: Sale, skew_ms: int) -> None:
+    """Let the ledger's clock be so much ahead of the true time."""
+    await ledger.command(shop.redis, "HSET", ledger_keys(sale.id, 1).sale, "skew_ms", skew_ms)
+
+
 @pytest.mark.parametrize(("jump_ms", "told"), [(-HOUR_MS, "sale_not_started"), (HOUR_MS, "reserved")])
 async def test_a_clock_that_jumps_by_an_hour_sells_nothing_outside_of_the_window_and_ends_no_hold(
     shop: Shop, jump_ms: int, told: str
@@ -45,13 +51,13 @@ async def test_a_clock_that_jumps_by_an_hour_sells_nothing_outside_of_the_window
     sale = await shop.open_sale(units=10, starts_in=-60, lasts=2 * 3_600, hold_seconds=1_800)
     crowd = await Crowd(shop, sale).run(buyers=3)
     await shop.drained(sale)
-    await shop.redis.hset(ledger_keys(sale.id, 1).sale, "skew_ms", str(jump_ms))
+    await jump(shop, sale, jump_ms)
 
     answers = [await crowd.once(new_user_id()) for _ in range(3)]
     assert set(answers) == {told}
     winner = next(iter(crowd.orders))
     assert await crowd.once(winner) == "replayed"
-    await shop.redis.hset(ledger_keys(sale.id, 1).sale, "skew_ms", "0")
+    await jump(shop, sale, 0)
     await crowd.run(buyers=2)
     await assert_each_recorded_once(shop, sale, crowd.orders.values())
     assert await statuses(shop, sale) == {OrderStatus.RESERVED}
@@ -62,14 +68,14 @@ async def test_a_clock_that_jumps_beyond_the_end_ends_the_sale_and_every_unit_is
     sale = await shop.open_sale(units=10, hold_seconds=1_800)
     crowd = await Crowd(shop, sale).run(buyers=3)
     await shop.drained(sale)
-    await shop.redis.hset(ledger_keys(sale.id, 1).sale, "skew_ms", str(2 * HOUR_MS))
+    await jump(shop, sale, 2 * HOUR_MS)
     assert await crowd.once(new_user_id()) == "sale_ended"
 
     async def ended() -> bool:
         return (await shop.row(sale)).status == "ended"
 
     await wait_until(ended, reason="the sale has ended")
-    await shop.redis.hset(ledger_keys(sale.id, 1).sale, "skew_ms", "0")
+    await jump(shop, sale, 0)
     assert await crowd.once(new_user_id()) == "sale_ended"
     await assert_each_recorded_once(shop, sale, crowd.orders.values())
     assert ((await shop.row(sale)).units, await statuses(shop, sale)) == (3, {OrderStatus.RESERVED})
