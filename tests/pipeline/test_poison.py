@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
@@ -15,8 +16,11 @@ from shop.sales.repository import update_sale
 from shop.seckill import ledger
 from shop.seckill.keys import ledger_keys
 from shop.seckill.order_ids import keyed_order_id
+from shop.settings import Settings
+from shop.worker import running_worker
 from tests.harness import TESTER, Shop, outcome, wait_until
 from tests.pipeline.crowd import recorded
+from tests.processes import own_shop
 from tests.recovery.losses import assert_kept, until_recovered, until_sold
 
 STOPPED_SECONDS = 5.0
@@ -111,6 +115,32 @@ async def test_an_impossible_entry_stops_the_sale_and_can_be_set_aside(shop: Sho
     assert (recovered.paused, recovered.held_back, recovered.watermark_balance) == (False, 0, UNITS - 2)
     last = await until_sold(shop, sale)
     await assert_kept(shop, sale, [before, after, last])
+
+
+async def test_an_order_whose_entry_was_set_aside_is_not_honoured(fresh_settings: Settings, tmp_path: Path) -> None:
+    """Its process still remembers it, and its ledger holds it: it is the one promise that is given up (I6)."""
+    async with own_shop(fresh_settings, tmp_path) as own:
+        shop = own.shop
+        async with running_worker(shop.settings):
+            sale = await shop.open_sale(units=UNITS)
+        orders = [(await shop.buy(sale)).json()["id"] for _ in range(3)]
+        entries = await ledger.stream_from(shop.redis, sale.id, 1, 1, 3)
+        entries[1][1][b"balance"] = b"5"
+        async with shop.redis.pipeline(transaction=True) as pipe:
+            pipe.delete(ledger_keys(sale.id, 1).stream)
+            for seq, fields in entries:
+                parts = chain.from_iterable(fields.items())
+                await pipe.execute_command("XADD", ledger_keys(sale.id, 1).stream, f"{seq}-0", *parts)
+            await pipe.execute()
+
+        async def alarmed() -> str | None:
+            return (await shop.row(sale)).alarm
+
+        async with running_worker(shop.settings):
+            assert "entry 2 " in await wait_until(alarmed, reason="the alarm stands")
+            await quarantine(shop.database, shop.redis, TESTER, sale.id, 2)
+            await until_recovered(shop, sale, epoch=2)
+            await assert_kept(shop, sale, [orders[0], orders[2]])
 
 
 async def test_postgres_vetoes_an_oversell_by_itself(shop: Shop) -> None:

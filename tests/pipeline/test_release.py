@@ -242,6 +242,31 @@ async def test_units_released_after_the_end_go_to_the_product(shop: Shop) -> Non
     assert (report.balanced, report.units, report.available) == (True, 0, 0)
 
 
+async def test_units_that_are_owed_to_a_settled_sale_go_to_the_product_once(shop: Shop) -> None:
+    """No ledger is there to count them: the row does, however many give them back at once (I8)."""
+    sale = await shop.open_sale(units=1)
+    assert outcome(await shop.buy(sale)) == "reserved"
+    await shop.drained(sale)
+    (order,) = await orders_of(shop, sale)
+    of_order = update(Order).where(Order.id == order.id)
+    async with shop.database.transaction() as session:
+        await session.execute(of_order.values(status=OrderStatus.PAID))
+    assert (await shop.change(sale, "close")).status_code == 200
+
+    async def settled() -> bool:
+        return (await shop.row(sale)).status == "settled"
+
+    await wait_until(settled, reason="the sale is settled")
+    async with shop.database.transaction() as session:
+        await session.execute(of_order.values(status=OrderStatus.REFUNDED, closed_at=func.now()))
+    owed = [Owed(order.id, sale.id, order.seq or 0)]
+    await asyncio.gather(*(release(shop.database, shop.redis, owed, shop.settings) for _ in range(3)))
+
+    row = await shop.row(sale)
+    assert (await stock(shop, sale), row.units, row.units_taken) == (1, 0, 0)
+    assert (await shop.audit(sale)).balanced
+
+
 async def test_a_change_of_units_that_is_sent_again_applies_once(shop: Shop) -> None:
     """Its number makes the repeat harmless, also when several send it at once (faults 25)."""
     sale = await shop.open_sale(units=10, stock=15)
