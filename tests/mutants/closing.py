@@ -56,7 +56,7 @@ MUTANTS = (
         REPOSITORY,
         "        .where(_one_of(order_ids), is_waiting)\n",
         "        .where(_one_of(order_ids), Order.closed_at.is_not(None))\n",
-        "tests/payments/test_refunds.py::test_a_refund_with_restock_after_the_sale_is_settled_goes_to_the_stock",
+        f"{OF_RELEASE}::test_units_that_are_owed_to_a_settled_sale_go_to_the_product_once",
     ),
     breaks(
         "nobody_sweeps",

@@ -45,7 +45,7 @@ MUTANTS = (
         LEDGER,
         "deadline_ms = clock.now_ms + int(timeout * 1000)",
         "deadline_ms = clock.now_ms + 86_400_000",
-        "tests/lua/test_reserve.py",
+        "tests/lua/test_reserve.py::test_what_a_caller_has_given_up_is_not_executed_when_redis_wakes_up",
     ),
     breaks(
         "process_forgets_its_last_order",

@@ -72,6 +72,7 @@ class Interpreter:
         return OUT_OF_TIME
 
     def _says_more(self, *, within: float) -> bool:
+        assert self._process.stdout
         return bool(select.select([self._process.stdout], [], [], within)[0])
 
     def _read(self) -> int:

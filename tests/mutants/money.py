@@ -36,14 +36,6 @@ MUTANTS = (
         f"{OF_LATE_MONEY}::test_late_money_goes_back_when_the_units_are_sold_to_others",
     ),
     breaks(
-        "replacement_before_the_release",
-        "A late payer is refused because his own expired order still counts for his limit.",
-        SETTLING,
-        "    if owed := owed_to_sales([order]):\n        await release(database, client, owed, settings)\n",
-        "",
-        OF_LATE_MONEY,
-    ),
-    breaks(
         "every_try_is_another_replacement",
         "Settling again buys again.",
         SETTLING,
@@ -83,14 +75,6 @@ MUTANTS = (
         "    return answer(await once(session, asked, work, status=202))\n",
         '    return Response((await work()).model_dump_json(), status_code=202, media_type="application/json")\n',
         f"{OF_REFUNDS}::test_the_same_key_refunds_once_and_gives_the_same_answer",
-    ),
-    breaks(
-        "refund_asked_under_new_keys",
-        "A refund whose answer was lost is made again at the provider.",
-        "shop/payments/provider.py",
-        "key=str(payment.order_id), amount_minor",
-        'key=__import__("uuid").uuid4().hex, amount_minor',
-        "tests/payments/test_provider.py::test_a_refund_comes_through_although_the_provider_fails_for_a_while",
     ),
     breaks(
         "refund_of_an_unpaid_order",

@@ -84,7 +84,7 @@ MUTANTS = (
         '    places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))\n'
         "    statement = f\"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places}) ON CONFLICT DO NOTHING\"\n"
         "    await driver.executemany(statement, list(rows))\n",
-        IMPOSSIBLE,
+        f"{IMPOSSIBLE}[an-order-that-is-there-already]",
     ),
     breaks(
         "units_taken_not_moved",
@@ -108,7 +108,7 @@ MUTANTS = (
         BATCH,
         "        if event.balance != balance + event.delta:\n",
         "        if False:\n",
-        IMPOSSIBLE,
+        f"{IMPOSSIBLE}[a-balance-that-does-not-follow]",
     ),
     breaks(
         "gap_not_noticed",
@@ -124,7 +124,7 @@ MUTANTS = (
         BATCH,
         "        if event.kind in STOCK_KINDS and event.delta not in _deltas(event):\n",
         "        if False:\n",
-        IMPOSSIBLE,
+        f"{IMPOSSIBLE}[a-delta-that-is-not-its-quantity]",
     ),
     breaks(
         "release_of_an_open_order_recorded",
@@ -132,7 +132,7 @@ MUTANTS = (
         BATCH,
         "        if event.order_id is None or units_of.get(event.order_id) != event.quantity:\n",
         "        if event.order_id is None:\n",
-        IMPOSSIBLE,
+        f"{IMPOSSIBLE}[the-release-of-an-order-that-is-open]",
     ),
     breaks(
         "change_of_nobody_recorded",
@@ -140,7 +140,7 @@ MUTANTS = (
         BATCH,
         "    if not recorded:\n",
         "    if False:\n",
-        IMPOSSIBLE,
+        f"{IMPOSSIBLE}[a-change-that-nobody-asked-for]",
     ),
     breaks(
         "poison_is_tried_for_ever",
@@ -150,7 +150,7 @@ MUTANTS = (
         '        return str(error.sqlstate or "")[:2] in DATA_CLASSES\n'
         "    return isinstance(error, asyncpg.DataError | ValueError)\n",
         "        return False\n    return False\n",
-        IMPOSSIBLE,
+        f"{IMPOSSIBLE}[a-user-id-that-no-token-has]",
         f"{OF_POISON}::test_postgres_vetoes_an_oversell_by_itself",
     ),
     breaks(
@@ -159,7 +159,7 @@ MUTANTS = (
         "shop/orders/poison.py",
         "            await service.pause(session, CONTROLLER, sale_id)\n",
         "            pass\n",
-        IMPOSSIBLE,
+        f"{IMPOSSIBLE}[nothing-that-can-be-read]",
     ),
     breaks(
         "weather_is_taken_for_poison",

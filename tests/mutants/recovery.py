@@ -87,7 +87,7 @@ MUTANTS = (
         ORDERS,
         "        (RecoveryClaim.outcome.is_(None) & quarantined, ClaimOutcome.QUARANTINED),\n",
         "",
-        f"{OF_POISON}::test_an_impossible_entry_stops_the_sale_and_can_be_set_aside",
+        f"{OF_POISON}::test_an_order_whose_entry_was_set_aside_is_not_honoured",
     ),
     breaks(
         "honoured_claims_stay_closed",

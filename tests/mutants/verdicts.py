@@ -56,12 +56,12 @@ class Baseline:
         needed = sorted(each for each in named if not any(belongs(each, other) for other in named - {each}))
         shards = [shard for start in range(self._jobs) if (shard := needed[start :: self._jobs])]
 
-        def run_shard(shard: Sequence[str]) -> tuple[Sequence[str], Ran]:
-            return shard, run_tests(self._root, shard, *options, seconds_max=seconds_max * len(shard))
+        def run_shard(some: Sequence[str]) -> tuple[Sequence[str], Ran]:
+            return some, run_tests(self._root, some, *options, seconds_max=seconds_max * len(some))
 
-        for shard, ran in self._pool.map(run_shard, shards):
+        for some, ran in self._pool.map(run_shard, shards):
             self._outcomes |= ran.outcomes
-            self._tails |= dict.fromkeys(shard, ran.tail)
+            self._tails |= dict.fromkeys(some, ran.tail)
 
     def red(self, selections: Iterable[str]) -> list[str]:
         """The tests among these that are not green without any mutant."""
@@ -115,9 +115,9 @@ def judge_all(
                 yield judged
         if survivors:
             say(f"the whole suite for {len(survivors)} survivors, and once without any")
-            options = ("-n", str(jobs), "--dist", "loadfile", *NOT_OF_THE_SHOP)
+            options = ["-n", str(jobs), "--dist", "loadfile", *NOT_OF_THE_SHOP]
             baseline.run([WHOLE_SUITE], *options, seconds_max=SUITE_SECONDS_MAX)
-            options += tuple(f"--deselect={test}" for test in baseline.red([WHOLE_SUITE]))
+            options += [f"--deselect={test}" for test in baseline.red([WHOLE_SUITE])]
             for mutant in survivors:
                 yield pool.submit(_judge_by_the_suite, mutant, unbroken, options).result()
 
