@@ -26,7 +26,7 @@ help:
 	@echo "make lint    style, types and who may import whom"
 	@echo "make bench   the shop beside other ways to build it                                  (ARGS=\"--quick\")"
 	@echo "make torture the shop broken again and again, and held to every promise              (ARGS=\"--minutes 60\")"
-	@echo "make mutants the shop, broken in many small ways, each in a copy: does a test notice? (ARGS=--list)"
+	@echo "make mutants the shop broken on purpose, in copies: does a test notice?              (ARGS=--list)"
 	@echo "make readme  the README's figures and the configuration page, written anew"
 
 demo: $(UV_INSTALLED)
