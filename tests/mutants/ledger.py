@@ -13,7 +13,7 @@ MUTANTS = (
         RESERVE,
         "if rules[1] ~= epoch then return { clock_ms, 'STALE_EPOCH' } end\n",
         "",
-        OF_RESERVE,
+        f"{OF_RESERVE}::test_another_epoch_is_stale",
     ),
     breaks(
         "no_deadline",

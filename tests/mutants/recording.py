@@ -5,7 +5,6 @@ from tests.mutants.mutant import Edit, Mutant, breaks
 PERSISTER, BATCH, DATABASE = "shop/orders/persister.py", "shop/orders/batch.py", "shop/database.py"
 OF_WORKERS, OF_POISON = "tests/pipeline/test_worker_faults.py", "tests/pipeline/test_poison.py"
 OF_NOTICED = "tests/recovery/test_noticed.py"
-BESIDE_EACH_OTHER = f"{OF_WORKERS}::test_workers_beside_each_other_record_each_order_once"
 IMPOSSIBLE = f"{OF_POISON}::test_an_impossible_entry_stops_the_sale_and_can_be_set_aside"
 
 MUTANTS = (
@@ -66,7 +65,6 @@ MUTANTS = (
         "return await session.get(Sale, sale_id, with_for_update=True, populate_existing=True)",
         "return await session.get(Sale, sale_id, populate_existing=True)",
         f"{OF_WORKERS}::test_a_batch_that_cannot_get_the_row_is_given_up_in_time_and_tried_again",
-        BESIDE_EACH_OTHER,
     ),
     breaks(
         "no_comparison_under_the_lock",
@@ -74,7 +72,7 @@ MUTANTS = (
         PERSISTER,
         "            fresh = [event for event in events if event.seq > sale.watermark]\n",
         "            fresh = list(events)\n",
-        BESIDE_EACH_OTHER,
+        f"{OF_WORKERS}::test_a_persister_that_slept_drops_what_another_has_recorded",
     ),
     breaks(
         "duplicates_are_dropped_in_silence",

@@ -161,6 +161,27 @@ async def test_workers_beside_each_other_record_each_order_once(fresh_settings: 
         await context.close()
 
 
+async def test_a_persister_that_slept_drops_what_another_has_recorded(fresh_settings: Settings, tmp_path: Path) -> None:
+    """It compares the watermark under the lock, and records only what is above it (F47)."""
+    async with own_shop(fresh_settings, tmp_path) as own:
+        async with running_worker(own.shop.settings):
+            sale = await own.shop.open_sale(units=5)
+        context = Context.connect(own.shop.settings)
+        late, other = (
+            Persister(context.persist_database, context.ledger, sale.id, context.settings, context.stopping)
+            for _ in range(2)
+        )
+        assert await late.step()  # From now on it knows where Postgres is, and it knows no better when it wakes up.
+        answers = [await own.shop.buy(sale)]
+        assert await other.step()
+        answers.append(await own.shop.buy(sale))
+
+        assert await late.step()
+
+        await assert_each_recorded_once(own.shop, sale, ids_of(answers))
+        await context.close()
+
+
 async def test_sigterm_lets_a_worker_finish_the_batch_in_hand(fresh_settings: Settings, tmp_path: Path) -> None:
     """A rolling restart leaves no batch half done and takes a few seconds at most (faults 33)."""
     async with own_shop(fresh_settings, tmp_path) as own:
