@@ -52,7 +52,7 @@ MUTANTS = (
         CHANGES,
         "            await _return_units(session, sale, change.units_delta)\n        return True\n",
         "            pass\n        return True\n",
-        "tests/sales/test_changes.py",
+        "tests/sales/test_changes.py::test_units_that_the_ledger_refuses_are_back_in_the_product",
     ),
     breaks(
         "units_out_of_nothing",
@@ -77,7 +77,7 @@ MUTANTS = (
         SERVICE,
         "    if sale.alarm is not None:\n",
         "    if False:\n",
-        "tests/sales/test_changes.py",
+        "tests/sales/test_changes.py::test_a_sale_that_an_alarm_has_stopped_is_not_resumed",
     ),
     breaks(
         "change_missing_in_the_ledger_is_passed_over",
