@@ -176,6 +176,31 @@ async def test_an_operator_may_ask_for_a_comparison(fresh_settings: Settings, tm
         await assert_kept(shop, sale, crowd.orders.values())
 
 
+async def test_a_repeat_of_an_order_of_an_earlier_epoch_tells_nothing_of_this_one(
+    fresh_settings: Settings, tmp_path: Path
+) -> None:
+    """It has the number under which it was made, which the new ledger has not reached: nothing is lost by that (I3)."""
+    async with own_shop(fresh_settings, tmp_path, worker_here=True) as own:
+        shop = own.shop
+        sale = await shop.open_sale(units=20)
+        crowd = await Crowd(shop, sale).run(buyers=5)
+        await assert_kept(shop, sale, crowd.orders.values())
+        await shop.redis.flushall()
+        await until_recovered(shop, sale, epoch=2)
+        winner = next(iter(crowd.orders))
+
+        async def knows_the_epoch() -> bool:
+            return outcome(await shop.buy(sale, winner, key="another")) == "over_limit"
+
+        await wait_until(knows_the_epoch, reason="the limit is known again")
+        for each in crowd.orders:
+            assert await crowd.once(each) == "replayed"
+
+        await recover(shop.database, TESTER, sale.id)
+        row = await until_recovered(shop, sale, epoch=2, recovery=2)
+        assert (row.held_back, row.watermark_balance) == (0, 15)
+
+
 async def test_a_pause_and_a_change_of_units_that_were_under_way_are_kept(
     fresh_settings: Settings, tmp_path: Path
 ) -> None:

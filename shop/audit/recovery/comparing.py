@@ -8,7 +8,6 @@ from shop.database import Database
 from shop.sales import repository as sales
 from shop.sales.loading import LedgerLost, require_entry_at_watermark
 from shop.sales.models import Sale
-from shop.sales.recovery import repository as recoveries
 from shop.sales.recovery.models import Recovery
 from shop.seckill import building, ledger
 from shop.seckill.ledger import LedgerState
@@ -28,7 +27,7 @@ async def has_lost_nothing(database: Database, client: aioredis.Redis, recovery:
         await repository.sort_claims(session, recovery.sale_id)
         sale = await sales.find(session, recovery.sale_id)
         counts = await repository.counts(session, recovery.sale_id)
-        highest_seq = await recoveries.highest_seq_seen(session, recovery)
+        highest_seq = await repository.highest_seq_seen(session, recovery)
         applied = await sales.last_closed_change(session, recovery.sale_id)
         missing = (await repository.handed_in(session, sale)).units if sale else 0
     if sale is None or sale.epoch != recovery.from_epoch or missing:

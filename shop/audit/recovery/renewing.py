@@ -77,7 +77,7 @@ async def renew(database: Database, client: aioredis.Redis, recovery: Recovery) 
         await repository.sort_claims(session, sale.id)
         await _release_owed(session, sale)
         handed_in = await repository.handed_in(session, sale)
-        highest_seq = max(await recoveries.highest_seq_seen(session, recovery), state.seq if state else 0)
+        highest_seq = max(await repository.highest_seq_seen(session, recovery), state.seq if state else 0)
         unexplained = max(highest_seq - sale.watermark - handed_in.explains, 0)
         wanted = unexplained * sale.units_per_user + handed_in.units + sale.held_back
         await _count_again(session, sale)

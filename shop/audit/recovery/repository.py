@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.orders.models import Order
 from shop.sales.models import LedgerRow, Sale
-from shop.sales.recovery.models import ClaimOutcome, Recovery, RecoveryClaim
+from shop.sales.recovery.models import ClaimOutcome, Recovery, RecoveryAnswer, RecoveryClaim
 from shop.sales.repository import ALIVE
 from shop.seckill.ledger import LedgerOrder
 from shop.seckill.order_ids import ids_of_sale
@@ -107,6 +107,24 @@ async def release_owed(session: AsyncSession, sale_id: int) -> dict[UUID, int]:
         .execution_options(synchronize_session=False)
     )
     return {order_id: quantity for order_id, quantity in released}  # noqa: C416 - rows are not pairs to dict()
+
+
+async def highest_seq_seen(session: AsyncSession, recovery: Recovery) -> int:
+    """The highest sequence number of the old epoch that a process or a claim knows.
+
+    A claim of an order that was recorded in an earlier epoch, which somebody has asked for again, has a number of that.
+    """
+    answered = select(func.max(RecoveryAnswer.highest_seq)).where(
+        RecoveryAnswer.sale_id == recovery.sale_id, RecoveryAnswer.n == recovery.n
+    )
+    has_earlier_row = (
+        select(Order.id).where(Order.id == RecoveryClaim.order_id, Order.epoch != RecoveryClaim.epoch).exists()
+    )
+    claimed = select(func.max(RecoveryClaim.seq)).where(
+        RecoveryClaim.sale_id == recovery.sale_id, RecoveryClaim.epoch == recovery.from_epoch, ~has_earlier_row
+    )
+    query = select(func.coalesce(func.greatest(answered.scalar_subquery(), claimed.scalar_subquery()), 0))
+    return int((await session.execute(query)).scalar_one())
 
 
 async def pending(session: AsyncSession, sale_id: int, *, before_epoch: int, limit: int) -> Sequence[RecoveryClaim]:

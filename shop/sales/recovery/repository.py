@@ -138,18 +138,6 @@ async def waited_long(session: AsyncSession, recovery: Recovery, *, seconds: flo
     return bool((await session.execute(query)).scalar_one())
 
 
-async def highest_seq_seen(session: AsyncSession, recovery: Recovery) -> int:
-    """The highest sequence number of the old epoch that a process or a claim knows."""
-    answered = select(func.max(RecoveryAnswer.highest_seq)).where(
-        RecoveryAnswer.sale_id == recovery.sale_id, RecoveryAnswer.n == recovery.n
-    )
-    claimed = select(func.max(RecoveryClaim.seq)).where(
-        RecoveryClaim.sale_id == recovery.sale_id, RecoveryClaim.epoch == recovery.from_epoch
-    )
-    query = select(func.coalesce(func.greatest(answered.scalar_subquery(), claimed.scalar_subquery()), 0))
-    return int((await session.execute(query)).scalar_one())
-
-
 async def add_claims(session: AsyncSession, promises: Sequence[Promise], *, source: str) -> None:
     """Write down what was handed in; what is there already stays as it is."""
     if promises:
