@@ -4,7 +4,7 @@
 #   make test PYTHON=python3.13           another Python than the one that uv finds
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint bench torture mutants readme
+.PHONY: help demo up test model lint bench torture mutants readme
 
 PYTHON ?= python3
 ARGS ?=
@@ -23,6 +23,7 @@ help:
 	@echo "make demo    a whole flash sale on this machine, with a verdict at the end           (ARGS=\"--exit --json\")"
 	@echo "make up      the shop on this machine, with its data kept in .shop/"
 	@echo "make test    every test                                                              (ARGS=\"-k story\")"
+	@echo "make model   the shop beside a model of it, a million random steps                  (ARGS=\"--steps 20000 --seed 1\")"
 	@echo "make lint    style, types and who may import whom"
 	@echo "make bench   the shop beside other ways to build it                                  (ARGS=\"--quick\")"
 	@echo "make torture the shop broken again and again, and held to every promise              (ARGS=\"--minutes 60\")"
@@ -37,6 +38,9 @@ up: $(UV_INSTALLED)
 
 test: $(UV_INSTALLED)
 	@$(RUN) pytest -n 2 --dist loadfile $(ARGS)
+
+model: $(UV_INSTALLED)
+	@$(RUN) python -m tests.invariants $(ARGS)
 
 lint: $(UV_INSTALLED)
 	@$(RUN) ruff check .
