@@ -14,7 +14,8 @@ from shop.embedded import embedded_servers
 from shop.redis import connect
 from tests.conftest import settings_of
 from tests.harness import LOGINS
-from tests.invariants.test_model import CrashingDatabase, World, play
+from tests.invariants.test_model import play
+from tests.invariants.world import CrashingDatabase, World
 
 SALES_AT_ONCE = 200  # what the generator remembers of its choices is forgotten with each round
 CRITICAL = 50

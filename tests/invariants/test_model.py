@@ -31,12 +31,12 @@ from tests.invariants.model import ENDED, SETTLED, Ledger, Model, Postgres, Surv
 from tests.invariants.world import BACKLOG_MAX, BATCH_SMALL, STOCK, CrashingDatabase, World
 
 STEPS = 20_000
-STEPS_PER_SALE = 60
+STEPS_PER_SALE = 80
 SALES_MORE = 40  # some end early
 EVERYTHING = 1_000
 USERS, KEYS, QUANTITIES = 4, 3, 3
 HOURS = 10
-CALM_STEPS = 25  # between two recoveries, each of which costs as much as thirty other steps
+CALM_STEPS = 40  # between two recoveries, each of which costs as much as thirty other steps
 REST_STEPS = 2  # between two steps that use Postgres, each of which costs as much as five others
 KINDS = ("units", "units", "window", "pause", "resume", "close", "restore")
 LOSSES = ("nothing", "everything", "sale", "orders", "buyers", "stream", "winners", "rolled back", "over-trimmed")
