@@ -118,8 +118,8 @@ MUTANTS = (
         "two_recoveries_at_once",
         "Whoever finds the same loss a moment later begins another recovery.",
         RECOVERIES,
-        "Sale.epoch == epoch, Sale.recovery == seen, ~_unfinished(sale_id).exists())",
-        "Sale.epoch == epoch)",
+        "Sale.epoch == epoch, Sale.recovery == seen, may_begin, ~_unfinished(sale_id).exists()\n",
+        "Sale.epoch == epoch, may_begin\n",
         OF_LEASE,
     ),
     breaks(

@@ -3,9 +3,10 @@
 from tests.mutants.mutant import Edit, Mutant, breaks
 
 CONTROLLER, CHANGES, SERVICE = (f"shop/sales/{name}.py" for name in ("controller", "changes", "service"))
-AUDIT = "shop/audit/service.py"
+READING, INVARIANTS = "shop/audit/reading.py", "shop/audit/invariants.py"
 OF_ADMINS, OF_LOSSES = "tests/api/test_sales_admin.py", "tests/recovery/test_losses.py"
-OF_AUDIT = "tests/audit/test_full_pass.py"
+OF_AUDIT, OF_VIOLATIONS = "tests/audit/test_full_pass.py", "tests/audit/test_violations.py"
+STOPPING = "shop/audit/live/stopping.py"
 FLUSHED = f"{OF_LOSSES}::test_a_flushed_sale_goes_on_in_a_new_epoch_and_sells_what_is_left"
 
 WARM_UP = """\
@@ -98,7 +99,7 @@ MUTANTS = (
     breaks(
         "audit_sets_the_stock",
         "The audit puts Redis right, and takes the orders on their way for a fault.",
-        AUDIT,
+        READING,
         "    try:\n        events = [parse_event(*entry) for entry in entries]\n",
         "    keys = ledger.ledger_keys(sale.id, sale.epoch)\n"
         '    await ledger.command(client, "HSET", keys.sale, "available", sale.watermark_balance)\n'
@@ -108,42 +109,74 @@ MUTANTS = (
     breaks(
         "audit_blind_to_gaps",
         "I1 always holds.",
-        AUDIT,
-        '        "I1": _gaps(recorded, state, undrained),\n',
+        INVARIANTS,
+        '        "I1": _gaps(counted),\n',
         '        "I1": [],\n',
         OF_AUDIT,
     ),
     breaks(
         "audit_blind_to_the_chain",
         "I2 always holds.",
-        AUDIT,
-        '        "I2": _breaks(recorded, state, undrained),\n',
+        INVARIANTS,
+        '        "I2": _breaks(counted),\n',
         '        "I2": [],\n',
         OF_AUDIT,
     ),
     breaks(
         "audit_blind_to_missing_units",
         "I3 always holds.",
-        AUDIT,
-        '        "I3": _conservation(recorded, units),\n',
+        INVARIANTS,
+        '        "I3": _conservation(counted) if counted.at_watermark else [],\n',
         '        "I3": [],\n',
         OF_AUDIT,
     ),
     breaks(
         "audit_blind_to_an_oversell",
         "I4 always holds.",
-        AUDIT,
-        '        "I4": _oversell(recorded),\n',
+        INVARIANTS,
+        '        "I4": _oversell(counted) if counted.at_watermark else [],\n',
         '        "I4": [],\n',
         OF_AUDIT,
     ),
     breaks(
         "audit_blind_to_the_limit",
         "I5 always holds.",
-        AUDIT,
-        '        "I5": _limit(recorded),\n',
+        INVARIANTS,
+        '        "I5": _limit(counted),\n',
         '        "I5": [],\n',
         OF_AUDIT,
+    ),
+    breaks(
+        "audit_blind_to_promises",
+        "I6 always holds.",
+        INVARIANTS,
+        '        "I6": _promises(counted),\n',
+        '        "I6": [],\n',
+        OF_VIOLATIONS,
+    ),
+    breaks(
+        "violation_does_not_stop_the_sale",
+        "What the audit proves wrong is written down, and the sale goes on.",
+        STOPPING,
+        "violations=sentences)\n    await fence(client, found)\n",
+        "violations=sentences)\n",
+        OF_VIOLATIONS,
+    ),
+    breaks(
+        "anybody_opens_a_stopped_sale",
+        "The controller recovers a sale that an operator has to look at.",
+        "shop/sales/recovery/repository.py",
+        "    may_begin = true() if by_operator else Sale.stopped_at.is_(None)\n",
+        "    may_begin = true()\n",
+        "tests/audit/test_stopping.py::test_nothing_but_an_operator_recovers_a_stopped_sale",
+    ),
+    breaks(
+        "verified_without_comparing",
+        "An auditor that thaws sets the verified place back.",
+        "shop/audit/live/repository.py",
+        "SaleAudit.epoch == seen.epoch, SaleAudit.verified_seq == seen.seq)",
+        "SaleAudit.epoch == seen.epoch)",
+        "tests/audit/test_auditors.py::test_an_auditor_that_was_stopped_and_thaws_changes_nothing",
     ),
     Mutant(
         "audit_forgets_closing_orders",
