@@ -20,7 +20,16 @@ from shop.sales.models import Sale, SaleStatus
 from shop.settings import Settings
 from tests.harness import LOGINS, Shop, create_database, running_shop
 
+# So that no process of the run is left alone with one of them at the end.
+LONGEST_FIRST = ("test_model", "test_demo", "test_races", "test_wheel", "test_torture", "test_postgres_faults")
+
 _numbers = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session")

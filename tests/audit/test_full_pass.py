@@ -51,6 +51,8 @@ WRONG = {
     "I4": count_too_few,
     "I5": give_one_user_both_orders,
 }
+# Without a row the next balance follows from none, and its unit is not counted; an order of another is not as promised.
+SEEN = {name: [name] for name in WRONG} | {"I1": ["I1", "I2", "I3"], "I5": ["I5", "I6"]}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -64,8 +66,7 @@ async def test_what_is_wrong_in_postgres_is_seen_by_its_name(shop: Shop, name: s
     async with shop.database.transaction() as session:
         await WRONG[name](session, sale)
 
-    # A row that is missing also breaks the chain: the next balance follows from none.
-    assert await violated(shop, sale) == (["I1", "I2"] if name == "I1" else [name])
+    assert await violated(shop, sale) == SEEN[name]
 
 
 async def test_the_audit_of_a_sale_whose_orders_are_on_their_way_is_balanced_and_changes_nothing(

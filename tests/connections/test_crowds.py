@@ -123,23 +123,25 @@ def _with_more(limits: tuple[int, int]) -> tuple[int, int]:
 async def test_a_thousand_slow_clients_are_cut_in_time_and_hold_up_nobody(shop: Shop) -> None:
     """Every buyer beside them gets his 202, about as soon as without them; none of them gets anything."""
     sale = await shop.open_sale(units=20_000)
-    warm, quiet, beside = Window(), Window(), Window()
+    warm = Window()
+    quiet, beside = [Window() for _ in range(WINDOWS)], [Window() for _ in range(WINDOWS)]
     async with wires(shop, BUYERS) as buyers:
         await warm.buy(sale, shop, buyers, goes_on=warm.has_less_than(PURCHASES))
-        for number in range(1, WINDOWS + 1):
-            await quiet.buy(sale, shop, buyers, goes_on=quiet.has_less_than(number * PURCHASES))
+        for alone, crowded in zip(quiet, beside, strict=True):
+            await alone.buy(sale, shop, buyers, goes_on=alone.has_less_than(PURCHASES))
             requests = [wish.request() for wish in wishes(shop, sale, SLOW)]
             async with wires(shop, SLOW) as connections:
                 crowd = SlowCrowd(connections, requests)
                 async with asyncio.timeout(CUT_SECONDS_MAX), asyncio.TaskGroup() as group:
                     group.create_task(crowd.trickle())
-                    group.create_task(beside.buy(sale, shop, buyers, goes_on=crowd.is_there))
+                    group.create_task(crowded.buy(sale, shop, buyers, goes_on=crowd.is_there))
                 assert min(crowd.seconds()) >= REQUEST_SECONDS_MAX * 0.9
                 assert max(crowd.seconds()) <= CUT_SECONDS_MAX
 
-    assert len(beside.orders) >= WINDOWS * BUYERS
-    assert beside.p99 <= FACTOR * quiet.p99 + SECONDS_MORE
-    await assert_sold_to(shop, sale, [*warm.orders, *quiet.orders, *beside.orders])
+    assert all(len(window.orders) >= BUYERS for window in beside)
+    # Slow clients would hold up the buyers in every window, a machine that is busy with other things in some.
+    assert min(window.p99 for window in beside) <= FACTOR * max(window.p99 for window in quiet) + SECONDS_MORE
+    await assert_sold_to(shop, sale, [order for window in (warm, *quiet, *beside) for order in window.orders])
 
 
 @asynccontextmanager

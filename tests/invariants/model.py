@@ -300,6 +300,13 @@ class Postgres:
                     self.return_units(self.held_back)
                 self.held_back = 0
 
+    def release_owed(self) -> None:
+        """Take back what closed orders owe: the lost ledger may have done so, and sold the units again."""
+        for row in self.orders.values():
+            if self.status == "scheduled" and row.closed and not row.released:
+                row.released = True
+                self.units_taken -= row.quantity
+
     def settle_open(self, spare: int) -> None:
         """Close what was under way when the ledger was lost, as the new ledger will have applied it."""
         for change in self.open_changes:
@@ -377,6 +384,7 @@ class Model:
         explained = {claim.seq for claim in pending if claim.epoch == postgres.epoch and claim.seq > postgres.watermark}
         unexplained = max(highest - postgres.watermark - len(explained), 0)
         wanted = unexplained * old.units_per_user + sum(claim.quantity for claim in pending) + postgres.held_back
+        postgres.release_owed()
         postgres.settle_open(postgres.units - postgres.units_taken - wanted)
         postgres.held_back = min(postgres.units - postgres.units_taken, wanted)
         opening = postgres.units - postgres.units_taken - postgres.held_back

@@ -91,7 +91,9 @@ async def test_a_postgres_killed_and_restarted_in_mid_drain_loses_and_doubles_no
         await asyncio.to_thread(postgres.start)
         await buying
 
-        assert crowd.finals == {"reserved": 600, "sold_out": 200}
+        # Whoever was not answered in time on a busy machine asks again, and finds what he has.
+        assert (crowd.finals["reserved"] + crowd.finals["replayed"], crowd.finals["sold_out"]) == (600, 200)
+        assert crowd.finals["replayed"] <= crowd.passing["unknown_outcome"] + crowd.passing["reset"]
         await assert_each_recorded_once(own.shop, sale, crowd.orders.values())
         await assert_neither_paused_nor_alarmed(own.shop, sale)
 

@@ -106,10 +106,11 @@ async def test_a_second_loss_keeps_what_is_held_back_since_the_first(fresh_setti
         await shop.redis.flushall()
 
         async with running_worker(shop.settings):
-            assert (await until_recovered(shop, sale, epoch=2)).held_back == 2
-            await shop.drained(sale)
+            await until_recovered(shop, sale, epoch=2)
+            assert (await shop.drained(sale)).held_back == 2
             await shop.redis.flushall()
-            assert (await until_recovered(shop, sale, epoch=3, recovery=2)).held_back == 2
+            await until_recovered(shop, sale, epoch=3, recovery=2)
+            assert (await shop.drained(sale)).held_back == 2
             for user_id, promise in promised.items():
                 await until_honoured(shop, user_id, promise)
             await assert_kept(shop, sale, [witness, *(promise["id"] for promise in promised.values())])
