@@ -35,6 +35,7 @@ class Connections:
         self._settings = settings
         self._open: set[ShopProtocol] = set()
         self._resting: OrderedDict[ShopProtocol, None] = OrderedDict()
+        self._refused_in_turn: list[ShopProtocol] = []
         self._pressed = False
         self._answers = 0
         self._extra = EXTRA_MIN
@@ -67,6 +68,19 @@ class Connections:
             connection.loop.call_later(TURN_SECONDS, self._take_turn)
         if self._pressed:
             self._rest(connection)
+        elif self.gate.crowded:
+            # The loop goes on reading for as long as there is something: whoever is refused in a crowd is not read
+            # again before the purchases that were admitted.
+            if not self._refused_in_turn:
+                connection.loop.call_soon(self._read_refused)
+            connection.pause_reading()
+            self._refused_in_turn.append(connection)
+
+    def _read_refused(self) -> None:
+        refused, self._refused_in_turn = self._refused_in_turn, []
+        for connection in refused:
+            if connection in self._open and connection not in self._resting:
+                connection.resume_reading()
 
     def rests(self, connection: "ShopProtocol", scope: dict[str, Any]) -> bool:
         """Whether this connection, whose request was answered, waits for its turn to be read again."""

@@ -2,8 +2,8 @@
 
 The delay is measured, not guessed from a number of requests. A turn of the event loop reads what has come and runs what
 was read before; in it, purchases are admitted for as long as the CPU time that they were last seen to take fits into
-the greatest delay. What the loop was late in its last turn, and what the oldest purchase waits for a script call, is
-added. (That queueing time tells overload from slow answers: Zhou et al., "Overload Control for Scaling WeChat
+the greatest delay. What the loop was late in its last turn, but for the time that refusals took, and what the oldest
+purchase waits for a script call, is added. (That queueing time tells overload from slow answers: Zhou et al., "Overload Control for Scaling WeChat
 Microservices", SoCC 2018.)
 """
 
@@ -15,8 +15,10 @@ BUSY_REQUESTS_MIN, PURCHASES_SHARE_MIN = 16, 0.75
 # What a refusal, or an answer from memory, takes of the time of a purchase.
 LIGHT = 0.35
 MEMORY = 0.8
-# Refusing takes at most so much of the greatest delay in one turn.
-PRESSED_SHARE = 5.0
+# From so many refusals on, a turn is a crowd's: who is refused in it is not read again before the next one.
+CROWD_MIN = 256
+# More in one turn are not those of its delay but a crowd that comes back at once; refusing it leaves no time to sell.
+REFUSED_AT_ONCE_MAX = 3_000
 
 
 class OverloadGate:
@@ -45,7 +47,7 @@ class OverloadGate:
         now, cpu = time.monotonic(), time.thread_time()
         self._learn(cpu - self._cpu_began)
         seconds, self._turn_began, self._cpu_began = now - self._turn_began, now, cpu
-        self._late_seconds = max(seconds - self._delay_seconds_max, 0.0)
+        self._late_seconds = max(seconds - self._delay_seconds_max - self._refusing_seconds, 0.0)
         self._measuring = self._heard > 0
         self._heard = self._admitted = self._refused = self._remembered = 0
         if self._measuring:
@@ -84,6 +86,15 @@ class OverloadGate:
 
     @property
     def pressed(self) -> bool:
-        """Whether refusing alone takes much of a turn's time, so that it does not help: they come back at once."""
-        refusing_seconds = LIGHT * self._refused * self._purchase_seconds
-        return refusing_seconds > PRESSED_SHARE * self._delay_seconds_max
+        """Whether so many are refused in one turn that it does not help: they come back at once."""
+        return self._refused > REFUSED_AT_ONCE_MAX
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many were refused in this turn that their next requests would make it long for those admitted."""
+        return self._refused > CROWD_MIN
+
+    @property
+    def _refusing_seconds(self) -> float:
+        """What the refusals of this turn took."""
+        return LIGHT * self._refused * self._purchase_seconds

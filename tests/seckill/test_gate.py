@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from shop.seckill.gate import OverloadGate
+from shop.seckill.gate import CROWD_MIN, REFUSED_AT_ONCE_MAX, OverloadGate
 from tests.harness import wait_until
 
 MAX_SECONDS = 0.02
@@ -110,20 +110,39 @@ async def test_the_wait_in_the_queue_counts_as_well() -> None:
     assert not gate.admits(1.1 * MAX_SECONDS)
 
 
-async def test_a_turn_that_refuses_for_too_long_is_pressure() -> None:
-    """Refused as many as would have taken several times the greatest delay to serve."""
+def refuse(gate: OverloadGate, count: int) -> None:
+    """So many come for whom there is no time."""
+    while count > 0:
+        count -= not gate.admits(0.0)
+
+
+async def test_a_turn_that_refuses_too_many_is_pressure() -> None:
+    """Those come back at once, and refusing them leaves no time to sell."""
     gate = a_gate()
     await learn(gate, 20, MAX_SECONDS)
     gate.heard()
 
     told = []
-    for crowd in (100, 500):
-        for _ in range(crowd):
-            gate.admits(0.0)
-        told.append(gate.pressed)
+    for count in (CROWD_MIN, 1, REFUSED_AT_ONCE_MAX - CROWD_MIN):
+        refuse(gate, count)
+        told.append((gate.crowded, gate.pressed))
     await turn(gate)
 
-    assert [*told, gate.pressed] == [False, True, False]
+    assert [*told, (gate.crowded, gate.pressed)] == [(False, False), (True, False), (True, True), (False, False)]
+
+
+async def test_the_time_that_refusals_take_is_no_delay_of_the_loop() -> None:
+    """Else a crowd that is refused would keep everybody out: the more are refused, the later the loop would seem."""
+    gate = a_gate()
+    await learn(gate, 20, MAX_SECONDS)
+    gate.heard()
+    refuse(gate, 10 * CROWD_MIN)
+    work(2 * MAX_SECONDS)
+
+    await turn(gate)
+
+    assert not gate.late
+    assert gate.admits(0.0)
 
 
 async def test_a_loop_that_hears_nothing_is_not_measured() -> None:
