@@ -133,7 +133,9 @@ def create_app(settings: Settings) -> ShopApp:
     followed = Database(settings, application_name="shop-api", pool_max=FOLLOWERS_POOL_MAX)
     verifier, blocked, passwords = TokenVerifier(settings), BlockedUsers(), Passwords(settings)
     gateway = HttpGateway(settings)
-    gate = OverloadGate(delay_seconds_max=settings.overload_delay_seconds)
+    gate = OverloadGate(
+        delay_seconds_max=settings.overload_delay_seconds, refused_at_once_max=settings.overload_refused_at_once_max
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:

@@ -3,8 +3,8 @@
 The delay is measured, not guessed from a number of requests. A turn of the event loop reads what has come and runs what
 was read before; in it, purchases are admitted for as long as the CPU time that they were last seen to take fits into
 the greatest delay. What the loop was late in its last turn, but for the time that refusals took, and what the oldest
-purchase waits for a script call, is added. (That queueing time tells overload from slow answers: Zhou et al., "Overload Control for Scaling WeChat
-Microservices", SoCC 2018.)
+purchase waits for a script call, is added. (That queueing time tells overload from slow answers: Zhou et al., "Overload
+Control for Scaling WeChat Microservices", SoCC 2018.)
 """
 
 import asyncio
@@ -15,17 +15,16 @@ BUSY_REQUESTS_MIN, PURCHASES_SHARE_MIN = 16, 0.75
 # What a refusal, or an answer from memory, takes of the time of a purchase.
 LIGHT = 0.35
 MEMORY = 0.8
-# From so many refusals on, a turn is a crowd's: who is refused in it is not read again before the next one.
-CROWD_MIN = 256
-# More in one turn are not those of its delay but a crowd that comes back at once; refusing it leaves no time to sell.
-REFUSED_AT_ONCE_MAX = 3_000
+# From this part of `refused_at_once_max` on, who is refused is not read again in the same turn.
+CROWD_SHARE = 12
 
 
 class OverloadGate:
     """The delay of one process. It measures only while requests come: an idle loop costs nothing."""
 
-    def __init__(self, *, delay_seconds_max: float) -> None:
+    def __init__(self, *, delay_seconds_max: float, refused_at_once_max: int) -> None:
         self._delay_seconds_max = delay_seconds_max
+        self._refused_at_once_max = refused_at_once_max
         self._turn_began = self._cpu_began = 0.0
         self._measuring = False
         self._heard = 0
@@ -87,12 +86,12 @@ class OverloadGate:
     @property
     def pressed(self) -> bool:
         """Whether so many are refused in one turn that it does not help: they come back at once."""
-        return self._refused > REFUSED_AT_ONCE_MAX
+        return self._refused > self._refused_at_once_max
 
     @property
     def crowded(self) -> bool:
         """Whether so many were refused in this turn that their next requests would make it long for those admitted."""
-        return self._refused > CROWD_MIN
+        return self._refused > self._refused_at_once_max // CROWD_SHARE
 
     @property
     def _refusing_seconds(self) -> float:

@@ -28,6 +28,7 @@ async def hurried_shop(live_shop: Shop, live_settings: Settings, tmp_path: Path)
         live_settings,
         api_port=free_port("127.0.0.1", 0),
         overload_delay_seconds=0.0005,
+        overload_refused_at_once_max=60,
     )
     processes = Processes(settings, tmp_path)
     found = replace(live_shop, settings=settings, base_url=await processes.start_api(), clients=[])

@@ -3,14 +3,16 @@
 import asyncio
 import time
 
-from shop.seckill.gate import CROWD_MIN, REFUSED_AT_ONCE_MAX, OverloadGate
+from shop.seckill.gate import CROWD_SHARE, OverloadGate
 from tests.harness import wait_until
 
 MAX_SECONDS = 0.02
+REFUSED_MAX = 3_000
+CROWD_MIN = REFUSED_MAX // CROWD_SHARE
 
 
 def a_gate() -> OverloadGate:
-    return OverloadGate(delay_seconds_max=MAX_SECONDS)
+    return OverloadGate(delay_seconds_max=MAX_SECONDS, refused_at_once_max=REFUSED_MAX)
 
 
 def work(seconds: float) -> None:
@@ -123,7 +125,7 @@ async def test_a_turn_that_refuses_too_many_is_pressure() -> None:
     gate.heard()
 
     told = []
-    for count in (CROWD_MIN, 1, REFUSED_AT_ONCE_MAX - CROWD_MIN):
+    for count in (CROWD_MIN, 1, REFUSED_MAX - CROWD_MIN):
         refuse(gate, count)
         told.append((gate.crowded, gate.pressed))
     await turn(gate)

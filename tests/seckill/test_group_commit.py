@@ -57,7 +57,7 @@ async def test_a_process_never_goes_back_to_an_older_ledger(settings: Settings, 
     lane = PurchaseLane(
         create_app(settings),
         settings=settings,
-        gate=OverloadGate(delay_seconds_max=1.0),
+        gate=OverloadGate(delay_seconds_max=1.0, refused_at_once_max=3_000),
         limiter=a_limiter(redis, settings),
         verifier=TokenVerifier(settings),
         blocked=BlockedUsers(),

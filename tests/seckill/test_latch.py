@@ -155,7 +155,7 @@ async def test_a_sale_may_be_taken_while_the_latches_are_polled(
     lane = PurchaseLane(
         create_app(settings),
         settings=settings,
-        gate=OverloadGate(delay_seconds_max=1.0),
+        gate=OverloadGate(delay_seconds_max=1.0, refused_at_once_max=3_000),
         limiter=limiter,
         verifier=TokenVerifier(settings),
         blocked=BlockedUsers(),
