@@ -157,7 +157,8 @@ async def test_without_redis_the_bucket_of_the_process_decides(settings: Setting
     before = LIMITER_ERRORS._value.get()
 
     assert await admitted(*(limiter.wait_seconds("ada") for _ in range(50))) == 4
-    assert LIMITER_ERRORS._value.get() == before + 4
+    assert await limiter.ask_shared(["ada", "bob"]) == [0.0, 0.0], "whom the process has admitted"
+    assert LIMITER_ERRORS._value.get() == before + 6
 
 
 async def test_a_redis_that_hangs_costs_at_most_the_timeout(settings: Settings, tmp_path: Path) -> None:

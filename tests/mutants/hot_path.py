@@ -28,8 +28,8 @@ MUTANTS = (
         PURCHASE,
         "        raise UnknownOutcome from error\n",
         "        raise NotReady from error\n",
-        "tests/pipeline/test_redis_faults.py::"
-        "test_a_ledger_that_hangs_for_3_seconds_is_answered_for_in_time_and_tells_the_truth_afterwards",
+        "tests/faults/test_network.py::"
+        "test_a_purchase_that_the_network_held_up_is_not_done_when_nobody_waits_for_it_any_more",
     ),
     breaks(
         "api_may_honour",
@@ -164,8 +164,7 @@ MUTANTS = (
         LIMITER,
         "            return [0.0] * len(keys)\n",
         "            return [1.0] * len(keys)\n",
-        OF_LIMITER,
-        OF_PURCHASE,
+        f"{OF_LIMITER}::test_without_redis_the_bucket_of_the_process_decides",
     ),
     breaks(
         "limiter_fails_open",

@@ -88,7 +88,7 @@ MUTANTS = (
         "units_taken_not_moved",
         "The guard row does not count what is sold.",
         BATCH,
-        "    sale.units_taken += sum(event.quantity for event in reserved)\n",
+        "        sale.units_taken += sum(event.quantity for event in reserved)\n",
         "",
         f"{OF_POISON}::test_postgres_vetoes_an_oversell_by_itself",
     ),

@@ -43,6 +43,9 @@ async def test_a_worker_killed_before_the_commit_loses_nothing(fresh_settings: S
 
         async with running_worker(own.shop.settings):
             await assert_each_recorded_once(own.shop, sale, ids_of(answers))
+            assert (await own.shop.row(sale)).epoch == 1, (
+                "the entries were lost, and a recovery brought the orders back"
+            )
 
 
 async def test_a_worker_killed_between_commit_and_trim_doubles_nothing(

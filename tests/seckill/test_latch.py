@@ -121,6 +121,27 @@ async def test_whoever_won_between_two_polls_is_no_loser(redis: aioredis.Redis) 
     assert (latch.closed, latch.seq, latch.knows_sold_out(order_id(2))) == (True, 3, False)
 
 
+@pytest.mark.parametrize("what", ["a unit comes back", "a pause", "the end"])
+async def test_the_next_poll_opens_a_latch_that_does_not_speak_for_the_sale_any_more(
+    redis: aioredis.Redis, what: str
+) -> None:
+    """Whoever asks then is told by the ledger, not by chance because the winners are being fetched (F20)."""
+    ledger = await open_ledger(redis, available=1)
+    latch = Latch(redis, ledger.sale)
+    await ledger.buy((1, "ann", 1))
+    latch.close(seq=1)
+    await latch.poll()
+    assert latch.closed
+
+    if what == "a unit comes back":
+        await ledger.give_back((1, 1))
+    else:
+        await (ledger.set(state="paused") if what == "a pause" else ledger.set(ends_ms=1))
+    await latch.poll()
+
+    assert not latch.closed
+
+
 async def test_a_sold_out_sale_that_is_paused_or_over_says_so(shop: Shop) -> None:
     """The latch speaks only for a sale that is open."""
     sale = await shop.open_sale(units=1)
