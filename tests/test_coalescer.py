@@ -92,7 +92,8 @@ async def test_a_failed_batch_fails_for_each_of_its_callers_and_the_next_one_is_
         return items
 
     coalescer = Coalescer(send, batch_max=4, in_flight_max=1, queue_max=10)
-    results = await asyncio.gather(*(coalescer.ask(item) for item in (1, 2)), return_exceptions=True)
+    async with asyncio.timeout(5):  # else whoever is forgotten waits for ever
+        results = await asyncio.gather(*(coalescer.ask(item) for item in (1, 2)), return_exceptions=True)
     assert [type(result) for result in results] == [NotSent, NotSent]
 
     failing = False

@@ -122,7 +122,7 @@ MUTANTS = (
         BATCH,
         "        if event.kind in STOCK_KINDS and event.delta not in _deltas(event):\n",
         "        if False:\n",
-        f"{IMPOSSIBLE}[a-delta-that-is-not-its-quantity]",
+        f"{IMPOSSIBLE}[a-delta-of-more-than-its-quantity]",
     ),
     breaks(
         "release_of_an_open_order_recorded",

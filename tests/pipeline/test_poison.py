@@ -42,7 +42,8 @@ POISONS = [
     Poison("no units", {"quantity": 0, "delta": 0, "balance": 9}, units=0),
     Poison("an order that is there already", {"order": b"the first"}),
     Poison("a balance that does not follow", {"balance": 5}),
-    Poison("a delta that is not its quantity", {"quantity": 2}),
+    Poison("a delta of less than its quantity", {"quantity": 2}),
+    Poison("a delta of more than its quantity", {"delta": -2, "balance": 7}, units=2),
     Poison("a user id that no token has", {"user": b"\xf0\x9f\x92\xa3 \x00"}),
     Poison(
         "the release of an order that is open",
