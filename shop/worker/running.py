@@ -49,7 +49,7 @@ async def running_worker(settings: Settings) -> AsyncIterator[Context]:
     """A worker that works while the block lasts. Raises ScriptMissing."""
     all_scripts()
     context = Context.connect(settings)
-    _supervise(context, "controller", _controller(context).run)
+    _supervise(context, "controller", controller_of(context).run)
     _supervise(context, "recoveries", lambda: follow_recoveries(_recovery_tools(context), context.stopping))
     _supervise(context, "audits", _auditor(context).run)
     _supervise(context, "persisters", lambda: _follow_sales(context))
@@ -106,7 +106,8 @@ def _arq_worker(context: Context) -> Worker:
     )
 
 
-def _controller(context: Context) -> Controller:
+def controller_of(context: Context) -> Controller:
+    """The controller of this worker."""
     return Controller(
         context.database,
         context.ledger,

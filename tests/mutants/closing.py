@@ -75,14 +75,6 @@ MUTANTS = (
         f"{OF_RELEASE}::test_units_released_after_the_end_go_to_the_product",
     ),
     breaks(
-        "expiry_of_paid_orders",
-        "An order that is paid expires.",
-        REPOSITORY,
-        ".where(Order.status == OrderStatus.RESERVED, Order.expires_at <= func.now(), has_sale)",
-        ".where(Order.closed_at.is_(None), Order.expires_at <= func.now(), has_sale)",
-        "tests/payments/test_refunds.py::test_a_paid_order_never_expires",
-    ),
-    breaks(
         "expiry_waits_for_locked_orders",
         "One payment that is slow holds up the expiry of all other orders.",
         REPOSITORY,

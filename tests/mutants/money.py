@@ -66,7 +66,7 @@ MUTANTS = (
         EVENTS,
         "        and intent.captured_minor in (0, payment.amount_minor)\n",
         "",
-        OF_EVENTS,
+        f"{OF_EVENTS}::test_money_that_was_not_asked_for_leaves_the_order_as_it_is_and_rings",
     ),
     breaks(
         "refund_without_its_key",
@@ -75,14 +75,6 @@ MUTANTS = (
         "    return answer(await once(session, asked, work, status=202))\n",
         '    return Response((await work()).model_dump_json(), status_code=202, media_type="application/json")\n',
         f"{OF_REFUNDS}::test_the_same_key_refunds_once_and_gives_the_same_answer",
-    ),
-    breaks(
-        "refund_of_an_unpaid_order",
-        "Money goes back that never came.",
-        SERVICE,
-        "    if payment is None or order.status != OrderStatus.PAID:\n",
-        "    if payment is None:\n",
-        f"{OF_REFUNDS}::test_only_a_paid_order_is_refunded",
     ),
     breaks(
         "payment_of_an_order_that_is_over",
@@ -107,5 +99,14 @@ MUTANTS = (
         '    return await _ask_and_apply(database, needless, "cancel", end)\n',
         "    return 0\n",
         "tests/payments/test_provider.py::test_the_intent_of_a_cancelled_and_of_an_expired_order_can_no_longer_be_paid",
+    ),
+    breaks(
+        "refund_asked_under_new_keys",
+        "A refund whose answer was lost is asked for as another one.",
+        "shop/payments/provider.py",
+        "key=str(payment.order_id), amount_minor=payment.amount_minor\n",
+        'key=__import__("uuid").uuid4().hex, amount_minor=payment.amount_minor\n',
+        "tests/payments/test_provider.py::"
+        "test_an_answer_to_a_refund_that_was_lost_is_asked_for_again_and_not_the_refund",
     ),
 )

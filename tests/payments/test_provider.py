@@ -139,6 +139,39 @@ async def test_a_refund_comes_through_although_the_provider_fails_for_a_while(pa
     await balanced(paying.shop, sale, live=0)
 
 
+async def test_an_answer_to_a_refund_that_was_lost_is_asked_for_again_and_not_the_refund(paying: Paying) -> None:
+    """The money went back and the shop was never told: it asks with the same key, and is told now (I11)."""
+    sale = await paying.shop.open_sale(units=1)
+    order = await one_bought(paying.shop, sale)
+    await paying.attempt(await _started(paying, order))
+
+    async def paid() -> bool:
+        return (await order_of(paying.shop, order.id)).status == OrderStatus.PAID
+
+    await wait_until(paid, within=RIGHT_SECONDS, reason="the order is paid")
+    await paying.webhooks(on=False)  # one would tell of the refund
+    await paying.behave(drop_reply_share=1.0)
+    client, headers = await paying.shop.client(), paying.shop.admin_headers(key=f"refund-{order.id}")
+    assert (await client.post(f"/v1/admin/orders/{order.id}/refund", headers=headers, json={})).status_code == 202
+
+    async def asked_twice() -> bool:
+        async with paying.shop.database.transaction() as session:
+            refund = await find_refund(session, order.id)
+        return refund is not None and refund.tries >= 2
+
+    await wait_until(asked_twice, within=RIGHT_SECONDS, reason="the answer was lost, and the shop has asked again")
+    await paying.behave()
+
+    async def done() -> bool:
+        async with paying.shop.database.transaction() as session:
+            refund = await find_refund(session, order.id)
+        return refund is not None and refund.status == RefundStatus.DONE
+
+    await wait_until(done, within=RIGHT_SECONDS, reason="the refund is done")
+    assert len((await paying.intent(order.id))["refunds"]) == 1
+    await balanced(paying.shop, sale, live=0)
+
+
 async def test_an_answer_to_the_start_that_was_lost_is_made_good(paying: Paying) -> None:
     """The intent was made, the shop was never told: it asks again with the same key and finds it."""
     order = await one_bought(paying.shop, await paying.shop.open_sale(units=1))

@@ -12,6 +12,7 @@ from shop.seckill import ledger
 from shop.seckill.keys import ledger_keys
 from shop.settings import Settings
 from shop.worker import Context, running_worker
+from shop.worker.running import controller_of
 from tests.harness import Shop, new_user_id, outcome, wait_until
 from tests.lua.ledgers import command
 from tests.pipeline.crowd import recorded
@@ -48,6 +49,26 @@ async def test_a_change_that_the_ledger_has_forgotten_is_noticed_by_the_next_one
     row = await until_recovered(shop, sale, epoch=2)
     assert (row.units, row.watermark_balance, row.paused) == (9, 9, False)
     await assert_kept(shop, sale, [])
+
+
+async def test_a_ledger_whose_keys_are_missing_is_not_filled_from_postgres(
+    fresh_settings: Settings, tmp_path: Path
+) -> None:
+    """The controller alone finds it, and asks for a recovery: orders may be in flight (F3, F5, F6)."""
+    async with own_shop(fresh_settings, tmp_path) as own:
+        shop, keys = own.shop, ledger_keys(1, 1)
+        async with running_worker(shop.settings):
+            sale = await shop.open_sale(units=5)
+            assert outcome(await shop.buy(sale)) == "reserved"
+            await shop.drained(sale)
+        context = Context.connect(shop.settings)
+        await command(shop.redis, "DEL", *keys)
+
+        await controller_of(context).step()
+
+        assert await command(shop.redis, "EXISTS", *keys) == 0
+        assert await unfinished(shop, sale) is not None
+        await context.close()
 
 
 async def test_an_order_that_the_ledger_has_forgotten_is_noticed_by_the_process_that_promised_it(
