@@ -6,7 +6,11 @@ STEPS, RENEWING, COMPARING = (f"shop/audit/recovery/{name}.py" for name in ("ste
 RECOVERIES, ORDERS = "shop/sales/recovery/repository.py", "shop/audit/recovery/repository.py"
 DEMAND, CLAIMS = "shop/sales/recovery/demand.py", "shop/orders/claims.py"
 OF_LOSSES, OF_RECEIPTS, OF_LEASE = (f"tests/recovery/test_{name}.py" for name in ("losses", "receipts", "lease"))
-OF_POISON, OF_STEPS = "tests/pipeline/test_poison.py", "tests/recovery/test_steps.py"
+OF_POISON, OF_STEPS, OF_NOTICED = (
+    "tests/pipeline/test_poison.py",
+    "tests/recovery/test_steps.py",
+    "tests/recovery/test_noticed.py",
+)
 KNOWN_BY_A_PROCESS = f"{OF_LOSSES}::test_what_only_a_living_process_knows_is_handed_in_by_it"
 IN_ITS_WINDOW = f"{OF_RECEIPTS}::test_a_receipt_shown_in_its_window_brings_the_order_back"
 UNNOTICED = f"{OF_RECEIPTS}::test_a_receipt_tells_of_a_loss_that_nobody_has_noticed"
@@ -21,7 +25,7 @@ MUTANTS = (
         DEMAND,
         "    await building.fence(client, sale.id, [sale.epoch], number=recovery.n, may_load=False)\n",
         "",
-        UNNOTICED,
+        f"{OF_NOTICED}::test_an_order_that_the_ledger_has_forgotten_is_noticed_by_the_process_that_promised_it",
     ),
     breaks(
         "recovery_without_fence",
@@ -59,9 +63,9 @@ MUTANTS = (
     breaks(
         "promises_not_honoured",
         "What processes and the old ledger promised is not reserved again.",
-        STEPS,
-        "    await honour_claims(tools.database, tools.client, sale, tools.settings)\n",
-        "",
+        "shop/audit/recovery/honouring.py",
+        "    refused = 0\n    async with",
+        "    return 0\n    async with",
         "tests/recovery/test_restored_postgres.py",
         KNOWN_BY_A_PROCESS,
     ),
