@@ -29,7 +29,7 @@ MUTANTS = (
         ORDERS,
         "    query = select(Order).where(Order.user_id == user_id).order_by(",
         "    query = select(Order).order_by(",
-        f"{OF_ORDERS}::test_the_list_of_a_buyer_without_orders_is_empty",
+        OF_ORDERS,
     ),
     Mutant(
         "price_from_the_request",
