@@ -13,11 +13,12 @@ import httpx
 import psutil
 
 from shop.embedded import PostgresServer, ValkeyServer
-from shop.local import environment_of, free_port
+from shop.local import environment_of
 from shop.redis import script
 from shop.settings import Settings
 from tests.harness import DEADLINE_SECONDS, LOGINS, Shop, as_user, running_shop, wait_until
 from tests.nursery import END_SECONDS, Child, family
+from tests.ports import unused_port
 
 
 @dataclass
@@ -127,7 +128,7 @@ async def own_shop(
     """
     valkey = valkey or ValkeyServer(directory, users=LOGINS.lines)
     valkey.start()
-    own = copy_of(settings, redis_url=redis_url or valkey.url, api_port=free_port("127.0.0.1", 0))
+    own = copy_of(settings, redis_url=redis_url or valkey.url, api_port=unused_port())
     processes = Processes(own, directory)
     try:
         async with running_shop(own, worker=worker_here) as shop:

@@ -14,12 +14,12 @@ from sqlalchemy import text
 
 from shop import metrics
 from shop.app.context import METHODS, UNMATCHED
-from shop.local import free_port
 from shop.problem_json import refusals
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.api.answers import problem_of
 from tests.harness import Shop, new_user_id, outcome, running_shop, wait_until
+from tests.ports import unused_port
 from tests.processes import copy_of, own_shop
 from tests.recovery.losses import until_sold
 
@@ -138,7 +138,7 @@ async def test_the_metrics_count_by_route_template_and_by_outcome(shop: Shop) ->
     ):
         for method in ("GET", "POST", "DELETE", "BREW"):
             await client.request(method, path, headers=shop.headers(), json={"quantity": 1})
-    port = free_port("127.0.0.1", 0)
+    port = unused_port()
     metrics.serve_metrics("127.0.0.1", port)
 
     async def counted() -> dict[str, list[Sample]] | None:

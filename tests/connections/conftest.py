@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from shop.local import free_port
 from shop.settings import Settings
 from tests.api.conftest import retired_sales
 from tests.harness import Shop
+from tests.ports import unused_port
 from tests.processes import Processes, copy_of
 
 __all__ = ["retired_sales"]
@@ -22,7 +22,7 @@ def api(live_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> It
     """Where the API runs. It waits one second for a request, and has no gate: a storm is refused elsewhere."""
     settings = copy_of(
         live_settings,
-        api_port=free_port("127.0.0.1", 0),
+        api_port=unused_port(),
         request_seconds_max=REQUEST_SECONDS_MAX,
         overload_delay_seconds=10.0,
     )

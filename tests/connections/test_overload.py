@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from shop.local import free_port
 from shop.sales.models import Sale
 from shop.settings import Settings
 from tests.connections.raw import LIVEZ, Wire, wires
 from tests.connections.wishes import Wish, assert_sold_to, wishes
 from tests.harness import Shop
+from tests.ports import unused_port
 from tests.processes import Processes, copy_of
 
 CROWD = 300
@@ -26,7 +26,7 @@ async def hurried_shop(live_shop: Shop, live_settings: Settings, tmp_path: Path)
     """An API process that lets no purchase wait for longer than a moment, and soon reads in turns."""
     settings = copy_of(
         live_settings,
-        api_port=free_port("127.0.0.1", 0),
+        api_port=unused_port(),
         overload_delay_seconds=0.0005,
         overload_refused_at_once_max=60,
     )

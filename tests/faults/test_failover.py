@@ -10,12 +10,12 @@ import redis.asyncio as aioredis
 
 from loadtests.chaos import ChaosProxy, Pass, Stall, chaos_proxy
 from shop.embedded import ValkeyServer
-from shop.local import free_port
 from shop.redis import connect
 from shop.seckill import ledger
 from shop.settings import Settings
 from tests.harness import LOGINS, outcome, running_shop, wait_until
 from tests.pipeline.crowd import Crowd, recorded
+from tests.ports import unused_port
 from tests.processes import OwnShop, copy_of, own_shop
 from tests.recovery.losses import assert_kept, until_recovered
 
@@ -52,7 +52,7 @@ class Pair:
 @asynccontextmanager
 async def replicated(settings: Settings, directory: Path) -> AsyncIterator[Pair]:
     """A shop whose ledger has a replica."""
-    port = free_port("127.0.0.1", 0)
+    port = unused_port()
     listening = ("--port", str(port), "--bind", "127.0.0.1")
     master = ValkeyServer(directory, name="master", extra=listening, users=LOGINS.lines)
     async with chaos_proxy(f"redis://127.0.0.1:{port}") as link, chaos_proxy(master.url) as front:

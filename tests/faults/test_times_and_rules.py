@@ -13,7 +13,7 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from shop.local import environment_of, free_port
+from shop.local import environment_of
 from shop.orders.models import Order, OrderStatus
 from shop.sales.models import Sale
 from shop.seckill import ledger
@@ -23,6 +23,7 @@ from shop.worker import running_worker
 from tests.harness import DEADLINE_SECONDS, LOGINS, Shop, as_user, new_user_id, outcome, wait_until
 from tests.nursery import ROOT
 from tests.pipeline.crowd import Crowd, assert_each_recorded_once
+from tests.ports import unused_port
 from tests.processes import OwnShop, copy_of, own_shop
 from tests.recovery.losses import assert_kept, until_recovered
 
@@ -90,7 +91,7 @@ def another_release(own: OwnShop, directory: Path) -> Iterator[tuple[str, str]]:
     (release / "migrations").symlink_to(ROOT / "migrations")
     script = release / "lua" / "reserve.lua"
     script.write_text(script.read_text() + "-- the next release\n")
-    settings = copy_of(own.shop.settings, api_port=free_port("127.0.0.1", 0))
+    settings = copy_of(own.shop.settings, api_port=unused_port())
     environment = {
         **os.environ,
         **environment_of(as_user(settings, LOGINS.api_url)),

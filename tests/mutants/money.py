@@ -100,13 +100,4 @@ MUTANTS = (
         "    return 0\n",
         "tests/payments/test_provider.py::test_the_intent_of_a_cancelled_and_of_an_expired_order_can_no_longer_be_paid",
     ),
-    breaks(
-        "refund_asked_under_new_keys",
-        "A refund whose answer was lost is asked for as another one.",
-        "shop/payments/provider.py",
-        "key=str(payment.order_id), amount_minor=payment.amount_minor\n",
-        'key=__import__("uuid").uuid4().hex, amount_minor=payment.amount_minor\n',
-        "tests/payments/test_provider.py::"
-        "test_an_answer_to_a_refund_that_was_lost_is_asked_for_again_and_not_the_refund",
-    ),
 )

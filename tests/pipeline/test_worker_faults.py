@@ -34,9 +34,10 @@ async def persister_backends(shop: Shop) -> int:
 async def test_a_worker_killed_before_the_commit_loses_nothing(fresh_settings: Settings, tmp_path: Path) -> None:
     """Nothing is acknowledged before the rows are there: the next worker reads the same entries (F8, F10)."""
     async with own_shop(fresh_settings, tmp_path) as own:
-        own.processes.start_worker("first", SHOP_FAULT="before_commit")
-        sale = await own.shop.open_sale(units=20)
+        async with running_worker(own.shop.settings):
+            sale = await own.shop.open_sale(units=20)
         answers = await asyncio.gather(*(own.shop.buy(sale) for _ in range(30)))
+        own.processes.start_worker("first", SHOP_FAULT="before_commit")  # it has them all in one batch
 
         assert await own.processes.until_dead("first") == -signal.SIGKILL
         assert (await own.shop.row(sale)).watermark == 0

@@ -12,10 +12,10 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from shop.local import free_port
 from shop.metrics import MULTIPROCESS_VARIABLE
 from shop.sales.models import Sale
 from tests.harness import Shop, wait_until
+from tests.ports import unused_port
 from tests.processes import Processes, copy_of
 
 START_SECONDS = 30.0
@@ -37,8 +37,8 @@ class ServedApi:
         # These tests offer as much as the machine can take; that the API refuses what is too much is tested elsewhere.
         settings = copy_of(
             live.settings,
-            api_port=free_port("127.0.0.1", 0),
-            metrics_port=free_port("127.0.0.1", 0),
+            api_port=unused_port(),
+            metrics_port=unused_port(),
             overload_delay_seconds=10.0,
             pressure_delay_seconds=10.0,
         )

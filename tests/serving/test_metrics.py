@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from loadtests.http import Address, Connection
-from shop.local import environment_of, free_port
+from shop.local import environment_of
 from shop.sales.models import Sale
 from shop.settings import Settings
 from tests.harness import Shop, new_user_id, wait_until
 from tests.nursery import run
+from tests.ports import unused_port
 from tests.processes import copy_of, lasting
 from tests.serving.served import ServedApi
 
@@ -107,7 +108,7 @@ def test_the_directory_of_the_metrics_is_removed_unless_it_was_named_from_outsid
     (tmp_path / "temporary").mkdir()
     variables = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "named")} if named else {}
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        settings = copy_of(live_settings, metrics_port=taken.getsockname()[1], api_port=free_port("127.0.0.1", 0))
+        settings = copy_of(live_settings, metrics_port=taken.getsockname()[1], api_port=unused_port())
         variables |= environment_of(settings)
         said = run(tmp_path, "api", "--processes", "2", TMPDIR=str(tmp_path / "temporary"), **variables)
 

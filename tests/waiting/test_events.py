@@ -23,6 +23,8 @@ from tests.processes import copy_of
 from tests.waiting.conftest import STREAMS_PER_ORDER
 from tests.waiting.streams import follow_request, following
 
+STREAMS_SECONDS_MAX = 60.0
+
 STOP_SECONDS_MAX = 5.0
 MANY_STREAMS = 30
 # Enough to fill what the network takes for a client that does not read, in a few events.
@@ -123,13 +125,18 @@ async def test_a_change_between_the_request_and_the_first_event_is_not_missed(li
     async def follow_and_cancel() -> str:
         user = new_user_id()
         order_id = await bought(listening, sale, user)
-        cancelling = asyncio.create_task(cancel(listening, order_id, user))
+
+        async def cancelled() -> bool:
+            return (await cancel(listening, order_id, user)).status_code == 200  # else its row is on its way
+
+        cancelling = asyncio.create_task(wait_until(cancelled, reason="the order is cancelled"))
         async with following(listening, order_id, user) as stream:
             *_, last = await stream.until_ended()
         await cancelling
         return last.last_change
 
-    assert set(await asyncio.gather(*(follow_and_cancel() for _ in range(25)))) == {"released"}
+    async with asyncio.timeout(STREAMS_SECONDS_MAX):
+        assert set(await asyncio.gather(*(follow_and_cancel() for _ in range(25)))) == {"released"}
 
 
 async def test_a_client_that_comes_back_is_not_told_what_it_knows(listening: Shop) -> None:
