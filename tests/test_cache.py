@@ -12,6 +12,7 @@ from shop.cache import Cache
 from shop.metrics import CACHE
 from shop.redis import connect
 from shop.settings import Settings
+from tests.processes import copy_of
 
 
 class Source:
@@ -73,15 +74,18 @@ async def test_a_hundred_readers_at_once_are_one_load(cache: Cache) -> None:
 
 
 async def test_readers_in_several_processes_are_one_load(redis: aioredis.Redis, settings: Settings) -> None:
-    source = Source()
+    source, patience = Source(), {"redis_timeout_seconds": 10.0, "cache_load_wait_seconds": 10.0}
     source.gate.clear()
-    processes = [Cache(redis, settings) for _ in range(4)]
+    patient = copy_of(settings, **patience)  # else a machine that stands still lets them load alone
+    client = connect(patient.redis_url, patient)
+    processes = [Cache(client, patient) for _ in range(4)]
     readers = [asyncio.create_task(processes[n % 4].get_or_load("thing", source.load)) for n in range(100)]
     await source.begun.wait()
     source.gate.set()
 
     assert await asyncio.gather(*readers) == [b"first"] * 100
     assert source.loads == 1
+    await client.aclose(close_connection_pool=True)
 
 
 async def test_a_loader_that_hangs_holds_the_others_up_only_for_a_while(
