@@ -187,8 +187,11 @@ async def _session(request: Request) -> AsyncIterator[AsyncSession]:
 
 
 async def see_one_moment(session: AsyncSession) -> None:
-    """Let all queries of this transaction see the same moment; call it before the first. It costs no round trip."""
-    await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+    """Let all queries of this transaction see the same moment, and none write; call it before the first.
+
+    It costs no round trip.
+    """
+    await session.connection(execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True})
 
 
 async def copy_rows(session: AsyncSession, table: str, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:

@@ -4,8 +4,6 @@ The events above the watermark that are still in the stream lead from the one to
 """
 
 import redis.asyncio as aioredis
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.audit.invariants import InRedis
 from shop.sales.models import Sale
@@ -15,11 +13,6 @@ from shop.seckill.events import UnreadableEvent, parse_event
 
 class MovedOn(Exception):
     """The stream was trimmed above the snapshot's watermark: take a newer snapshot."""
-
-
-async def take_snapshot(session: AsyncSession) -> None:
-    """Let all queries of this transaction see the same moment, and none write; call it before the first."""
-    await session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
 
 
 async def read_ledger(client: aioredis.Redis, sale: Sale, *, undrained_max: int, standing: bool) -> InRedis:

@@ -10,10 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop.audit import repository
 from shop.audit.invariants import Counted, InRedis, Position, Violations, sentences_of, violations
 from shop.audit.models import AuditFinding, SaleAudit
-from shop.audit.reading import MovedOn, read_ledger, take_snapshot
+from shop.audit.reading import MovedOn, read_ledger
 from shop.audit.repository import OrderSums, Part
 from shop.audit.schemas import AuditReport, FindingRead
-from shop.database import Database
+from shop.database import Database, see_one_moment
 from shop.errors import NotReady, SaleNotFound, SaleStateConflict
 from shop.sales import repository as sales
 from shop.sales.models import Sale, SaleEpoch, SaleStatus
@@ -56,7 +56,7 @@ async def pass_fully(database: Database, client: aioredis.Redis, sale_id: int) -
     seen: tuple[int, int] | None = None
     for _ in range(TRIES):
         async with database.transaction() as session:
-            await take_snapshot(session)
+            await see_one_moment(session)
             recorded = await _recorded(session, sale_id)
         sale = recorded.counted.sale
         if sale.status == SaleStatus.SETTLED:

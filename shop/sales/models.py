@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
@@ -140,6 +140,13 @@ class SaleChange(Recorded, Base):
     requested_by: Mapped[str] = mapped_column(String(64))
     outcome: Mapped[str | None] = mapped_column(String(32))
     closed_at: Mapped[datetime | None]
+
+
+class LedgerPlace(NamedTuple):
+    """A place in the ledgers of a sale, which follow each other by their epochs."""
+
+    epoch: int
+    seq: int
 
 
 class LedgerRow(Base):

@@ -8,10 +8,9 @@ from typing import NamedTuple
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.audit.explaining import repository
-from shop.audit.explaining.repository import Position
 from shop.audit.explaining.schemas import Verdict
 from shop.errors import NotEnoughUnits, OverLimit, Overloaded, SaleEnded, SaleNotStarted, SalePaused, SoldOut
-from shop.sales.models import Sale
+from shop.sales.models import LedgerPlace, Sale
 from shop.seckill.receipts import Witness
 
 ABOUT_UNITS = frozenset({SoldOut.code, NotEnoughUnits.code})
@@ -50,7 +49,7 @@ def missing(seq: int) -> Judgement:
 
 async def judge(session: AsyncSession, sale: Sale, witness: Witness, balance: int) -> Judgement:
     """Compare a refusal with the ledger, which had `balance` units left when it was decided."""
-    at = Position(witness.epoch, witness.seq)
+    at = LedgerPlace(witness.epoch, witness.seq)
     match witness.code:
         case SoldOut.code:
             return _sold_out(balance)

@@ -15,7 +15,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop import metrics
 from shop.audit.explaining import judging, repository
 from shop.audit.explaining.judging import ABOUT_UNITS, MEANINGS, Judgement
-from shop.audit.explaining.repository import Position
 from shop.audit.explaining.schemas import Explanation, OwnOrder, OwnUnits, RanOut, SaleRules, Verdict
 from shop.database import see_one_moment
 from shop.errors import (
@@ -31,7 +30,7 @@ from shop.orders.batch import ORDER_KINDS
 from shop.orders.models import Order
 from shop.rate_limit import RateLimiter, rate_limiter
 from shop.sales import repository as sales
-from shop.sales.models import LedgerRow, Sale, SaleEpoch, SaleStatus
+from shop.sales.models import LedgerPlace, LedgerRow, Sale, SaleEpoch, SaleStatus
 from shop.sales.phase import phase_of
 from shop.seckill.receipts import Forged, Receipt, Signer, Statement, Witness
 from shop.settings import Settings
@@ -47,7 +46,7 @@ class _Moment(NamedTuple):
 
     sale: Sale
     epoch: SaleEpoch | None
-    at: Position
+    at: LedgerPlace
     entry: LedgerRow | None
 
     @property
@@ -126,7 +125,7 @@ async def _moment(session: AsyncSession, statement: Receipt | Witness, too_new: 
     sale = await sales.find(session, statement.sale_id)
     if sale is None or sale.status == SaleStatus.DRAFT:
         raise SaleNotFound
-    at = Position(statement.epoch, statement.seq)
+    at = LedgerPlace(statement.epoch, statement.seq)
     epoch = await sales.find_epoch(session, sale.id, at.epoch)
     if at > (sale.epoch, sale.watermark):
         raise too_new(f"Postgres has the ledger up to entry {sale.watermark} of epoch {sale.epoch}")
@@ -166,7 +165,7 @@ async def _ran_out(session: AsyncSession, moment: _Moment) -> RanOut | None:
         seq, when = found.seq, found.at
     else:
         return None
-    moved = await repository.moved_after(session, moment.sale.id, Position(moment.at.epoch, seq))
+    moved = await repository.moved_after(session, moment.sale.id, LedgerPlace(moment.at.epoch, seq))
     return RanOut(
         seq=seq,
         at=when,
@@ -217,7 +216,7 @@ async def _explanation(
     )
 
 
-async def _own_units(session: AsyncSession, sale: Sale, at: Position, found: Sequence[Order]) -> OwnUnits:
+async def _own_units(session: AsyncSession, sale: Sale, at: LedgerPlace, found: Sequence[Order]) -> OwnUnits:
     back = await repository.releases(session, sale.id, [order.id for order in found])
 
     def live_then(order: Order) -> bool:

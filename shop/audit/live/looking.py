@@ -11,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop.audit import repository as rows
 from shop.audit.invariants import Counted, InRedis, Position, Violations, chain_breaks, violations
 from shop.audit.live import repository
-from shop.audit.reading import MovedOn, read_ledger, take_snapshot
+from shop.audit.reading import MovedOn, read_ledger
 from shop.audit.service import FullPass
-from shop.database import Database
+from shop.database import Database, see_one_moment
 from shop.sales import repository as sales
 from shop.sales.models import Sale
 from shop.sales.recovery import repository as recoveries
@@ -63,7 +63,7 @@ async def look(database: Database, client: aioredis.Redis, sale_id: int, setting
     found = None
     for _ in range(SNAPSHOTS_MAX):
         async with database.transaction() as session:
-            await take_snapshot(session)
+            await see_one_moment(session)
             found = await _snapshot(session, sale_id, settings)
         if found is None or found.has_more:
             return found

@@ -1,7 +1,7 @@
 """Every row that tells of one order. Each list is bounded, and says whether there is more of it."""
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 from sqlalchemy import Select, literal_column, or_, select, tuple_
@@ -12,19 +12,12 @@ from shop.database import Base
 from shop.notifications.models import Delivery, Notification
 from shop.orders.models import OrderEvent
 from shop.payments.models import Payment, ProviderEvent, Refund
-from shop.sales.models import LedgerRow, SaleEpoch
+from shop.sales.models import LedgerPlace, LedgerRow, SaleEpoch
 from shop.sales.recovery.models import RecoveryClaim
 
 ROWS_MAX = 100
 
 Row = TypeVar("Row", bound=Base)
-
-
-class Place(NamedTuple):
-    """A place in the ledgers of a sale."""
-
-    epoch: int
-    seq: int
 
 
 async def _up_to_max(session: AsyncSession, query: Select[Row]) -> tuple[Sequence[Row], bool]:
@@ -34,7 +27,7 @@ async def _up_to_max(session: AsyncSession, query: Select[Row]) -> tuple[Sequenc
 
 
 async def ledger_rows(
-    session: AsyncSession, sale_id: int, order_id: UUID, places: Collection[Place]
+    session: AsyncSession, sale_id: int, order_id: UUID, places: Collection[LedgerPlace]
 ) -> Sequence[LedgerRow]:
     """The entries of an order: those at these places, and the one that took its units back."""
     mine = (LedgerRow.sale_id == sale_id, LedgerRow.order_id == order_id)

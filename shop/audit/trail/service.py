@@ -12,7 +12,6 @@ import redis.asyncio as aioredis
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.audit.trail import entries, repository
-from shop.audit.trail.repository import Place
 from shop.audit.trail.schemas import LedgerHolding, OrderRow, OrderTrail, Source, TrailEntry
 from shop.database import Database, see_one_moment
 from shop.errors import NotReady, OrderNotFound
@@ -25,7 +24,7 @@ from shop.payments.models import Payment
 from shop.payments.settling import replacement_id, replacement_key
 from shop.redis import CONNECTION_ERRORS
 from shop.sales import repository as sales
-from shop.sales.models import Sale, SaleStatus
+from shop.sales.models import LedgerPlace, Sale, SaleStatus
 from shop.seckill import ledger
 from shop.seckill.events import LedgerEvent, UnreadableEvent, parse_event
 from shop.seckill.ledger import LedgerOrder
@@ -94,11 +93,11 @@ async def _of_sale(
     if sale is None:
         return [], []
     claims, more = await repository.claims(session, sale.id, order_id)
-    places = {Place(claim.epoch, claim.seq) for claim in claims}
+    places = {LedgerPlace(claim.epoch, claim.seq) for claim in claims}
     if order is not None and order.epoch is not None and order.seq is not None:
-        places.add(Place(order.epoch, order.seq))
+        places.add(LedgerPlace(order.epoch, order.seq))
     if in_redis.entry is not None:
-        places.add(Place(in_redis.epoch, in_redis.entry.seq))
+        places.add(LedgerPlace(in_redis.epoch, in_redis.entry.seq))
     rows = await repository.ledger_rows(session, sale.id, order_id, places)
     found = [*entries.of_ledger(rows), *entries.of_claims(claims)]
     event = in_redis.event
