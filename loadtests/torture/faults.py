@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import text
 
 from loadtests.bench.accounting import family
-from loadtests.chaos import Delay, LoseReply, Pass, Stall
+from loadtests.chaos import ChaosProxy, Delay, LoseReply, Mode, Pass, Stall
 from loadtests.torture import losses
 from loadtests.torture.ground import API, WORKERS, frozen, send, until
 from loadtests.torture.hands import Torture
@@ -174,24 +174,14 @@ async def restart_worker(torture: Torture, draw: Draw) -> Wound:
 async def delay_network(torture: Torture, draw: Draw) -> Wound:
     """Everything between the API and the ledger takes longer."""
     seconds = draw.uniform(0.02, 0.3)
-    network = torture.ground.network
-    await network.be(Delay(seconds, jitter_seconds=seconds))
-    try:
-        await asyncio.sleep(draw.uniform(1.0, 3.0))
-    finally:
-        await network.be(Pass())
+    await _for_a_while(torture.ground.network, Delay(seconds, jitter_seconds=seconds), draw.uniform(1.0, 3.0))
     return Wound(0, f"{seconds * 1000:.0f} ms")
 
 
 async def stall_network(torture: Torture, draw: Draw) -> Wound:
     """Nothing passes between the API and the ledger, and nobody is told."""
     seconds = draw.uniform(0.5, 3.0)
-    network = torture.ground.network
-    await network.be(Stall())
-    try:
-        await asyncio.sleep(seconds)
-    finally:
-        await network.be(Pass())
+    await _for_a_while(torture.ground.network, Stall(), seconds)
     return Wound(0, f"{seconds:.1f} s")
 
 
@@ -205,24 +195,24 @@ async def lose_replies(torture: Torture, _: Draw) -> Wound:
     """Purchases are executed, and nobody is told: the connection is reset when the reply comes."""
     network = torture.ground.network
     before = network.struck
-    await network.be(LoseReply(script("reserve").sha.encode(), reset=True, times=None))
-    try:
-        await asyncio.sleep(LOST_REPLIES_SECONDS)
-    finally:
-        await network.be(Pass())
+    await _for_a_while(network, LoseReply(script("reserve").sha.encode(), reset=True, times=None), LOST_REPLIES_SECONDS)
     return Wound(0, f"{network.struck - before} connections")
 
 
 async def stall_wire(torture: Torture, draw: Draw) -> Wound:
     """Nothing passes between the workers and Postgres."""
     seconds = draw.uniform(1.0, 3.0)
-    wire = torture.ground.wire
-    await wire.be(Stall())
+    await _for_a_while(torture.ground.wire, Stall(), seconds)
+    return Wound(0, f"{seconds:.1f} s")
+
+
+async def _for_a_while(proxy: ChaosProxy, mode: Mode, seconds: float) -> None:
+    """Let a network misbehave for so long."""
+    await proxy.be(mode)
     try:
         await asyncio.sleep(seconds)
     finally:
-        await wire.be(Pass())
-    return Wound(0, f"{seconds:.1f} s")
+        await proxy.be(Pass())
 
 
 async def reset_wire(torture: Torture, _: Draw) -> Wound:
