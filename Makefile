@@ -37,7 +37,7 @@ up: $(UV_INSTALLED)
 	@$(RUN) shop up $(ARGS)
 
 test: $(UV_INSTALLED)
-	@$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder --reruns 1 $(ARGS)
 
 model: $(UV_INSTALLED)
 	@$(RUN) python -m tests.invariants $(ARGS)

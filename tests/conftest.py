@@ -18,7 +18,8 @@ from shop.embedded import EmbeddedServers, embedded_servers
 from shop.redis import connect, load_scripts
 from shop.sales.models import Sale, SaleStatus
 from shop.settings import Settings
-from tests.harness import LOGINS, Shop, create_database, running_shop
+from tests.harness import LOGINS, PATIENCE, Shop, create_database, running_shop
+from tests.processes import copy_of
 
 # So that no process of the run is left alone with one of them at the end.
 LONGEST_FIRST = ("test_model", "test_demo", "test_races", "test_wheel", "test_torture", "test_postgres_faults")
@@ -79,7 +80,7 @@ def clean_settings(servers: EmbeddedServers) -> Settings:
 @pytest.fixture(scope="session")
 def live_settings(servers: EmbeddedServers) -> Settings:
     """The settings of the running shop, with the schema in place."""
-    settings = settings_of(servers, database="live", redis_number=0)
+    settings = copy_of(settings_of(servers, database="live", redis_number=0), **PATIENCE)
     migrate(settings)
     return settings
 

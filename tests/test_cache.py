@@ -12,6 +12,7 @@ from shop.cache import Cache
 from shop.metrics import CACHE
 from shop.redis import connect
 from shop.settings import Settings
+from tests.harness import PATIENCE
 from tests.processes import copy_of
 
 
@@ -74,9 +75,8 @@ async def test_a_hundred_readers_at_once_are_one_load(cache: Cache) -> None:
 
 
 async def test_readers_in_several_processes_are_one_load(redis: aioredis.Redis, settings: Settings) -> None:
-    source, patience = Source(), {"redis_timeout_seconds": 10.0, "cache_load_wait_seconds": 10.0}
+    source, patient = Source(), copy_of(settings, **PATIENCE)  # else a machine that stands still lets them load alone
     source.gate.clear()
-    patient = copy_of(settings, **patience)  # else a machine that stands still lets them load alone
     client = connect(patient.redis_url, patient)
     processes = [Cache(client, patient) for _ in range(4)]
     readers = [asyncio.create_task(processes[n % 4].get_or_load("thing", source.load)) for n in range(100)]

@@ -98,7 +98,7 @@ async def test_the_order_of_somebody_else_is_not_found_recorded_or_not(shop: Sho
     sale = await shop.open_sale(units=5)
     owner, other = new_user_id(), new_user_id()
     async with recording_held_up(shop, sale):
-        order_id = (await shop.buy(sale, owner)).json()["id"]
+        order_id = await shop.bought(sale, owner)
         problem_of(await read(shop, order_id, other), 404, "not_found")
         problem_of(await cancel(shop, order_id, other), 404, "not_found")
 
@@ -154,7 +154,7 @@ async def test_the_list_pages_through_all_orders_the_newest_first(shop: Shop) ->
     """Each once, with a cursor and a link to the next page; another buyer's are not in it."""
     sale = await shop.open_sale(units=20, units_per_user=20, orders_per_user=20)
     user, other = new_user_id(), new_user_id()
-    made = [(await shop.buy(sale, user, key=f"key-{number}")).json()["id"] for number in range(5)]
+    made = [await shop.bought(sale, user, key=f"key-{number}") for number in range(5)]
     await shop.buy(sale, other)
     await shop.drained(sale)
 
@@ -188,7 +188,7 @@ async def test_a_cursor_of_somebody_else_tells_nothing(shop: Shop) -> None:
     """It is no order of this buyer, so nothing comes after it."""
     sale = await shop.open_sale(units=5, units_per_user=5)
     user, other = new_user_id(), new_user_id()
-    foreign = (await shop.buy(sale, other)).json()["id"]
+    foreign = await shop.bought(sale, other)
     await shop.buy(sale, user)
     await shop.drained(sale)
 
@@ -207,7 +207,7 @@ async def test_the_list_may_lag_and_says_so(shop: Shop) -> None:
     sale = await shop.open_sale(units=5)
     user = new_user_id()
     async with recording_held_up(shop, sale):
-        order_id = (await shop.buy(sale, user)).json()["id"]
+        order_id = await shop.bought(sale, user)
         lagging = (await list_orders(shop, user)).json()
         assert (lagging["data"], lagging["may_lag"]) == ([], True)
         assert (await read(shop, order_id, user)).status_code == 200
@@ -220,7 +220,7 @@ async def test_a_cancel_closes_the_order_and_gives_its_units_back(shop: Shop) ->
     """They are sold again at once, and the limit of the buyer is his again (F24)."""
     sale = await shop.open_sale(units=2, units_per_user=2)
     user, next_buyer = new_user_id(), new_user_id()
-    order_id = (await shop.buy(sale, user, quantity=2)).json()["id"]
+    order_id = await shop.bought(sale, user, quantity=2)
     assert outcome(await shop.buy(sale, next_buyer)) == "sold_out"
 
     answer = await cancel(shop, order_id, user)
@@ -238,7 +238,7 @@ async def test_cancelling_twice_or_at_once_is_the_same_as_once(shop: Shop) -> No
     """F23: the units go back once (I8)."""
     sale = await shop.open_sale(units=5, units_per_user=2)
     user = new_user_id()
-    order_id = (await shop.buy(sale, user, quantity=2)).json()["id"]
+    order_id = await shop.bought(sale, user, quantity=2)
 
     answers = await asyncio.gather(*(cancel(shop, order_id, user) for _ in range(20)))
     await until_released(shop, order_id, user)
@@ -256,7 +256,7 @@ async def test_an_order_that_is_not_recorded_yet_cannot_be_cancelled_yet(shop: S
     sale = await shop.open_sale(units=5)
     user = new_user_id()
     async with recording_held_up(shop, sale):
-        order_id = (await shop.buy(sale, user)).json()["id"]
+        order_id = await shop.bought(sale, user)
         problem_of(await cancel(shop, order_id, user), 503, "not_recorded_yet")
         assert (await read(shop, order_id, user)).json()["status"] == "reserved"
 
@@ -269,7 +269,7 @@ async def test_a_cancel_waits_for_the_row_that_is_on_its_way(shop: Shop) -> None
     sale = await shop.open_sale(units=5)
     user = new_user_id()
     async with recording_held_up(shop, sale):
-        order_id = (await shop.buy(sale, user)).json()["id"]
+        order_id = await shop.bought(sale, user)
         cancelling = asyncio.create_task(cancel(shop, order_id, user))
         await asyncio.wait({cancelling}, timeout=0.2)
         assert not cancelling.done()
@@ -281,7 +281,7 @@ async def test_a_hold_that_has_run_out_is_expired_by_the_shop_and_cannot_be_canc
     """F18: its units are sold again, and a cancel that comes too late is told what came first."""
     sale = await shop.open_sale(units=1, hold_seconds=1)
     user = new_user_id()
-    order_id = (await shop.buy(sale, user)).json()["id"]
+    order_id = await shop.bought(sale, user)
 
     order = await until_released(shop, order_id, user)
 

@@ -90,7 +90,7 @@ async def _known(shop: Shop) -> dict[str, list[object]]:
     coming = await shop.open_sale(units=5, starts_in=3_600)
     closed = await shop.open_sale(units=5)
     await shop.change(closed, "close")
-    orders = [(await shop.buy(opened, "fuzzer", key=str(number))).json()["id"] for number in range(3)]
+    orders: list[object] = [await shop.bought(opened, "fuzzer", key=str(number)) for number in range(3)]
     account = await (await shop.client()).get("/v1/me", headers=await shop.sign_up())
     return {
         "sale_id": [draft.id, opened.id, coming.id, closed.id],

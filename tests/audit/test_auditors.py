@@ -174,7 +174,7 @@ async def test_the_last_pass_over_a_sale_that_is_settled_is_a_full_one(shop: Sho
     """A row that was changed after it had been verified is found, and nothing else; the metrics forget the sale."""
     sale = await shop.open_sale(units=2)
     user_id = new_user_id()
-    order_id = (await shop.buy(sale, user_id)).json()["id"]
+    order_id = await shop.bought(sale, user_id)
     await until_verified(shop, sale, seq=1)
     assert metric(sale.id) is not None
     await execute(shop, sale, ["UPDATE stock_ledger SET quantity = 2 WHERE sale_id = :sale AND seq = 1"])

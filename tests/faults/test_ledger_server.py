@@ -27,7 +27,7 @@ async def test_a_full_redis_sells_nothing_and_takes_units_back_until_it_has_room
         shop, buyer = own.shop, new_user_id()
         own.processes.start_worker()
         sale = await shop.open_sale(units=20)
-        order_id = (await shop.buy(sale, buyer)).json()["id"]
+        order_id = await shop.bought(sale, buyer)
         crowd = await Crowd(shop, sale).run(buyers=9)
         await shop.drained(sale)
 

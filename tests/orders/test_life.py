@@ -20,7 +20,7 @@ PAIRS = 20
 
 async def an_order(shop: Shop, sale: Sale, user_id: str, status: OrderStatus = OrderStatus.RESERVED) -> UUID:
     """A recorded order of this user that was brought to this status by moves."""
-    order_id = UUID((await shop.buy(sale, user_id)).json()["id"])
+    order_id = UUID(await shop.bought(sale, user_id))
     await shop.drained(sale)
     way = [status]
     while way[0] in COMES_FROM:

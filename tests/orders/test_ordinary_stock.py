@@ -74,7 +74,7 @@ async def test_a_cancelled_order_is_back_in_stock_with_the_answer(shop: Shop) ->
 async def test_a_hold_that_has_run_out_is_expired_with_those_of_sales(shop: Shop) -> None:
     """One batch closes both: the ledger gets back what is a sale's, and only that, the stock the rest (F18)."""
     sale, product, user = await shop.open_sale(units=1), await make_product(shop), new_user_id()
-    bought = (await shop.buy(sale, user)).json()["id"]
+    bought = await shop.bought(sale, user)
     await shop.drained(sale)
     order = await placed(shop, user, line(product, 4))
     await let_hold_run_out(shop, bought, order["id"])
@@ -93,7 +93,7 @@ async def test_a_hold_that_has_run_out_is_expired_with_those_of_sales(shop: Shop
 
 async def test_only_orders_of_sales_are_owed_to_a_ledger(shop: Shop) -> None:
     sale, product, user = await shop.open_sale(units=1), await make_product(shop), new_user_id()
-    bought = (await shop.buy(sale, user)).json()["id"]
+    bought = await shop.bought(sale, user)
     await shop.drained(sale)
     order = await placed(shop, user, line(product))
     ids = [UUID(bought), UUID(order["id"])]

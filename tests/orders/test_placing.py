@@ -252,7 +252,7 @@ async def test_the_order_of_somebody_else_is_not_found(shop: Shop) -> None:
 
 async def test_an_ordinary_order_stands_in_the_buyers_list_beside_those_of_sales(shop: Shop) -> None:
     sale, user = await shop.open_sale(units=1), new_user_id()
-    bought = (await shop.buy(sale, user)).json()["id"]
+    bought = await shop.bought(sale, user)
     await shop.drained(sale)
     order = await placed(shop, user, line(await make_product(shop)))
 

@@ -36,7 +36,7 @@ async def commits_refused(shop: Shop) -> AsyncIterator[None]:
 async def test_a_cancellation_that_is_not_committed_gives_no_unit_back(shop: Shop) -> None:
     """The unit goes back after the commit and never before it: else it would be sold while its buyer has it (I8)."""
     sale, user_id = await shop.open_sale(units=3), new_user_id()
-    order_id = (await shop.buy(sale, user_id)).json()["id"]
+    order_id = await shop.bought(sale, user_id)
     await shop.drained(sale)
     client, path = await shop.client(), f"/v1/orders/{order_id}"
 

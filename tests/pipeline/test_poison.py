@@ -124,7 +124,7 @@ async def test_an_order_whose_entry_was_set_aside_is_not_honoured(fresh_settings
         shop = own.shop
         async with running_worker(shop.settings):
             sale = await shop.open_sale(units=UNITS)
-        orders = [(await shop.buy(sale)).json()["id"] for _ in range(3)]
+        orders = [await shop.bought(sale) for _ in range(3)]
         entries = await ledger.stream_from(shop.redis, sale.id, 1, 1, 3)
         entries[1][1][b"balance"] = b"5"
         async with shop.redis.pipeline(transaction=True) as pipe:
@@ -149,7 +149,7 @@ async def test_postgres_vetoes_an_oversell_by_itself(shop: Shop) -> None:
     sale = await shop.open_sale(units=2)
     async with shop.database.transaction() as session:
         await update_sale(session, sale.id, units=1)
-    first, second = (await shop.buy(sale)).json()["id"], (await shop.buy(sale)).json()["id"]
+    first, second = await shop.bought(sale), await shop.bought(sale)
 
     assert "no_oversell" in await until_stopped(shop, sale)
     assert await recorded(shop, sale) == [first]

@@ -200,7 +200,7 @@ async def test_units_that_came_back_and_were_sold_again_are_recorded_in_one_batc
         shop, user_id = own.shop, new_user_id()
         async with running_worker(shop.settings):
             sale = await shop.open_sale(units=1)
-            order_id = (await shop.buy(sale, user_id)).json()["id"]
+            order_id = await shop.bought(sale, user_id)
             await shop.drained(sale)
         client = await shop.client()
         assert (await client.post(f"/v1/orders/{order_id}/cancel", headers=shop.headers(user_id))).status_code == 200
@@ -215,7 +215,7 @@ async def test_units_that_came_back_and_were_sold_again_are_recorded_in_one_batc
 async def test_units_released_after_the_end_go_to_the_product(shop: Shop) -> None:
     """The sale is over, so its units are stock again; the unsold ones went there at its end (design §2)."""
     sale = await shop.open_sale(units=5, stock=7)
-    orders = [(await shop.buy(sale, user_id)).json()["id"] for user_id in ("late-ann", "late-bob")]
+    orders = [await shop.bought(sale, user_id) for user_id in ("late-ann", "late-bob")]
     await shop.drained(sale)
     assert (await shop.change(sale, "close")).json()["outcome"] == "applied"
 

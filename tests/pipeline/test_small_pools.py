@@ -20,15 +20,7 @@ CALLERS = 40
 async def test_more_callers_than_connections_wait_for_their_turn(shop: Shop) -> None:
     """F39: each is answered, by Redis and by Postgres, though the process has two connections to each."""
     sale = await shop.open_sale(units=CALLERS)
-    patience = {"redis_timeout_seconds": 10, "purchase_deadline_seconds": 20, "limiter_timeout_seconds": 10}
-    small = copy_of(
-        shop.settings,
-        redis_pool_max=2,
-        redis_pool_wait_seconds=10,
-        database_pool_max=2,
-        database_pool_wait_seconds=10,
-        **patience,
-    )
+    small = copy_of(shop.settings, redis_pool_max=2, database_pool_max=2)
     async with running_shop(small, worker=False) as crowded:
         await crowded.until_loaded(sale)
         client, headers = await crowded.client(), crowded.headers()

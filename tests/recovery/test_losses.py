@@ -287,7 +287,7 @@ async def test_a_unit_that_came_back_and_was_sold_again_before_the_loss_is_its_n
         shop, first = own.shop, new_user_id()
         async with running_worker(shop.settings):
             sale = await shop.open_sale(units=1)
-            cancelled = (await shop.buy(sale, first)).json()["id"]
+            cancelled = await shop.bought(sale, first)
             await shop.drained(sale)
         answer = await (await shop.client()).post(f"/v1/orders/{cancelled}/cancel", headers=shop.headers(first))
         assert answer.status_code == 200

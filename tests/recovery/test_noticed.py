@@ -24,7 +24,7 @@ from tests.recovery.losses import assert_kept, unfinished, until_recovered
 async def test_another_entry_at_the_watermark_is_noticed_by_the_worker(shop: Shop, wrong: dict[bytes, bytes]) -> None:
     """The stream was rolled back and has grown again: it is as long as what was recorded, and is not the same."""
     sale = await shop.open_sale(units=5)
-    order_id = (await shop.buy(sale)).json()["id"]
+    order_id = await shop.bought(sale)
     await shop.drained(sale)
     [(seq, fields)] = await ledger.stream_from(shop.redis, sale.id, 1, 1, 1)
     parts = [part for pair in {**fields, **wrong}.items() for part in pair]
@@ -79,7 +79,7 @@ async def test_an_order_that_the_ledger_has_forgotten_is_noticed_by_the_process_
         shop = own.shop
         async with running_worker(shop.settings):
             sale = await shop.open_sale(units=5)
-        order_id = UUID((await shop.buy(sale)).json()["id"])
+        order_id = UUID(await shop.bought(sale))
         await command(shop.redis, "HDEL", ledger_keys(sale.id, 1).orders, order_id.bytes)
 
         assert outcome(await shop.buy(sale)) == "not_ready"

@@ -76,7 +76,7 @@ async def test_a_receipt_shown_in_its_window_brings_the_order_back(fresh_setting
         async with running_worker(shop.settings):
             sale = await shop.open_sale(units=5)
         promised = await lost_with_their_process(own, sale, 3)
-        witness = (await shop.buy(sale)).json()["id"]
+        witness = await shop.bought(sale)
         await shop.redis.flushall()
 
         async with running_worker(shop.settings):
@@ -102,7 +102,7 @@ async def test_a_second_loss_keeps_what_is_held_back_since_the_first(fresh_setti
         async with running_worker(shop.settings):
             sale = await shop.open_sale(units=5)
         promised = await lost_with_their_process(own, sale, 2)
-        witness = (await shop.buy(sale)).json()["id"]
+        witness = await shop.bought(sale)
         await shop.redis.flushall()
 
         async with running_worker(shop.settings):
@@ -125,7 +125,7 @@ async def test_after_the_window_a_receipt_is_too_late_and_its_units_are_on_sale(
         async with running_worker(shop.settings):
             sale = await shop.open_sale(units=3)
         promised = await lost_with_their_process(own, sale, 2)
-        witness = (await shop.buy(sale)).json()["id"]
+        witness = await shop.bought(sale)
         await shop.redis.flushall()
 
         async with running_worker(shop.settings):
@@ -175,7 +175,7 @@ async def test_a_receipt_that_is_not_the_buyers_own_brings_nothing(shop: Shop, w
     elif wrong == "of another buyer":
         asks = new_user_id()
     elif wrong == "for another order":
-        order_id = (await shop.buy(sale, asks := new_user_id())).json()["id"][:-4] + "0000"
+        order_id = (await shop.bought(sale, asks := new_user_id()))[:-4] + "0000"
     else:
         order_id = f"{order_id[:-4]}0000"
         known = Signer(shop.settings.secret).read(Receipt, receipt)

@@ -57,7 +57,7 @@ async def test_after_the_last_unit_sold_out_is_answered_from_memory(shop: Shop) 
 async def test_a_winner_still_finds_his_order_when_the_latch_is_closed(shop: Shop, key: str | None) -> None:
     """The latch knows who has won: a retry reaches the ledger."""
     sale, winner = await shop.open_sale(units=1), new_user_id()
-    order_id = (await shop.buy(sale, winner, key=key)).json()["id"]
+    order_id = await shop.bought(sale, winner, key=key)
     await until_latched(shop, sale)
 
     retry = await shop.buy(sale, winner, key=key)
@@ -78,7 +78,7 @@ async def test_too_few_units_for_one_wish_do_not_close_the_latch(shop: Shop) -> 
 async def test_the_latch_opens_when_a_unit_comes_back(shop: Shop) -> None:
     """After a cancel somebody else gets the unit, within the time of a poll or two (F20)."""
     sale, winner = await shop.open_sale(units=1), new_user_id()
-    order_id = (await shop.buy(sale, winner)).json()["id"]
+    order_id = await shop.bought(sale, winner)
     await until_latched(shop, sale)
     await shop.drained(sale)
 

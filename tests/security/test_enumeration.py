@@ -25,7 +25,7 @@ async def test_an_order_of_somebody_else_is_answered_like_one_that_was_never_mad
     """In status, body and headers, for reading and cancelling, and it takes the same looks at the ledger."""
     sale = await shop.open_sale(units=5)
     client, eve = await shop.client(), shop.headers()
-    foreign = UUID((await shop.buy(sale, new_user_id())).json()["id"])
+    foreign = UUID(await shop.bought(sale, new_user_id()))
     await shop.drained(sale)
     # The first 32 bits name the sale, so that both are looked for in the same place.
     never_made = UUID(bytes=foreign.bytes[:4] + uuid4().bytes[4:])

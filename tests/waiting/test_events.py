@@ -14,7 +14,6 @@ from shop.orders.following import OrderReader, stream
 from shop.orders.life import By, move
 from shop.orders.models import OrderStatus
 from shop.orders.schemas import OrderRead
-from shop.sales.models import Sale
 from tests.api.answers import problem_of
 from tests.api.test_orders import cancel, read, recording_held_up, until_released
 from tests.connections.raw import wire
@@ -31,16 +30,10 @@ MANY_STREAMS = 30
 MANY_MOVES = 5_000
 
 
-async def bought(shop: Shop, sale: Sale, user_id: str) -> str:
-    """The id of a new order."""
-    order_id: str = (await shop.buy(sale, user_id)).json()["id"]
-    return order_id
-
-
 async def recorded_order(shop: Shop, *, units: int = 5) -> tuple[str, str]:
     """The id of an order that has its row, and its buyer."""
     sale, user = await shop.open_sale(units=units), new_user_id()
-    order_id = await bought(shop, sale, user)
+    order_id = await shop.bought(sale, user)
     await shop.drained(sale)
     return order_id, user
 
@@ -62,7 +55,7 @@ async def test_each_change_of_an_order_is_an_event_until_nothing_more_can_come(l
     sale, user = await listening.open_sale(units=5), new_user_id()
     async with AsyncExitStack() as stack:
         async with recording_held_up(listening, sale):
-            order_id = await bought(listening, sale, user)
+            order_id = await listening.bought(sale, user)
             stream = await stack.enter_async_context(following(listening, order_id, user))
             accepted = await stream.next()
         recorded = await stream.next()
@@ -79,7 +72,7 @@ async def test_each_change_of_an_order_is_an_event_until_nothing_more_can_come(l
 
 async def test_a_hold_that_runs_out_is_an_event_though_another_process_expires_it(listening: Shop) -> None:
     sale, user = await listening.open_sale(units=5, hold_seconds=1), new_user_id()
-    order_id = await bought(listening, sale, user)
+    order_id = await listening.bought(sale, user)
 
     async with following(listening, order_id, user) as stream:
         events = await stream.until_ended()
@@ -124,7 +117,7 @@ async def test_a_change_between_the_request_and_the_first_event_is_not_missed(li
 
     async def follow_and_cancel() -> str:
         user = new_user_id()
-        order_id = await bought(listening, sale, user)
+        order_id = await listening.bought(sale, user)
 
         async def cancelled() -> bool:
             return (await cancel(listening, order_id, user)).status_code == 200  # else its row is on its way
@@ -192,7 +185,7 @@ async def test_a_stream_says_when_to_come_back_and_is_never_silent_for_long(list
 async def test_a_stream_of_somebody_elses_order_is_not_found_recorded_or_not(listening: Shop) -> None:
     sale, owner, other = await listening.open_sale(units=5), new_user_id(), new_user_id()
     async with recording_held_up(listening, sale):
-        order_id = await bought(listening, sale, owner)
+        order_id = await listening.bought(sale, owner)
         problem_of(await follow_request(listening, order_id, other), 404, "not_found")
     await listening.drained(sale)
     problem_of(await follow_request(listening, order_id, other), 404, "not_found")
@@ -239,7 +232,7 @@ async def test_a_process_with_too_many_listeners_refuses_another_stream(live_sho
 async def test_streams_hold_no_connection_to_the_database_while_they_wait(live_shop: Shop) -> None:
     """With one connection, many of them can be open, and others read."""
     sale, user = await live_shop.open_sale(units=MANY_STREAMS, units_per_user=MANY_STREAMS), new_user_id()
-    order_ids = [(await live_shop.buy(sale, user, key=str(number))).json()["id"] for number in range(10)]
+    order_ids = [await live_shop.bought(sale, user, key=str(number)) for number in range(10)]
     await live_shop.drained(sale)
     settings = copy_of(live_shop.settings, database_pool_max=1, redis_pool_max=4)
     async with running_shop(settings, worker=False) as poor, AsyncExitStack() as stack:

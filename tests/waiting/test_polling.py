@@ -34,7 +34,7 @@ async def poll(shop: Shop, order_id: str, user_id: str, *tags: str) -> httpx.Res
 async def recorded_order(shop: Shop) -> tuple[str, str]:
     """The id of an order that has its row, and its buyer."""
     sale, user = await shop.open_sale(units=5), new_user_id()
-    order_id = (await shop.buy(sale, user)).json()["id"]
+    order_id = await shop.bought(sale, user)
     await shop.drained(sale)
     return order_id, user
 
@@ -57,7 +57,7 @@ async def test_every_change_of_an_order_is_another_etag(shop: Shop) -> None:
     """Accepted, recorded, cancelled and released: no state is mistaken for another."""
     sale, user = await shop.open_sale(units=5), new_user_id()
     async with recording_held_up(shop, sale):
-        order_id = (await shop.buy(sale, user)).json()["id"]
+        order_id = await shop.bought(sale, user)
         answers = [await poll(shop, order_id, user)]
     await shop.drained(sale)
     answers.append(await poll(shop, order_id, user, answers[-1].headers["etag"]))
@@ -96,7 +96,7 @@ async def test_an_order_on_its_way_is_304_while_its_client_is_told_the_same(shop
     """Another time to ask is another state: a client must not go on with the old one."""
     sale, user = await shop.open_sale(units=5), new_user_id()
     async with recording_held_up(shop, sale):
-        order_id = (await shop.buy(sale, user)).json()["id"]
+        order_id = await shop.bought(sale, user)
         first = await poll(shop, order_id, user)
         again = await poll(shop, order_id, user, first.headers["etag"])
 
@@ -180,7 +180,7 @@ async def test_the_delay_that_buyers_are_told_grows_with_their_number(live_shop:
     sale, user = await live_shop.open_sale(units=20), new_user_id()
     async with running_shop(settings, worker=False) as busy, recording_held_up(live_shop, sale):
         await busy.until_loaded(sale)
-        order_id = (await busy.buy(sale, user)).json()["id"]
+        order_id = await busy.bought(sale, user)
         answers = await asyncio.gather(*(busy.buy(sale) for _ in range(5)))
         polled = await poll(busy, order_id, user)
 
