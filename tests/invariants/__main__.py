@@ -1,6 +1,5 @@
-"""`python -m tests.invariants`: the model and the shop for as many steps as one likes, on servers of their own."""
+"""`python -m tests.invariants`: the model and the shop for as many steps as one likes."""
 
-import asyncio
 import itertools
 import os
 import sys
@@ -9,19 +8,9 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from typing import Annotated
 
-import structlog
 import typer
 
-from shop.database import migrate
-from shop.embedded import embedded_servers
-from shop.redis import connect
-from tests.conftest import settings_of
-from tests.harness import LOGINS
-from tests.invariants.test_model import play
-from tests.invariants.world import CrashingDatabase, World
-
-SALES_AT_ONCE = 200  # what the generator remembers of its choices is forgotten with each round
-CRITICAL = 50
+from tests.invariants.rounds import play_round
 
 
 def main(
@@ -43,24 +32,6 @@ def main(
             sys.stdout.flush()
             if done < steps:
                 running |= {pool.submit(play_round, next(seeds)) for _ in ended}
-
-
-def play_round(seed: int) -> int:
-    """The sales of one seed on servers of their own; returns how many steps that were."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(CRITICAL))
-    with embedded_servers(durable=False, redis_users=LOGINS.lines) as servers:
-        settings = settings_of(servers, database="model", redis_number=0)
-        migrate(settings)
-        database = CrashingDatabase(settings, application_name="shop-persister")
-        client, loop = connect(settings.redis_url, settings), asyncio.new_event_loop()
-        try:
-            return play(World(settings, database, client), loop, sales=SALES_AT_ONCE, seed=seed)
-        except BaseException as error:
-            error.add_note(f"make model ARGS='--steps 1 --processes 1 --seed {seed}' plays it again")
-            raise
-        finally:
-            loop.run_until_complete(database.close())
-            loop.run_until_complete(client.aclose(close_connection_pool=True))
 
 
 if __name__ == "__main__":
