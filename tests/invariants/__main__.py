@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from shop.processes import die_with_parent
 from tests.invariants.rounds import play_round
 
 
@@ -22,7 +23,9 @@ def main(
     seeds, done, begun = itertools.count(seed), 0, time.monotonic()
     at_once = processes or os.cpu_count() or 1
     # Each round has a process of its own, so that a long run is many short ones.
-    with ProcessPoolExecutor(at_once, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(
+        at_once, mp_context=get_context("spawn"), max_tasks_per_child=1, initializer=die_with_parent
+    ) as pool:
         running = {pool.submit(play_round, next(seeds)) for _ in range(at_once)}
         while running:
             ended, running = wait(running, return_when=FIRST_COMPLETED)
