@@ -5,6 +5,7 @@ shop, whose `database` and `redis` are then those of the shop; nothing is cleane
 product, sale and users.
 """
 
+import gc
 import itertools
 from collections.abc import AsyncIterator, Iterator
 
@@ -31,6 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest."""
     places = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector never look again at what lives as long as the run: each visit stops everything for 0.2 s."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
