@@ -238,20 +238,23 @@ class PurchaseLane:
 
 
 def _headers(scope: Scope) -> tuple[bytes, bytes | None, bytes | None, bytes | None, bytes | None]:
-    """What a purchase's headers say: authorization, idempotency key, media type, request id, preferences."""
-    authorization, key, media_type, request_id, prefer = b"", None, None, None, None
+    """What a purchase's headers say: authorization, idempotency key, media type, request id, preferences.
+
+    Of two tokens or keys the first counts, as on the other routes.
+    """
+    authorization, key, media_type, request_id, prefer = None, None, None, None, None
     for name, value in scope["headers"]:
         if name == b"authorization":
-            authorization = value
+            authorization = value if authorization is None else authorization
         elif name == b"idempotency-key":
-            key = value
+            key = value if key is None else key
         elif name == b"content-type":
             media_type = value
         elif name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             request_id = value
         elif name == b"prefer":
             prefer = value if prefer is None else prefer + b"," + value
-    return authorization, key, media_type, request_id, prefer
+    return authorization or b"", key, media_type, request_id, prefer
 
 
 async def _read_body(receive: Receive, bytes_max: int) -> bytes:
