@@ -19,6 +19,7 @@ from shop.sales.models import Sale
 from shop.seckill import ledger
 from shop.seckill.keys import ledger_keys
 from shop.settings import Settings
+from shop.stopping import end_tasks
 from shop.worker import running_worker
 from tests.harness import DEADLINE_SECONDS, LOGINS, Shop, as_user, new_user_id, outcome, wait_until
 from tests.nursery import ROOT
@@ -216,5 +217,4 @@ async def auditing(shop: Shop, sale: Sale) -> AsyncIterator[None]:
         yield
         assert not task.done()
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await end_tasks([task])  # redis-py can swallow a cancellation

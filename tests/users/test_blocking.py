@@ -1,7 +1,6 @@
 """An admin blocks an account, and within a second it may do nothing, in any process."""
 
 import asyncio
-from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +11,7 @@ from shop.auth import COMMAND_LINE, BlockedUsers
 from shop.database import Database
 from shop.errors import UserBlocked, UserNotFound
 from shop.settings import Settings
+from shop.stopping import end_tasks
 from shop.users import service
 from shop.users.passwords import Passwords
 from shop.users.repository import Fingerprint
@@ -146,8 +146,6 @@ async def test_the_last_known_set_counts_while_postgres_is_away(
         monkeypatch.setattr(service, "_read_blocked", read)
         await wait_until(lambda: holds(bob))
     finally:
-        follower.cancel()
-        with suppress(asyncio.CancelledError):
-            await follower
+        await end_tasks([follower])
 
     assert warnings == ["blocked_users_not_read"]
