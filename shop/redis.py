@@ -122,7 +122,8 @@ async def call_script(
     pool = client.connection_pool
     try:
         connection = await pool.get_connection()
-    except (*CONNECTION_ERRORS, exceptions.ResponseError) as error:
+    except (*CONNECTION_ERRORS, exceptions.ResponseError, RuntimeError) as error:
+        # A RuntimeError is uvloop's word for a connection that was closed while it was greeted.
         raise NotSent(str(error)) from error
     try:
         async with asyncio.timeout(timeout):
@@ -133,7 +134,7 @@ async def call_script(
     except (exceptions.ResponseError, exceptions.BusyLoadingError, Unable) as error:
         # Loading, out of memory, read-only, a key of the wrong type: the scripts check before they write.
         raise NotSent(str(error)) from error
-    except CONNECTION_ERRORS as error:
+    except (*CONNECTION_ERRORS, RuntimeError) as error:
         await connection.disconnect(nowait=True)
         raise OutcomeUnknown(str(error)) from error
     except asyncio.CancelledError:

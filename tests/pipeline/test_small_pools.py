@@ -5,8 +5,10 @@ from uuid import UUID, uuid4
 
 import pytest
 import redis.asyncio as aioredis
+from redis.asyncio.connection import AbstractConnection
 from sqlalchemy import text
 
+from loadtests.chaos import chaos_proxy
 from shop.redis import CONNECTION_ERRORS, NotSent, call_script, connect
 from shop.sales import service
 from shop.settings import Settings
@@ -70,6 +72,24 @@ async def test_a_request_that_waits_too_long_for_postgres_is_refused_and_the_nex
 
         assert sorted([(await each).status_code for each in reading]) == [200, 503, 503, 503, 503]
         assert (await client.get("/v1/orders", headers=headers)).status_code == 200
+
+
+async def test_a_connection_that_is_closed_while_it_is_greeted_is_no_fault_of_ours(
+    redis: aioredis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvloop calls it a RuntimeError, and a purchase that could not be sent is a 503."""
+
+    async def closed(*_: object, **__: object) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+    async with chaos_proxy(settings.redis_url) as proxy:  # by TCP; on a Unix socket the client says it otherwise
+        client = connect(proxy.url, copy_of(settings, redis_pool_max=1))
+        with monkeypatch.context() as patch:
+            patch.setattr(AbstractConnection, "send_packed_command", closed)
+            with pytest.raises(NotSent):
+                await call_script(client, "rate_limit", ["shop:{rate}:test:ann"], [1, 1], timeout=1.0)
+        assert await client.ping()
+        await client.aclose(close_connection_pool=True)
 
 
 async def test_a_process_learns_of_a_sale_while_its_requests_have_every_connection(shop: Shop) -> None:
