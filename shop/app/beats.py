@@ -65,7 +65,7 @@ async def _hand_in(
             continue
         if now.epoch > epoch or (sale_id, epoch) in in_question:
             await _write_down(database, group)  # Also what seems to be recorded: the numbers may be another's.
-        elif now.epoch == epoch:
+        elif now.epoch == epoch and not now.recovering:  # Else what is recorded may be another's under the same number.
             group.forget(now.watermark)
 
 

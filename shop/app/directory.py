@@ -87,7 +87,8 @@ async def _report_rolled_back(lane: PurchaseLane, database: Database, client: ai
         async with database.transaction() as session:
             sale = await sales.find(session, sale_id)
         if sale is not None and sale.epoch == epoch:
-            await demand_recovery(database, client, sale, "the ledger has lost an order that was accepted", renew=True)
+            reason = "the ledger has lost an order that was accepted"
+            await demand_recovery(database, client, sale, reason, may_load=False, renew=True)
         lane.rolled_back.discard((sale_id, epoch))
 
 

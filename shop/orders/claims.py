@@ -47,7 +47,7 @@ async def read(
         except OrderNotFound:
             if unnoticed := await _claim(database, promise, settings):
                 reason = f"a receipt shows order {order_id}, which the ledger has lost"
-                await demand_recovery(database, client, unnoticed, reason, renew=True)
+                await demand_recovery(database, client, unnoticed, reason, may_load=False, renew=True)
         if asyncio.get_running_loop().time() >= deadline:
             raise NotRecordedYet
         await asyncio.sleep(POLL_SECONDS)

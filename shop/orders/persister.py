@@ -289,7 +289,7 @@ class Persister:
         async with self._database.transaction() as session:
             sale = await sales.find(session, self._sale_id)
         if sale is not None and self._position is not None and sale.epoch == self._position.epoch:
-            await demand_recovery(self._database, self._client, sale, str(lost))
+            await demand_recovery(self._database, self._client, sale, str(lost), may_load=True)
 
 
 def _is_about_data(error: Exception) -> bool:

@@ -92,7 +92,7 @@ class Controller:
             try:
                 await self._follow(each, listed.get(each.sale.id))
             except (LedgerLost, ChangeOutOfOrder) as error:
-                await demand_recovery(self._database, self._client, each.sale, str(error))
+                await self._demand_recovery(each.sale, str(error))
 
     async def _compare_after_restart(self, alive: Sequence[Alive]) -> None:
         """Another run of Redis may have begun with older data: only the processes that sold know how far it was."""
@@ -100,7 +100,7 @@ class Controller:
         for each in alive:
             if each.loaded and not each.recovering and not each.stopped and each.run_id != run_id:
                 if each.run_id is not None:
-                    await demand_recovery(self._database, self._client, each.sale, "Redis is in another run")
+                    await self._demand_recovery(each.sale, "Redis is in another run")
                     continue
                 async with self._database.transaction() as session:
                     await recoveries.note_run(session, each.sale.id, each.sale.epoch, run_id)
@@ -125,9 +125,12 @@ class Controller:
                     await require_agreement(self._client, each.sale)
                     await require_entry_at_watermark(self._database, self._client, each.sale)
                 except LedgerLost as error:
-                    await demand_recovery(self._database, self._client, each.sale, str(error))
+                    await self._demand_recovery(each.sale, str(error))
         await load_scripts(self._client)
         log.info("scripts_loaded")
+
+    async def _demand_recovery(self, sale: Sale, reason: str) -> None:
+        await demand_recovery(self._database, self._client, sale, reason, may_load=True)
 
     async def _fence_again(self, sale_id: int) -> None:
         """A fence that was set before Redis stopped may be gone with what else it has forgotten."""

@@ -291,7 +291,7 @@ class World:
         """A recovery from its demand to its end; the processes that are alive hand in what they promised."""
         async with self.database.transaction() as session:
             sale = await session.get_one(Sale, self.sale.id)
-        assert await demand_recovery(self.database, self.redis, sale, "the model")
+        assert await demand_recovery(self.database, self.redis, sale, "the model", may_load=True)
         tools = Tools(self.database, self.redis, self.settings, lambda _: self.persisters[1])
         for _ in range(RECOVERY_STEPS_MAX):
             recovery = await take(tools, sale.id)

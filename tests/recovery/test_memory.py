@@ -4,7 +4,10 @@ from pathlib import Path
 
 import redis.asyncio as aioredis
 
+from shop.app.beats import _hand_in
+from shop.database import Database
 from shop.rate_limit import rate_limiter
+from shop.sales.recovery.repository import Live
 from shop.seckill.group_commit import GroupCommit
 from shop.seckill.ledger import LastOrder, RedisClock, ReserveRequest
 from shop.settings import Settings
@@ -35,6 +38,21 @@ async def test_a_process_forgets_a_promise_when_postgres_has_it(settings: Settin
     assert [answer.seq for _, answer in group.undrained] == [3, 3]
     group.handed_in(2)
     assert (group.undrained, group.highest_seq) == ((), 3)
+
+
+async def test_a_process_forgets_nothing_while_its_ledger_is_in_question(
+    database: Database, redis: aioredis.Redis, settings: Settings
+) -> None:
+    """What was recorded since a rollback has the numbers of what was promised before it."""
+    group = await a_group(redis, settings)
+    for number in (1, 2, 3):
+        await group.reserve(ReserveRequest(order_id(number), f"buyer{number}", 1))
+    sale = group.sale
+
+    await _hand_in(database, [group], {sale.sale_id: Live(sale.epoch, 2, recovering=True)}, [])
+    assert [answer.seq for _, answer in group.undrained] == [1, 2, 3]
+    await _hand_in(database, [group], {sale.sale_id: Live(sale.epoch, 2, recovering=False)}, [])
+    assert [answer.seq for _, answer in group.undrained] == [3]
 
 
 async def test_a_process_remembers_no_more_than_may_be_undrained(settings: Settings, redis: aioredis.Redis) -> None:

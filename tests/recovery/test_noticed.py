@@ -1,19 +1,28 @@
 """A ledger that is not the one which was recorded and promised, in a Redis that never stopped: it is noticed."""
 
+import asyncio
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
+import redis.asyncio as aioredis
+from sqlalchemy import update
 
+from shop.database import Database
 from shop.orders.persister import Persister
-from shop.sales.models import SaleEpoch
+from shop.orders.repository import has_unfinished
+from shop.redis import scripts_loaded
+from shop.sales import service
+from shop.sales.controller import Controller
+from shop.sales.models import Sale, SaleEpoch
 from shop.sales.repository import update_sale
 from shop.seckill import ledger
 from shop.seckill.keys import ledger_keys
 from shop.settings import Settings
 from shop.worker import Context, running_worker
 from shop.worker.running import controller_of
-from tests.harness import Shop, new_user_id, outcome, wait_until
+from tests.harness import TESTER, Shop, new_user_id, outcome, wait_until
 from tests.lua.ledgers import command
 from tests.pipeline.crowd import recorded
 from tests.processes import own_shop
@@ -35,6 +44,28 @@ async def test_another_entry_at_the_watermark_is_noticed_by_the_worker(shop: Sho
 
     await until_recovered(shop, sale, epoch=2)
     await assert_kept(shop, sale, [order_id])
+
+
+@pytest.mark.parametrize("older", [{"run_id": "another run"}, {"watermark": 5}], ids=["run", "watermark"])
+async def test_a_ledger_that_may_be_older_is_fenced_before_the_scripts_are_there_again(
+    database: Database, redis: aioredis.Redis, settings: Settings, older: dict[str, Any]
+) -> None:
+    """What waits for them, such as a release, would write into it under numbers that are promised already."""
+    shop = Shop(settings, database, redis, "")
+    sale = await shop.draft_sale(units=10)
+    async with database.transaction() as session:
+        await service.schedule(session, TESTER, sale.id)
+    controller = Controller(database, redis, redis, settings, asyncio.Event(), unfinished=has_unfinished)
+    await controller.step()
+
+    async with database.transaction() as session:
+        table = SaleEpoch if "run_id" in older else Sale
+        await session.execute(update(table).values(older))
+    await redis.script_flush()
+    await controller.step()
+
+    assert await scripts_loaded(redis)
+    assert await command(redis, "HGET", ledger_keys(sale.id, 1).sale, "epoch") == b"fenced.1"
 
 
 async def test_a_change_that_the_ledger_has_forgotten_is_noticed_by_the_next_one(shop: Shop) -> None:

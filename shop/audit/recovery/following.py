@@ -107,7 +107,7 @@ async def _after_recovery(tools: Tools, sale_id: int) -> None:
         elif restore:
             await _restore(tools, sale)
     except (LedgerLost, ChangeOutOfOrder) as lost:
-        await demand_recovery(tools.database, tools.client, sale, str(lost))
+        await demand_recovery(tools.database, tools.client, sale, str(lost), may_load=True)
 
 
 async def _restore(tools: Tools, sale: Sale) -> None:

@@ -17,13 +17,14 @@ log = structlog.get_logger(__name__)
 
 
 async def demand_recovery(
-    database: Database, client: aioredis.Redis, sale: Sale, reason: str, *, renew: bool = False
+    database: Database, client: aioredis.Redis, sale: Sale, reason: str, *, may_load: bool, renew: bool = False
 ) -> bool:
     """Begin the recovery of a sale whose ledger does not agree with what is promised, and fence it.
 
     `sale` is the row as it was before the ledger was looked at: if another epoch or another recovery has come since,
     nothing happens, and the next look will tell. `renew` says that something is lost for certain, whatever a comparison
-    would find. Returns whether this began it.
+    would find. Who `may_load` scripts sets the fence even where Redis has forgotten them: they may be there again in a
+    moment. Returns whether this began it.
     """
     async with database.transaction() as session:
         recovery = await repository.begin(
@@ -32,7 +33,7 @@ async def demand_recovery(
     if recovery is None:
         return False
     log.error("recovery_begins", sale_id=sale.id, n=recovery.n, epoch=sale.epoch, reason=reason)
-    await building.fence(client, sale.id, [sale.epoch], number=recovery.n, may_load=False)
+    await building.fence(client, sale.id, [sale.epoch], number=recovery.n, may_load=may_load)
     return True
 
 

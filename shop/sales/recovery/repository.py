@@ -26,10 +26,11 @@ ASKING = (RecoveryStep.COMPARE, RecoveryStep.LIFT, RecoveryStep.LOAD, RecoverySt
 
 
 class Live(NamedTuple):
-    """How far a sale is recorded."""
+    """How far a sale is recorded, and whether its ledger is in question."""
 
     epoch: int
     watermark: int
+    recovering: bool
 
 
 class Promise(NamedTuple):
@@ -206,8 +207,9 @@ async def forget_processes(session: AsyncSession) -> None:
 
 async def live(session: AsyncSession) -> dict[int, Live]:
     """How far each sale that has a ledger is recorded."""
-    query = select(Sale.id, Sale.epoch, Sale.watermark).where(Sale.status.in_(ALIVE))
-    return {sale_id: Live(epoch, watermark) for sale_id, epoch, watermark in await session.execute(query)}
+    recovering = select(Recovery.n).where(Recovery.sale_id == Sale.id, Recovery.finished_at.is_(None)).exists()
+    query = select(Sale.id, Sale.epoch, Sale.watermark, recovering).where(Sale.status.in_(ALIVE))
+    return {sale_id: Live(epoch, watermark, found) for sale_id, epoch, watermark, found in await session.execute(query)}
 
 
 async def asking(session: AsyncSession, process_id: UUID) -> Sequence[Recovery]:
