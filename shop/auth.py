@@ -3,7 +3,6 @@
 `TokenVerifier` and `BlockedUsers` know nothing of FastAPI: the purchase lane calls them for every request.
 """
 
-import base64
 import hmac
 import re
 import time
@@ -19,6 +18,7 @@ from fastapi.security import OAuth2PasswordBearer
 
 from shop.errors import Forbidden, Unauthorized, UserBlocked
 from shop.settings import Settings
+from shop.signatures import HmacSha256, base64url, from_base64url
 
 ALGORITHM = "HS256"
 # The claims that a token must have. `iat` is only informative: hosts' clocks differ by a little.
@@ -80,6 +80,7 @@ class TokenVerifier:
 
     def __init__(self, settings: Settings) -> None:
         self._secret = settings.secret
+        self._hmac = HmacSha256(settings.secret)
         self._issuer = settings.token_issuer
         self._audience = settings.token_audience
         self._accepted: OrderedDict[bytes, Identity] = OrderedDict()
@@ -107,12 +108,10 @@ class TokenVerifier:
         signed, _, signature = token.rpartition(b".")
         if not signed.startswith(self._own_header):
             return None
-        digest = hmac.digest(self._secret, signed, "sha256")
-        if not hmac.compare_digest(base64.urlsafe_b64encode(digest).rstrip(b"="), signature):
+        if not hmac.compare_digest(base64url(self._hmac.digest(signed)), signature):
             return None
-        payload = signed[len(self._own_header) :]
         try:
-            claims = self._decode_claims(base64.urlsafe_b64decode(payload + b"=" * (-len(payload) % 4)))
+            claims = self._decode_claims(from_base64url(signed[len(self._own_header) :]))
         except ValueError:
             return None
         if claims.iss != self._issuer or claims.aud != self._audience:
@@ -132,13 +131,14 @@ class TokenVerifier:
                 audience=self._audience,
                 options={"require": list(REQUIRED_CLAIMS), "verify_iat": False},
             )
+            if not isinstance(claims["sub"], str) or not isinstance(claims["role"], str):
+                raise Unauthorized
             return _identity(claims["sub"], claims["role"], int(claims["exp"]))
         except Exception as error:
             # Whatever a hostile token makes the library raise, a RecursionError too, is a refusal.
             raise Unauthorized from error
 
     def _remember(self, token: bytes, identity: Identity) -> None:
-        self._accepted.pop(token, None)
         if len(self._accepted) >= self._accepted_max:
             self._accepted.popitem(last=False)
         self._accepted[token] = identity
@@ -164,10 +164,8 @@ def _ascii(token: str | bytes) -> bytes:
     return token.encode() if isinstance(token, str) else token
 
 
-def _identity(subject: object, role: object, expires_at: int) -> Identity:
-    if not isinstance(subject, str) or not isinstance(role, str) or not SUBJECT.fullmatch(subject):
-        raise Unauthorized
-    if expires_at <= time.time():
+def _identity(subject: str, role: str, expires_at: int) -> Identity:
+    if not SUBJECT.fullmatch(subject) or expires_at <= time.time():
         raise Unauthorized
     return Identity(subject, role, expires_at)
 

@@ -10,8 +10,10 @@ import asyncio
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from shop.app.sending import Outbox
 from shop.order_changes import Changes
-from shop.seckill.lane import PurchaseLane, Refusal
+from shop.seckill.answers import Refusal
+from shop.seckill.lane import PurchaseLane
 from shop.settings import Settings
 from shop.stopping import rest
 
@@ -29,6 +31,7 @@ class Connections:
 
     def __init__(self, settings: Settings, lane: PurchaseLane, changes: Changes) -> None:
         self.gate = lane.gate
+        self.outbox = Outbox()
         self.body_bytes_usual = settings.purchase_body_bytes_max
         self._lane = lane
         self._changes = changes
@@ -59,6 +62,13 @@ class Connections:
     def refusal(self, scope: dict[str, Any]) -> Refusal | None:
         """The answer to a request that is not even begun, because the process has too much to do."""
         return self._lane.shed(scope)
+
+    def known(self, scope: dict[str, Any], body: bytes) -> Refusal | None:
+        """The answer to a whole request that needs nobody to be asked.
+
+        What pages of other origins may see is said by the application, so where there are such it answers everything.
+        """
+        return None if self._settings.cors_origins else self._lane.known(scope, body)
 
     def refused(self, connection: "ShopProtocol") -> None:
         """A purchase was refused; under pressure its connection waits for its turn."""

@@ -1,12 +1,14 @@
 """One request and its answer on a connection, as ASGI sees them."""
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from starlette.types import ASGIApp, Message
 
 from shop.app.heads import answer_head
+from shop.seckill.answers import Refusal
 
 if TYPE_CHECKING:
     from shop.app.protocol import ShopProtocol
@@ -63,11 +65,15 @@ class Exchange:
         self._chunked = False
         self._left: int | None = 0
 
-    def start(self, app: ASGIApp) -> None:
-        """Let the application answer, if it may run and does not yet."""
-        if self.ready and self._task is None:
-            self._task = self._connection.loop.create_task(self._run(app))
-            self._connection.server_state.tasks.add(self._task)
+    def start(self, app: ASGIApp, known: Callable[[dict[str, Any], bytes], Refusal | None]) -> None:
+        """Answer with what is known already; else let the application answer, if it may run and does not yet."""
+        if not self.ready or self._task is not None:
+            return
+        if not self._more_body and self._connection.writable is None and (answer := known(self.scope, self._body)):
+            self._answer(answer)
+            return
+        self._task = self._connection.loop.create_task(self._run(app))
+        self._connection.server_state.tasks.add(self._task)
 
     @property
     def runs(self) -> bool:
@@ -109,19 +115,26 @@ class Exchange:
             log.error("unforeseen", path=self.scope["path"], exc_info=error)
             await self._fail()
         except BaseException:
-            self._connection.transport.close()  # Stopped in the midst: what became of it is unknown.
+            self._connection.close()  # Stopped in the midst: what became of it is unknown.
             raise
         finally:
             self._connection.server_state.tasks.discard(self._task)
 
     async def _fail(self) -> None:
         if self.begun or self._complete or self._disconnected:
-            self._connection.transport.close()
+            self._connection.close()
             return
         self._head = None
         headers = [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(INTERNAL_ERROR))]
         await self.send({"type": "http.response.start", "status": 500, "headers": headers})
         await self.send({"type": "http.response.body", "body": INTERNAL_ERROR})
+
+    def _answer(self, answer: Refusal) -> None:
+        status, headers, body = answer
+        self._begin(status, headers)
+        self._write(body)
+        self._complete = True
+        self._connection.answered(self)
 
     async def receive(self) -> Message:
         while not (self._disconnected or self._complete):
@@ -195,4 +208,4 @@ class Exchange:
             data, self._head = self._head + data, None
             self.begun = True
         if data:
-            self._connection.transport.write(data)
+            self._connection.write(data)

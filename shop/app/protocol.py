@@ -16,24 +16,21 @@ from uvicorn.server import ServerState
 from shop.app.connections import STATE, Connections
 from shop.app.exchange import Exchange
 from shop.app.heads import answer_head, problem_answer, set_target
+from shop.app.sending import SendingProtocol
 from shop.errors import BadRequest, HeadTooLarge, RequestTimeout, ShopError
-from shop.seckill.lane import Refusal
+from shop.seckill.answers import Refusal
 
 HEAD_BYTES_MAX = 32 * 1024
 HEADERS_MAX = 100
 PIPELINED_MAX = 16
 # After a refusal the client is still sending: to close at once would reset the connection and take the answer away.
 LINGER_SECONDS = 1.0
-# A client that takes nothing of its answer for so long is gone, or wants us to keep it in memory.
-UNREAD_SECONDS_MAX = 30.0
 # A stopping server answers what comes this long on a connection that was idle, so that it is not closed on a request.
 LAST_REQUEST_SECONDS = 0.5
 
 
-class ShopProtocol(asyncio.Protocol):
+class ShopProtocol(SendingProtocol):
     """A connection; its unanswered requests are `exchanges`, the oldest first, and only that one runs."""
-
-    transport: asyncio.Transport
 
     def __init__(
         self,
@@ -42,17 +39,15 @@ class ShopProtocol(asyncio.Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        self.loop = _loop or asyncio.get_running_loop()
+        self._connections: Connections = app_state[STATE]
+        super().__init__(_loop or asyncio.get_running_loop(), self._connections.outbox)
         self.app = config.loaded_app
         self.server_state = server_state
         self.exchanges: deque[Exchange] = deque()
-        self._connections: Connections = app_state[STATE]
         self._parser = httptools.HttpRequestParser(self)
         self._closing = False
         self._stopping = False
         self._reading_paused = False
-        # Set while the client reads too slowly: whoever writes waits for it.
-        self.writable: asyncio.Event | None = None
         # Since when it waits for the rest of a request, or, between two requests, for the next one.
         self._since = self.loop.time()
         self._incomplete = False
@@ -86,7 +81,7 @@ class ShopProtocol(asyncio.Protocol):
         for exchange in self.exchanges:
             exchange.disconnect()
         self.exchanges.clear()
-        self.resume_writing()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
@@ -99,7 +94,8 @@ class ShopProtocol(asyncio.Protocol):
             self._close_after_last()  # It is answered as if it had not asked; what follows is no HTTP.
         except httptools.HttpParserError as error:
             cause = error.__context__
-            self.refuse(cause if isinstance(cause, ShopError) else BadRequest("This is not HTTP/1.1"))
+            if not self._closing:
+                self.refuse(cause if isinstance(cause, ShopError) else BadRequest("This is not HTTP/1.1"))
         else:
             if self._in_head and not self._ended_another:
                 self._unparsed_bytes += len(data)
@@ -110,15 +106,6 @@ class ShopProtocol(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The transport closes; a purchase under way goes on, and its buyer may ask again."""
-
-    def pause_writing(self) -> None:
-        self.writable = asyncio.Event()
-        self._unread_since = self.loop.time()
-
-    def resume_writing(self) -> None:
-        if self.writable is not None:
-            self.writable.set()
-            self.writable = None
 
     # What the parser calls.
 
@@ -147,6 +134,8 @@ class ShopProtocol(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if self._closing:
+            return  # The answer before it was the last one.
         parser = self._parser
         scope = self._base_scope.copy()
         scope["headers"] = self._headers
@@ -172,7 +161,8 @@ class ShopProtocol(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         if self._coming is not None:
             self._coming.feed(body, unusual=self._connections.body_bytes_usual)
-            self._start_oldest()
+            if self._coming.ready:
+                self._start_oldest()
 
     def on_message_complete(self) -> None:
         self._ended_another = True
@@ -182,6 +172,11 @@ class ShopProtocol(asyncio.Protocol):
             self._start_oldest()
 
     # What an exchange calls.
+
+    def close(self) -> None:
+        """Take no request any more, and end the connection when what is written has been sent."""
+        self._closing = True
+        super().close()
 
     def pause_reading(self) -> None:
         if not self._reading_paused and not self.transport.is_closing():
@@ -200,11 +195,10 @@ class ShopProtocol(asyncio.Protocol):
         self.exchanges.popleft()
         self._since = self.loop.time()
         if not exchange.keep_alive:
-            self._closing = True
-            self.transport.close()
+            self.close()
         elif self.exchanges:
-            self._start_oldest()
-            if not self.exchanges[0].ready:
+            self._start_oldest()  # Which may answer it, and come back here for the next one.
+            if self.exchanges and not self.exchanges[0].ready:
                 self.resume_reading()
         elif not self._connections.rests(self, exchange.scope):
             self.resume_reading()
@@ -223,14 +217,13 @@ class ShopProtocol(asyncio.Protocol):
 
     def cut_if_late(self, now: float, *, request_seconds_max: float, keep_alive_seconds: float) -> None:
         """Refuse a request that takes too long to come; close a connection that nobody uses, or reads."""
-        if self.writable is not None and now - self._unread_since > UNREAD_SECONDS_MAX:
-            self.transport.abort()
+        self.abort_if_unread(now)
         if self._reading_paused or self._closing:
             return
         if self._incomplete and now - self._since > request_seconds_max:
             self.refuse(RequestTimeout())
         elif not self._incomplete and not self.exchanges and now - self._since > keep_alive_seconds:
-            self.transport.close()
+            self.close()
 
     def refuse(self, error: ShopError) -> None:
         """Read nothing more. Answer the request that is coming with this problem, unless others are unanswered."""
@@ -245,9 +238,10 @@ class ShopProtocol(asyncio.Protocol):
             self.exchanges[-1].keep_alive = False
             return
         if begun:
-            self.transport.close()
+            self.close()
             return
-        self.transport.write(problem_answer(error, self.server_state.default_headers))
+        self.write(problem_answer(error, self.server_state.default_headers))
+        self.flush()
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.resume_reading()
@@ -257,11 +251,11 @@ class ShopProtocol(asyncio.Protocol):
         """The client has sent the head and waits to be told that its body is wanted."""
         self._asked_to_go_on = True
         if self._incomplete and not self._closing and len(self.exchanges) == 1:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _start_oldest(self) -> None:
         if self.exchanges:
-            self.exchanges[0].start(self.app)
+            self.exchanges[0].start(self.app, self._connections.known)
 
     def _turn_away(self, refusal: Refusal, *, keep_alive: bool) -> None:
         """Answer without the application. The body is read and forgotten, unless the client waits to be asked."""
@@ -270,9 +264,9 @@ class ShopProtocol(asyncio.Protocol):
         self._closing = not (keep_alive and self._asked_to_go_on)
         if self._closing:
             headers.append((b"connection", b"close"))
-        self.transport.write(answer_head(status, self.server_state.default_headers, headers) + b"\r\n" + body)
+        self.write(answer_head(status, self.server_state.default_headers, headers) + b"\r\n" + body)
         if self._closing:
-            self.transport.close()
+            self.close()
         else:
             self._connections.refused(self)
 
@@ -281,8 +275,8 @@ class ShopProtocol(asyncio.Protocol):
         if self.exchanges:
             self.exchanges[-1].keep_alive = False
         else:
-            self.transport.close()
+            self.close()
 
     def _close_if_idle(self) -> None:
         if not self.exchanges and not self._incomplete:
-            self.transport.close()
+            self.close()

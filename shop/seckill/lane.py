@@ -7,54 +7,40 @@ on to the ordinary route of the same path, which asks Postgres.
 import itertools
 import os
 import random
-import re
 import time
-from typing import NamedTuple
 
-import msgspec
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shop.auth import BlockedUsers, TokenVerifier
-from shop.errors import BodyTooLarge, Overloaded, ShopError, SoldOut, Unauthorized, UnsupportedMediaType, UserBlocked
+from shop.errors import Overloaded, ShopError, SoldOut, Unauthorized, UserBlocked
 from shop.idempotency.keys import parse_key
 from shop.order_changes import Changes
-from shop.problem_json import MEDIA_TYPE, problem
 from shop.rate_limit import RateLimiter, limit
 from shop.seckill.accepted import accepted_body
+from shop.seckill.answers import CONTENT_TYPE_JSON, CONTENT_TYPE_PROBLEM, Refusal, refuse, respond, with_length
 from shop.seckill.gate import OverloadGate
 from shop.seckill.group_commit import GroupCommit
 from shop.seckill.polls import Polls
 from shop.seckill.prepared import PreparedProblem, SoldOutAnswer
 from shop.seckill.purchase import AskPostgres, RolledBack, order_meant, purchase
 from shop.seckill.receipts import Signer
-from shop.seckill.requests import parse_body, sale_in_path
+from shop.seckill.requests import (
+    ClientGone,
+    parse_body,
+    purchase_headers,
+    read_body,
+    replay,
+    require_json,
+    sale_in_path,
+)
 from shop.seckill.tally import Tally
 from shop.seckill.waiting import Waiting, parse_wait
 from shop.settings import Settings
 
 ROUTE = "/v1/seckill/sales/{sale_id}/orders"
-ROUTE_OF = "/v1/seckill/sales/%d/orders"
-JSON = b"application/json"
-REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
-CONTENT_TYPE_JSON = (b"content-type", JSON)
-CONTENT_TYPE_PROBLEM = (b"content-type", MEDIA_TYPE.encode())
 REPLAYED = (b"idempotency-replayed", b"true")
-
-
 OVERLOADED = PreparedProblem(Overloaded())
 RETRY_OVERLOADED = [(b"retry-after", b"%d" % seconds) for seconds in range(1, 5)]
-
-
-class Refusal(NamedTuple):
-    """An answer that needs no application: its status, its headers, its body."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
-
-
-class ClientGone(Exception):
-    """The client closed the connection before its request was complete."""
 
 
 class PurchaseLane:
@@ -136,11 +122,34 @@ class PurchaseLane:
             return None
         if self.gate.admits(0.0 if group is None else group.queued_seconds):
             return None
-        request_id = _headers(scope)[3] or self._new_request_id()
+        request_id = purchase_headers(scope)[3] or self._new_request_id()
         body = OVERLOADED.body(scope["path"], request_id)
         headers = [CONTENT_TYPE_PROBLEM, random.choice(RETRY_OVERLOADED)]  # noqa: S311 - no secret
         self.tally.count(Overloaded.status, Overloaded.code, 0.0)
-        return Refusal(Overloaded.status, _with_length(headers, body, request_id), body)
+        return Refusal(Overloaded.status, with_length(headers, body, request_id), body)
+
+    def known(self, scope: Scope, body: bytes) -> Refusal | None:
+        """The answer to a whole purchase that needs no question: the sale is sold out, and this buyer has won nothing.
+
+        None leaves it to the application, which says too what is wrong with a request.
+        """
+        sale_id = sale_in_path(scope["path"]) if scope["method"] == "POST" else None
+        group = None if sale_id is None else self._groups.get(sale_id)
+        if group is None or not group.latch.closed:
+            return None
+        started = time.perf_counter()
+        authorization, key, media_type, request_id, _ = purchase_headers(scope)
+        try:
+            require_json(media_type)
+            user_id, _, idempotency_key = self._checked(authorization, key, body)
+        except ShopError:
+            return None
+        if not group.latch.knows_sold_out(order_meant(group.sale, user_id, idempotency_key)):
+            return None
+        request_id = request_id or self._new_request_id()
+        answer = self._sold_out[group.sale.sale_id].body(group.latch.seq, scope["path"], request_id)
+        self.tally.count(SoldOut.status, SoldOut.code, time.perf_counter() - started)
+        return Refusal(SoldOut.status, with_length([CONTENT_TYPE_PROBLEM], answer, request_id), answer)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sale_id = sale_in_path(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
@@ -149,13 +158,16 @@ class PurchaseLane:
             return
         started = time.perf_counter()
         body = b""
-        authorization, key, media_type, request_id, prefer = _headers(scope)
+        authorization, key, media_type, request_id, prefer = purchase_headers(scope)
         if request_id is None:
             request_id = self._new_request_id()
         try:
-            body = await _read_body(receive, self._body_bytes_max)
-            if media_type is not None and media_type != JSON and media_type.partition(b";")[0].strip().lower() != JSON:
-                raise UnsupportedMediaType
+            body = await read_body(receive, self._body_bytes_max)
+            if (known := self.known(scope, body)) is not None:
+                await send({"type": "http.response.start", "status": known.status, "headers": known.headers})
+                await send({"type": "http.response.body", "body": known.body})
+                return
+            require_json(media_type)
             if prefer is None or (seconds := parse_wait(prefer)) == 0 or self._changes.full:
                 status, outcome = await self._sell(sale_id, authorization, key, body, request_id, send)
             else:
@@ -169,17 +181,26 @@ class PurchaseLane:
             if isinstance(reason, RolledBack):
                 self.rolled_back.add((sale_id, reason.epoch))
             scope["shop.route"] = ROUTE
-            await self._app(scope, _replay(body, receive), send)
+            await self._app(scope, replay(body, receive), send)
             return
         except ClientGone:
             return
         except ShopError as error:
             status, outcome = error.status, error.code
-            await _refuse(send, error, scope["path"], request_id)
+            await refuse(send, error, scope["path"], request_id)
         self.tally.count(status, outcome, time.perf_counter() - started)
 
     def _new_request_id(self) -> bytes:
         return b"%b-%x" % (self._request_id_prefix, next(self._request_numbers))
+
+    def _checked(self, authorization: bytes, key: bytes | None, body: bytes) -> tuple[str, int, str | None]:
+        """The buyer, the units that he wants, and his idempotency key. Raises a ShopError."""
+        if authorization[:7].lower() != b"bearer ":
+            raise Unauthorized
+        user_id = self._verifier.verify(authorization[7:]).user_id
+        if user_id in self._blocked:
+            raise UserBlocked
+        return user_id, parse_body(body).quantity, None if key is None else parse_key(key.decode("latin-1"))
 
     async def _sell(
         self,
@@ -196,21 +217,11 @@ class PurchaseLane:
 
         Returns the status and what became of the purchase. Raises a ShopError, or AskPostgres.
         """
-        if authorization[:7].lower() != b"bearer ":
-            raise Unauthorized
-        user_id = self._verifier.verify(authorization[7:]).user_id
-        if user_id in self._blocked:
-            raise UserBlocked
-        quantity = parse_body(body).quantity
-        idempotency_key = None if key is None else parse_key(key.decode("latin-1"))
+        user_id, quantity, idempotency_key = self._checked(authorization, key, body)
         group = self._groups.get(sale_id)
         if group is None:
             await limit(self.limiter, user_id)
             raise AskPostgres
-        if group.latch.closed and group.latch.knows_sold_out(order_meant(group.sale, user_id, idempotency_key)):
-            answer = self._sold_out[sale_id].body(group.latch.seq, ROUTE_OF % sale_id, request_id)
-            await _respond(send, SoldOut.status, [CONTENT_TYPE_PROBLEM], answer, request_id)
-            return SoldOut.status, SoldOut.code
         wait = self.limiter.ask_process(user_id)
         if wait > 0:
             raise self.limiter.refusal(wait)
@@ -227,72 +238,11 @@ class PurchaseLane:
         answer = accepted_body(reservation, group.sale, user_id, poll_after_ms=poll_after_ms, signer=self._signer)
         location = (b"location", b"/v1/orders/" + reservation.order_id.encode())
         if reservation.replayed:
-            await _respond(send, 200, [CONTENT_TYPE_JSON, location, REPLAYED], answer, request_id)
+            await respond(send, 200, [CONTENT_TYPE_JSON, location, REPLAYED], answer, request_id)
             return 200, "replayed"
         status, headers = 202, [CONTENT_TYPE_JSON, location]
         if waiting is not None:
             status = 201 if await waiting.recorded() else 202
             headers += waiting.applied
-        await _respond(send, status, headers, answer, request_id)
+        await respond(send, status, headers, answer, request_id)
         return status, "reserved"
-
-
-def _headers(scope: Scope) -> tuple[bytes, bytes | None, bytes | None, bytes | None, bytes | None]:
-    """What a purchase's headers say: authorization, idempotency key, media type, request id, preferences.
-
-    Of two tokens or keys the first counts, as on the other routes.
-    """
-    authorization, key, media_type, request_id, prefer = None, None, None, None, None
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            authorization = value if authorization is None else authorization
-        elif name == b"idempotency-key":
-            key = value if key is None else key
-        elif name == b"content-type":
-            media_type = value
-        elif name == b"x-request-id" and REQUEST_ID.fullmatch(value):
-            request_id = value
-        elif name == b"prefer":
-            prefer = value if prefer is None else prefer + b"," + value
-    return authorization or b"", key, media_type, request_id, prefer
-
-
-async def _read_body(receive: Receive, bytes_max: int) -> bytes:
-    body = b""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        chunk: bytes = message.get("body", b"")
-        body = body + chunk if body else chunk
-        if len(body) > bytes_max:
-            raise BodyTooLarge(f"A purchase has at most {bytes_max} bytes")
-        if not message.get("more_body", False):
-            return body
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """The request's body once more, for the route behind."""
-    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def again() -> Message:
-        return messages.pop() if messages else await receive()
-
-    return again
-
-
-def _with_length(headers: list[tuple[bytes, bytes]], body: bytes, request_id: bytes) -> list[tuple[bytes, bytes]]:
-    return [*headers, (b"content-length", b"%d" % len(body)), (b"x-request-id", request_id)]
-
-
-async def _refuse(send: Send, error: ShopError, path: str, request_id: bytes) -> None:
-    document = problem(error, instance=path, request_id=request_id.decode())
-    headers = [CONTENT_TYPE_PROBLEM]
-    headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-    await _respond(send, error.status, headers, msgspec.json.encode(document), request_id)
-
-
-async def _respond(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes, request_id: bytes) -> None:
-    headers = _with_length(headers, body, request_id)
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -3,11 +3,17 @@
 An id is a UUID of version 8 (RFC 9562): 32 bits of the sale's id, then a hash of user and key under the sale's salt.
 """
 
-import hashlib
+from functools import lru_cache
 from typing import NamedTuple
 from uuid import UUID
 
+from shop.signatures import KeyedBlake2b
+
 SALE_ID_MAX = 2**31 - 1
+HASH_BYTES = 12
+# Of the 96 bits behind the sale's id, those that are the hash's, and the version 8 and the variant of RFC 9562.
+HASH_MASK = 0xFFFF_0FFF_3FFF_FFFF_FFFF_FFFF
+VERSION_AND_VARIANT = 0x0000_8000_8000_0000_0000_0000
 USER_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 
 
@@ -29,15 +35,13 @@ def numbered_order_id(sale_id: int, salt: bytes, user_id: str, number: int) -> b
 
 
 def _order_id(sale_id: int, salt: bytes, name: bytes) -> bytes:
-    digest = hashlib.blake2b(name, key=salt, digest_size=12).digest()
-    return b"".join(
-        (
-            sale_id.to_bytes(4, "big"),
-            digest[:2],
-            bytes((0x80 | (digest[2] & 0x0F), digest[3], 0x80 | (digest[4] & 0x3F))),
-            digest[5:],
-        )
-    )
+    digest = int.from_bytes(_salted(salt).digest(name), "big")
+    return (sale_id << 96 | digest & HASH_MASK | VERSION_AND_VARIANT).to_bytes(16, "big")
+
+
+@lru_cache(maxsize=1024)
+def _salted(salt: bytes) -> KeyedBlake2b:
+    return KeyedBlake2b(salt, digest_bytes=HASH_BYTES)
 
 
 def uuid_text(order_id: bytes) -> str:

@@ -5,11 +5,11 @@ Both are `<base64url of JSON>.<base64url of HMAC>`; the HMAC is BLAKE2b-128 unde
 
 import hashlib
 import hmac
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from binascii import Error as Base64Error
 from typing import TypeVar
 
 import msgspec
+
+from shop.signatures import KeyedBlake2b, base64url, from_base64url
 
 SIGNATURE_BYTES = 16
 STATEMENT_CHARACTERS_MAX = 1024
@@ -48,8 +48,11 @@ class Signer:
     """Signs and reads the statements of one shop."""
 
     def __init__(self, secret: bytes) -> None:
-        self._keys = {
-            kind: hashlib.blake2b(secret, person=kind.__name__.encode(), digest_size=32).digest()
+        self._hashes = {
+            kind: KeyedBlake2b(
+                hashlib.blake2b(secret, person=kind.__name__.encode(), digest_size=32).digest(),
+                digest_bytes=SIGNATURE_BYTES,
+            )
             for kind in (Receipt, Witness)
         }
 
@@ -60,15 +63,15 @@ class Signer:
 
         The values are checked before: none holds a character that JSON would escape.
         """
-        payload = urlsafe_b64encode(
+        payload = base64url(
             f'{{"order_id":"{order_id}","sale_id":{sale_id},"epoch":{epoch},"seq":{seq},"user_id":"{user_id}",'
             f'"quantity":{quantity},"reserved_ms":{reserved_ms}}}'.encode()
-        ).rstrip(b"=")
+        )
         return (payload + b"." + self._signature(Receipt, payload)).decode()
 
     def sign(self, statement: Receipt | Witness) -> str:
         """The statement as text for a header or a body."""
-        payload = urlsafe_b64encode(msgspec.json.encode(statement)).rstrip(b"=")
+        payload = base64url(msgspec.json.encode(statement))
         return (payload + b"." + self._signature(type(statement), payload)).decode()
 
     def read(self, kind: type[Statement], text: str) -> Statement:
@@ -79,10 +82,9 @@ class Signer:
             )
             if not hmac.compare_digest(signature, self._signature(kind, payload)):
                 raise Forged("the signature does not match")
-            return msgspec.json.decode(urlsafe_b64decode(payload + b"=" * (-len(payload) % 4)), type=kind)
-        except (UnicodeEncodeError, ValueError, Base64Error, msgspec.DecodeError) as error:
+            return msgspec.json.decode(from_base64url(payload), type=kind)
+        except (ValueError, msgspec.DecodeError) as error:
             raise Forged("this is not a statement of the shop") from error
 
     def _signature(self, kind: type[Receipt] | type[Witness], payload: bytes) -> bytes:
-        digest = hashlib.blake2b(payload, key=self._keys[kind], digest_size=SIGNATURE_BYTES).digest()
-        return urlsafe_b64encode(digest).rstrip(b"=")
+        return base64url(self._hashes[kind].digest(payload))

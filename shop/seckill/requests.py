@@ -1,16 +1,24 @@
-"""What a purchase may look like: its body and its path. Everything is checked before it comes near a script."""
+"""What a purchase may look like: path, headers, body. Everything is checked before it comes near a script."""
 
+import re
 from functools import lru_cache
 from typing import Annotated
 
 import msgspec
+from starlette.types import Message, Receive, Scope
 
-from shop.errors import BadRequest, Invalid
+from shop.errors import BadRequest, BodyTooLarge, Invalid, UnsupportedMediaType
 from shop.seckill.order_ids import SALE_ID_MAX
 
 QUANTITY_MAX = 10_000
 PATH_START, PATH_END = "/v1/seckill/sales/", "/orders"
 SALE_ID_DIGITS_MAX = 10
+JSON = b"application/json"
+REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its request was complete."""
 
 
 class PurchaseBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -46,3 +54,54 @@ def parse_body(body: bytes) -> PurchaseBody:
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest("The body is not JSON") from error
+
+
+def purchase_headers(scope: Scope) -> tuple[bytes, bytes | None, bytes | None, bytes | None, bytes | None]:
+    """What a purchase's headers say: authorization, idempotency key, media type, request id, preferences.
+
+    Of two tokens or keys the first counts, as on the other routes.
+    """
+    authorization, key, media_type, request_id, prefer = None, None, None, None, None
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            authorization = value if authorization is None else authorization
+        elif name == b"idempotency-key":
+            key = value if key is None else key
+        elif name == b"content-type":
+            media_type = value
+        elif name == b"x-request-id" and REQUEST_ID.fullmatch(value):
+            request_id = value
+        elif name == b"prefer":
+            prefer = value if prefer is None else prefer + b"," + value
+    return authorization or b"", key, media_type, request_id, prefer
+
+
+def require_json(media_type: bytes | None) -> None:
+    """Raises UnsupportedMediaType."""
+    if media_type is not None and media_type != JSON and media_type.partition(b";")[0].strip().lower() != JSON:
+        raise UnsupportedMediaType
+
+
+async def read_body(receive: Receive, bytes_max: int) -> bytes:
+    """The whole body. Raises BodyTooLarge, or ClientGone."""
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk: bytes = message.get("body", b"")
+        body = body + chunk if body else chunk
+        if len(body) > bytes_max:
+            raise BodyTooLarge(f"A purchase has at most {bytes_max} bytes")
+        if not message.get("more_body", False):
+            return body
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """The request's body once more, for the route behind."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return again

@@ -75,7 +75,7 @@ MUTANTS = (
     breaks(
         "body_without_bound",
         "A purchase may be as long as a client likes.",
-        "shop/seckill/lane.py",
+        "shop/seckill/requests.py",
         "        if len(body) > bytes_max:\n",
         "        if False:\n",
         f"{OF_INPUT}::test_a_body_of_more_than_four_kilobytes_is_too_large_whether_it_says_so_or_not",
@@ -108,7 +108,7 @@ MUTANTS = (
         "signature_not_compared",
         "Anybody can write a token.",
         AUTH,
-        '        if not hmac.compare_digest(base64.urlsafe_b64encode(digest).rstrip(b"="), signature):\n',
+        "        if not hmac.compare_digest(base64url(self._hmac.digest(signed)), signature):\n",
         "        if not signature:\n",
         OF_AUTH,
     ),

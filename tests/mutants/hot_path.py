@@ -4,6 +4,7 @@ from tests.mutants.mutant import Edit, Mutant, breaks
 
 GROUP, LATCH, LANE, PURCHASE = (f"shop/seckill/{name}.py" for name in ("group_commit", "latch", "lane", "purchase"))
 LEDGER, REDIS, LIMITER = "shop/seckill/ledger.py", "shop/redis.py", "shop/rate_limit.py"
+SENDING, OF_SENDING = "shop/app/sending.py", "tests/connections/test_sending.py"
 OF_PURCHASE, OF_LATCH, OF_LIMITER = (
     "tests/api/test_purchase.py",
     "tests/seckill/test_latch.py",
@@ -12,6 +13,39 @@ OF_PURCHASE, OF_LATCH, OF_LIMITER = (
 KNOWN_BY_A_PROCESS = "tests/recovery/test_losses.py::test_what_only_a_living_process_knows_is_handed_in_by_it"
 
 MUTANTS = (
+    breaks(
+        "last_answer_is_lost",
+        "A connection is closed before what was written for it has left.",
+        SENDING,
+        "        self.flush()\n        self.transport.close()\n",
+        "        self.transport.close()\n",
+        f"{OF_SENDING}::test_a_connection_that_ends_sends_what_was_written_first",
+    ),
+    breaks(
+        "gone_connection_stops_the_others",
+        "One client who hangs up takes the answers of all others along.",
+        SENDING,
+        "        if data and not self.transport.is_closing():\n            self.transport.write(data)\n",
+        "        if data:\n            if self.transport.is_closing():\n"
+        "                raise ConnectionError\n            self.transport.write(data)\n",
+        OF_SENDING,
+    ),
+    breaks(
+        "endless_answer_is_kept",
+        "An answer to somebody who does not read is kept in memory, however long it is.",
+        SENDING,
+        "        if len(self._unsent) > UNSENT_BYTES_MAX:\n            self.flush()\n",
+        "",
+        OF_SENDING,
+    ),
+    breaks(
+        "one_memory_for_all",
+        "Sold out is told from memory to anybody, whoever he says he is.",
+        LANE,
+        "        except ShopError:\n            return None\n        if not group.latch",
+        "        except ShopError:\n            user_id, idempotency_key = '', None\n        if not group.latch",
+        OF_SENDING,
+    ),
     breaks(
         "api_loads_scripts",
         "A Redis that was restarted on older data sells before anybody has compared it.",

@@ -1,0 +1,84 @@
+"""The sending side of a connection. What all connections of a process have to send leaves together, once a turn."""
+
+import asyncio
+
+# A client that takes nothing of its answer for so long is gone, or wants us to keep it in memory.
+UNREAD_SECONDS_MAX = 30.0
+# More is not kept until the end of the turn: who writes much is to notice that his client reads too slowly.
+UNSENT_BYTES_MAX = 64 * 1024
+
+
+class Outbox:
+    """The connections of one process that have something to send in this turn of the loop.
+
+    A write wakes whoever reads, which takes longer than the write. Many in a row wake him once: the API needs a quarter
+    less time for a purchase, and a third less for "sold out".
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[SendingProtocol] = []
+
+    def add(self, connection: "SendingProtocol") -> None:
+        """Let this connection send after what is ready to run now."""
+        if not self._waiting:
+            connection.loop.call_soon(self._send)
+        self._waiting.append(connection)
+
+    def _send(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for connection in waiting:
+            connection.flush()
+
+
+class SendingProtocol(asyncio.Protocol):
+    """A connection that writes."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, outbox: Outbox) -> None:
+        self.loop = loop
+        # Set while the client reads too slowly: whoever writes waits for it.
+        self.writable: asyncio.Event | None = None
+        self._outbox = outbox
+        self._unsent = b""
+        self._unread_since = 0.0
+
+    def write(self, data: bytes) -> None:
+        """Send this soon, after what was written before."""
+        if not self._unsent:
+            self._outbox.add(self)
+        self._unsent += data
+        if len(self._unsent) > UNSENT_BYTES_MAX:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is written now."""
+        data, self._unsent = self._unsent, b""
+        if data and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def close(self) -> None:
+        """End the connection when what is written has been sent."""
+        self.flush()
+        self.transport.close()
+
+    def abort_if_unread(self, now: float) -> None:
+        """End the connection of a client that has not read for too long."""
+        if self.writable is not None and now - self._unread_since > UNREAD_SECONDS_MAX:
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """What is unsent is for nobody."""
+        self._unsent = b""
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        """The client reads too slowly."""
+        self.writable = asyncio.Event()
+        self._unread_since = self.loop.time()
+
+    def resume_writing(self) -> None:
+        """The client reads again, or is gone."""
+        if self.writable is not None:
+            self.writable.set()
+            self.writable = None

@@ -1,0 +1,43 @@
+"""What the purchase lane sends, as ASGI messages or as a whole."""
+
+from typing import NamedTuple
+
+import msgspec
+from starlette.types import Send
+
+from shop.errors import ShopError
+from shop.problem_json import MEDIA_TYPE, problem
+from shop.seckill.requests import JSON
+
+Headers = list[tuple[bytes, bytes]]
+
+CONTENT_TYPE_JSON = (b"content-type", JSON)
+CONTENT_TYPE_PROBLEM = (b"content-type", MEDIA_TYPE.encode())
+
+
+class Refusal(NamedTuple):
+    """An answer that needs no application: its status, its headers, its body."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+def with_length(headers: Headers, body: bytes, request_id: bytes) -> Headers:
+    """The headers of an answer, with those that every answer has."""
+    return [*headers, (b"content-length", b"%d" % len(body)), (b"x-request-id", request_id)]
+
+
+async def respond(send: Send, status: int, headers: Headers, body: bytes, request_id: bytes) -> None:
+    """Send an answer."""
+    headers = with_length(headers, body, request_id)
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def refuse(send: Send, error: ShopError, path: str, request_id: bytes) -> None:
+    """Send the problem document of a refusal."""
+    document = problem(error, instance=path, request_id=request_id.decode())
+    headers = [CONTENT_TYPE_PROBLEM]
+    headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+    await respond(send, error.status, headers, msgspec.json.encode(document), request_id)
