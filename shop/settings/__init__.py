@@ -89,7 +89,7 @@ class Settings(AuditSettings, NotificationSettings, PaymentSettings, PurchaseSet
     """How long a connection may be idle between two requests."""
     overload_delay_seconds: PositiveFloat = 0.02
     """A purchase that would be delayed longer in one turn of the event loop is refused; it takes about five turns."""
-    overload_refused_at_once_max: PositiveInt = 800
+    overload_refused_at_once_max: PositiveInt = 3_000
     """Of more that are refused in one turn, most come back at once: the connections are read in turns then."""
     graceful_stop_seconds: PositiveInt = 10
     """How long a process that is asked to stop may finish what it has in hand."""
