@@ -75,16 +75,16 @@ async def test_a_worker_stopped_in_mid_batch_does_not_hold_up_the_sale(
     async with own_shop(settings, tmp_path) as own:
         own.processes.start_worker("first", SHOP_FAULT="stop_in_batch")
         sale = await own.shop.open_sale(units=40)
-        answers = await asyncio.gather(*(own.shop.buy(sale) for _ in range(20)))
+        orders = set(await asyncio.gather(*(own.shop.bought(sale) for _ in range(20))))
         await own.processes.until_stopped("first")
         async with running_worker(own.shop.settings):
-            await assert_each_recorded_once(own.shop, sale, ids_of(answers))
+            await assert_each_recorded_once(own.shop, sale, orders)
 
             own.processes.send("first", signal.SIGCONT)
             await own.processes.until_said("first", "batch_waits")
-            answers += await asyncio.gather(*(own.shop.buy(sale) for _ in range(20)))
-            await assert_each_recorded_once(own.shop, sale, ids_of(answers))
-            assert len(ids_of(answers)) == 40
+            orders |= set(await asyncio.gather(*(own.shop.bought(sale) for _ in range(20))))
+            await assert_each_recorded_once(own.shop, sale, orders)
+            assert len(orders) == 40
 
 
 async def test_a_worker_stopped_inside_copy_does_not_hold_up_the_sale(fresh_settings: Settings, tmp_path: Path) -> None:
@@ -92,16 +92,16 @@ async def test_a_worker_stopped_inside_copy_does_not_hold_up_the_sale(fresh_sett
     async with own_shop(fresh_settings, tmp_path) as own:
         own.processes.start_worker("first", SHOP_FAULT="stop_in_copy")
         sale = await own.shop.open_sale(units=40)
-        answers = await asyncio.gather(*(own.shop.buy(sale) for _ in range(20)))
+        orders = set(await asyncio.gather(*(own.shop.bought(sale) for _ in range(20))))
         await own.processes.until_stopped("first")
         async with running_worker(own.shop.settings), asyncio.timeout(HEALED_SECONDS):
-            await assert_each_recorded_once(own.shop, sale, ids_of(answers))
+            await assert_each_recorded_once(own.shop, sale, orders)
 
             own.processes.send("first", signal.SIGCONT)
             await own.processes.until_said("first", "batch_waits")
-            answers += await asyncio.gather(*(own.shop.buy(sale) for _ in range(20)))
-            await assert_each_recorded_once(own.shop, sale, ids_of(answers))
-            assert len(ids_of(answers)) == 40
+            orders |= set(await asyncio.gather(*(own.shop.bought(sale) for _ in range(20))))
+            await assert_each_recorded_once(own.shop, sale, orders)
+            assert len(orders) == 40
 
 
 async def test_a_worker_stands_back_where_an_api_shares_its_core(fresh_settings: Settings, tmp_path: Path) -> None:
