@@ -157,8 +157,8 @@ class Settings(AuditSettings, NotificationSettings, PaymentSettings, PurchaseSet
     """How long after a recovery a lost order is honoured for its receipt, and units are kept for that."""
 
     # The worker.
-    worker_niceness: int = Field(10, ge=0, le=19)
-    """How far the worker stands back where an API shares its core: shoppers and payments come first."""
+    worker_niceness: int = Field(0, ge=0, le=19)
+    """How far the worker stands back where an API shares its core: with 10, payments hardly notice that holds expire."""
     persist_sales_max: PositiveInt = 1_000
     """Sales that one worker drains at the same time; each waits on a connection of its own."""
     persist_batch_max: int = Field(1_000, ge=1, le=10_000)
