@@ -1,7 +1,10 @@
 """The sending side of a connection. What all connections of a process have to send leaves together, once a turn."""
 
 import asyncio
+import time
 
+# So long an answer waits for others; a turn with much else in it may take a hundred times as long.
+TOGETHER_SECONDS_MAX = 0.002
 # A client that takes nothing of its answer for so long is gone, or wants us to keep it in memory.
 UNREAD_SECONDS_MAX = 30.0
 # More is not kept until the end of the turn: who writes much is to notice that his client reads too slowly.
@@ -17,12 +20,19 @@ class Outbox:
 
     def __init__(self) -> None:
         self._waiting: list[SendingProtocol] = []
+        self._since = 0.0
 
     def add(self, connection: "SendingProtocol") -> None:
         """Let this connection send after what is ready to run now."""
         if not self._waiting:
             connection.loop.call_soon(self._send)
+            self._since = time.monotonic()
         self._waiting.append(connection)
+
+    def send_if_late(self) -> None:
+        """Let all of them send now, if the first has waited for long enough."""
+        if self._waiting and time.monotonic() - self._since > TOGETHER_SECONDS_MAX:
+            self._send()
 
     def _send(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -50,6 +60,7 @@ class SendingProtocol(asyncio.Protocol):
         self._unsent += data
         if len(self._unsent) > UNSENT_BYTES_MAX:
             self.flush()
+        self._outbox.send_if_late()
 
     def flush(self) -> None:
         """Send what is written now."""
