@@ -81,6 +81,12 @@ async def test_what_is_wrong_with_a_request_is_said_in_a_sale_that_is_sold_out_t
         assert (await connection.answer()).refusal() == code
 
 
+@pytest.fixture
+def long_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may stand still in the midst of a turn; what is written waits for its end all the same."""
+    monkeypatch.setattr("shop.app.sending.TOGETHER_SECONDS_MAX", 60.0)
+
+
 class Served(SendingProtocol):
     """A connection of a server that notes how often it is written to."""
 
@@ -123,6 +129,7 @@ async def connections(count: int) -> AsyncIterator[list[tuple[Served, asyncio.St
                 writer.close()
 
 
+@pytest.mark.usefixtures("long_turn")
 async def test_what_is_written_in_one_turn_leaves_in_one_piece() -> None:
     """Of each connection, in the order in which it was written."""
     async with connections(3) as pairs:
@@ -153,6 +160,20 @@ async def test_much_is_sent_before_the_end_of_the_turn() -> None:
         assert served.writable is not None
 
 
+async def test_no_answer_waits_for_the_end_of_a_long_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever writes after a while lets go who has written before."""
+    monkeypatch.setattr("shop.app.sending.TOGETHER_SECONDS_MAX", 60.0)
+    async with connections(2) as [(first, _), (second, _)]:
+        first.write(b"early")
+        assert first.flushed == []
+
+        monkeypatch.setattr("shop.app.sending.TOGETHER_SECONDS_MAX", -1.0)
+        second.write(b"late")
+
+        assert (first.flushed, second.flushed) == ([5], [4])
+
+
+@pytest.mark.usefixtures("long_turn")
 async def test_a_connection_that_is_gone_does_not_hold_up_the_others() -> None:
     """What was written for it is dropped."""
     async with connections(3) as pairs:

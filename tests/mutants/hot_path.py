@@ -39,6 +39,14 @@ MUTANTS = (
         OF_SENDING,
     ),
     breaks(
+        "answer_waits_for_a_long_turn",
+        "Under a crowd on the ordinary routes every answer comes a turn of the loop later.",
+        SENDING,
+        "        self._outbox.send_if_late()\n",
+        "",
+        OF_SENDING,
+    ),
+    breaks(
         "one_memory_for_all",
         "Sold out is told from memory to anybody, whoever he says he is.",
         LANE,
