@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from loadtests.record import CrowdSummary
 from loadtests.verify import Threshold, Verdict
 from shop.orders.models import Order, OrderStatus
-from shop.payments.repository import money
+from shop.payments.repository import Money, money
 from shop.payments.service import money_report
 from shop.sales.models import LedgerRow
 from shop.seckill.order_ids import ids_of_sale
@@ -30,6 +30,8 @@ class Afterlife:
     resold                               units that the second wave got
     captured_minor, paid_minor, refunded_minor   the money, by the shop's rows
     provider_captured_minor, provider_refunded_minor   the same, by the provider's books
+    late_customers                       came after their hold, which a slow machine may make them
+    expired_early                        orders that the shop expired before their hold was over
     """
 
     paid: int
@@ -45,6 +47,8 @@ class Afterlife:
     provider_captured_minor: int
     provider_refunded_minor: int
     failed_customers: int
+    late_customers: int
+    expired_early: int
     invariants: Mapping[str, bool]
 
     @property
@@ -84,15 +88,15 @@ async def prove(
     both: Verdict,
     second: CrowdSummary,
     provider: Mapping[str, Any],
-    failed_customers: int,
+    customers: Mapping[str, int],
 ) -> Afterlife:
-    """Count orders, units and money; `both` is the verdict on both waves together, `provider` its summary."""
+    """Count orders, units and money.
+
+    `both` is the verdict on both waves together, `provider` its summary, `customers` what the buyers came to.
+    """
     found = await statuses(session, sale_id)
-    report = money_report(await money(session))
-    same_books = (report.captured_minor, report.refunded_minor) == (
-        provider["captured_minor"],
-        provider["refunded_minor"],
-    )
+    sums = await money(session)
+    report = money_report(sums)
     return Afterlife(
         paid=found.get(OrderStatus.PAID, 0),
         refunded=found.get(OrderStatus.REFUNDED, 0),
@@ -106,13 +110,30 @@ async def prove(
         refunded_minor=report.refunded_minor,
         provider_captured_minor=provider["captured_minor"],
         provider_refunded_minor=provider["refunded_minor"],
-        failed_customers=failed_customers,
+        failed_customers=customers.get("failed", 0),
+        late_customers=customers.get("late", 0),
+        expired_early=await expired_early(session, sale_id),
         invariants={
             **both.invariants,
             "I8": await released_wrongly(session, sale_id) == 0,
-            "I11": report.balanced and report.unsettled_minor == report.refund_pending_minor == 0 and same_books,
+            "I11": report.balanced
+            and report.unsettled_minor == report.refund_pending_minor == 0
+            and same_books(sums, provider),
         },
     )
+
+
+def same_books(sums: Money, provider: Mapping[str, Any]) -> bool:
+    """Whether the shop and the provider have written down the same money."""
+    return (sums.captured, sums.refunded) == (provider["captured_minor"], provider["refunded_minor"])
+
+
+async def expired_early(session: AsyncSession, sale_id: int) -> int:
+    """Orders of a sale whose hold was cut short."""
+    ids = ids_of_sale(sale_id)
+    early = (Order.status == OrderStatus.EXPIRED) & (Order.closed_at < Order.expires_at)
+    query = select(func.count()).where(Order.id.between(ids.first, ids.last), early)
+    return int((await session.execute(query)).scalar_one())
 
 
 async def released_wrongly(session: AsyncSession, sale_id: int) -> int:
@@ -131,9 +152,13 @@ async def released_wrongly(session: AsyncSession, sale_id: int) -> int:
 def thresholds(after: Afterlife) -> list[Threshold]:
     """What holds after a good afterlife."""
     sellable = min(after.returned, after.second_wave)
+    still = [name for name in after.invariants if name not in INVARIANTS]
+    broken = [name for name in still if not after.invariants[name]]
     return [
         Threshold("every returned unit sold again", after.resold == sellable, f"{after.resold:,} of {sellable:,}"),
         Threshold("every customer served", after.failed_customers == 0, f"{after.failed_customers:,} failed"),
+        Threshold("no hold cut short", after.expired_early == 0, f"{after.expired_early:,} expired early"),
+        Threshold(f"{', '.join(still)} hold still", not broken, f"broken: {', '.join(broken)}" if broken else "hold"),
         *(
             Threshold(f"{name} {words}", after.invariants[name], "holds" if after.invariants[name] else "broken")
             for name, words in INVARIANTS.items()

@@ -46,6 +46,10 @@ class Refused(Exception):
     """An answer that no customer expects, and that asking again would not change."""
 
 
+class TooLate(Exception):
+    """The order was closed before its buyer came to it: he took longer than the hold, or the machine did."""
+
+
 @dataclass(frozen=True, slots=True)
 class Visit:
     """Where the customers go, and how many connections they share at each place."""
@@ -67,7 +71,7 @@ def draw_fates(orders: Sequence[tuple[str, str]], *, seed: int) -> list[Customer
 async def visit(
     plan: Visit, customers: Sequence[Customer], on_progress: Callable[[Counter[str]], None]
 ) -> Counter[str]:
-    """Let everyone do what they want; how many had each fate, and how many `failed` in it."""
+    """Let everyone do what they want; how many had each fate, came too `late` for it, and `failed` in it."""
     places = _Places(plan)
     told: Counter[str] = Counter()
 
@@ -75,6 +79,8 @@ async def visit(
         try:
             await places.do(customer)
             told[customer.fate] += 1
+        except TooLate:
+            told["late"] += 1
         except Refused as error:
             told["failed"] += 1
             sys.stderr.write(f"{customer.fate} of {customer.order_id}: {error}\n")
@@ -108,7 +114,7 @@ class _Places:
         }
 
     async def do(self, customer: Customer) -> None:
-        """Raises Refused."""
+        """Raises Refused or TooLate."""
         match customer.fate:
             case Fate.CANCEL:
                 await self._ask_shop(customer, "cancel", {200})
@@ -137,11 +143,13 @@ class _Places:
         return await self._ask(self._provider, request, expected)
 
     async def _ask(self, address: Address, request: bytes, expected: set[int]) -> Response:
-        """Ask until there is an answer that is no "come back later". Raises Refused for an unexpected one."""
+        """Ask until there is an answer that is no "come back later". Raises TooLate, or Refused if it is unexpected."""
         for tries in itertools.count():
             answer = await self._exchange(address, request)
             if answer is not None and answer.status in expected:
                 return answer
+            if answer is not None and _is_too_late(answer):
+                raise TooLate
             if answer is not None and answer.status not in {429, 503, 504}:
                 raise Refused(f"{answer.status} {answer.body[:200]!r}")
             await asyncio.sleep(min(PAUSE_SECONDS_MIN * 2.0**tries, PAUSE_SECONDS_MAX))
@@ -156,6 +164,11 @@ class _Places:
                 self._pools[address].give_back(connection)
         except HttpError:
             return None
+
+
+def _is_too_late(answer: Response) -> bool:
+    """Whether the shop has closed the order, or its payment at the provider."""
+    return answer.status == 409 and msgspec.json.decode(answer.body).get("code") in {"order_closed", "intent_cancelled"}
 
 
 def write_customers(path: Path, customers: Sequence[Customer]) -> None:
@@ -193,7 +206,8 @@ def main(
 ) -> None:
     """Let buyers pay, be declined once and pay, cancel, or forget their orders.
 
-    Writes lines of JSON: {"progress": …} while it runs, {"summary": …} at the end; both count customers by fate.
+    Writes lines of JSON: {"progress": …} while it runs, {"summary": …} at the end; both count customers by fate, and
+    those who came too `late` for it or `failed` in it.
     """
     try:
         customers = read_customers(orders)

@@ -88,12 +88,16 @@ class Threshold(NamedTuple):
 
 
 class Row(NamedTuple):
-    """An order of the sale as Postgres has it; `line_units` is the sum over its lines."""
+    """An order of the sale as Postgres has it.
+
+    `line_units` is the sum over its lines, `replaces` the order whose late money paid this one.
+    """
 
     user_id: str
     units: int
     line_units: int
     live: bool
+    replaces: str | None
 
 
 async def verify(
@@ -138,7 +142,7 @@ async def verify(
             **invariants,
             "I6": invariants.get("I6", True)
             and all(_keeps(rows.get(order_id), user_id) for order_id, user_id in promises),
-            "I9": all(order_id in promised or row.user_id in doubtful for order_id, row in live.items()),
+            "I9": all(row.user_id in doubtful or promised & {order_id, row.replaces} for order_id, row in live.items()),
         },
     )
 
@@ -153,6 +157,7 @@ async def rows_of_sale(session: AsyncSession, sale_id: int) -> dict[str, Row]:
             Order.quantity,
             func.coalesce(func.sum(OrderLine.quantity), 0),
             Order.released_at.is_(None),
+            Order.replaces,
         )
         .outerjoin(OrderLine, OrderLine.order_id == Order.id)
         .where(Order.id.between(first, last))
@@ -162,8 +167,8 @@ async def rows_of_sale(session: AsyncSession, sale_id: int) -> dict[str, Row]:
     rows: dict[str, Row] = {}
     result = await session.stream(statement)
     async for fetched in result.partitions(ROWS_PER_FETCH):
-        for order_id, user_id, units, line_units, live in fetched:
-            rows[str(order_id)] = Row(user_id, units, line_units, live)
+        for order_id, user_id, units, line_units, live, replaces in fetched:
+            rows[str(order_id)] = Row(user_id, units, line_units, live, str(replaces) if replaces else None)
     return rows
 
 

@@ -49,6 +49,8 @@ KEYS = [
     "provider_captured_minor",
     "provider_refunded_minor",
     "failed_customers",
+    "late_customers",
+    "expired_early",
 ]
 # A Postgres that writes down one wrong balance.
 LIE = """
@@ -70,10 +72,10 @@ def shops_in(directory: Path) -> list[Path]:
     return list(directory.glob("shop-*"))
 
 
-def rushes(process: psutil.Process) -> bool:
-    """Whether this is the crowd."""
+def runs(module: str, process: psutil.Process) -> bool:
+    """Whether this is the crowd of that name."""
     try:
-        return "loadtests.rush" in process.cmdline()
+        return module in process.cmdline()
     except psutil.Error:
         return False
 
@@ -149,6 +151,36 @@ async def test_a_broken_invariant_is_shown_and_makes_the_status_1(directory: Pat
     assert "✗ failed: I2" in errors.read_text()
 
 
+async def test_buyers_who_come_after_their_hold_are_told_so_and_everything_still_balances(directory: Path) -> None:
+    """As on a machine that is too slow for the demo: all orders expire, and the second wave gets every unit."""
+    size = ("--units", "10", "--shoppers", "50", "--processes", "1")
+    demo, output, errors = start(directory, "demo", "--exit", "--json", *size, TMPDIR=str(directory), **ANY_PORT)
+
+    async def buyers() -> psutil.Process | None:
+        assert demo.poll() is None, errors.read_text()
+        return next((each for each in family(demo.pid) if runs("loadtests.customers", each)), None)
+
+    stopped = await wait_until(buyers, within=DEMO_SECONDS, reason="the buyers come")
+    stopped.suspend()
+    (home,) = shops_in(directory)
+    connection = await asyncpg.connect(PostgresServer(home).url.replace("+asyncpg", ""))
+
+    async def expired() -> bool:
+        return await connection.fetchval("SELECT count(*) FROM orders WHERE status = 'expired'") == 10
+
+    try:
+        await wait_until(expired, within=DEMO_SECONDS, reason="every hold is over")
+    finally:
+        await connection.close()
+        stopped.resume()
+    status = await asyncio.to_thread(demo.wait, DEMO_SECONDS)
+
+    assert status == 0, errors.read_text()
+    figures = json.loads(output.read_text().splitlines()[-1])
+    assert [figures[name] for name in ("expired", "returned", "resold", "paid")] == [10, 10, 10, 10]
+    assert [figures[name] for name in ("late_customers", "failed_customers", "expired_early")] == [9, 0, 0]
+
+
 async def test_a_demo_that_is_killed_takes_everything_along(directory: Path) -> None:
     """kill -9 gives it no chance to clean up; still no server, no API and no crowd is left."""
     demo, _, errors = start(directory, "demo", "--exit", "--processes", "1", TMPDIR=str(directory), **ANY_PORT)
@@ -156,7 +188,7 @@ async def test_a_demo_that_is_killed_takes_everything_along(directory: Path) -> 
     async def crowd() -> list[psutil.Process]:
         assert demo.poll() is None, errors.read_text()
         processes = family(demo.pid)
-        return processes if any(map(rushes, processes)) else []
+        return processes if any(runs("loadtests.rush", process) for process in processes) else []
 
     processes = await wait_until(crowd, within=DEMO_SECONDS, reason="the crowd is there")
     assert len(processes) >= 6

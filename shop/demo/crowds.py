@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,13 @@ def run_rush(
     _run(command, lambda progress: _rush_screen(units, progress), console)
 
 
-def run_customers(shop: LocalShop, orders: Path, count: int, console: Console) -> int:
-    """Let buyers do what they want with their orders; how many failed in it."""
+def run_customers(shop: LocalShop, orders: Path, count: int, console: Console) -> Counter[str]:
+    """Let buyers do what they want with their orders; how many did what, came too `late`, or `failed`."""
     command = [
         "loadtests.customers", "--base-url", shop.base_url, "--provider-url", shop.provider_url,
         "--orders", str(orders), "--timeout", str(CUSTOMERS_SECONDS_MAX),
     ]  # fmt: skip
-    summary = _run(command, lambda progress: _customers_screen(count, progress), console, may_fail=True)
-    return int(summary.get("failed", 0))
+    return Counter(_run(command, lambda progress: _customers_screen(count, progress), console, may_fail=True))
 
 
 def _run(command: Sequence[str], screen: Screen, console: Console, *, may_fail: bool = False) -> dict[str, Any]:

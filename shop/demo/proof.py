@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httpx
@@ -87,15 +87,21 @@ async def refund_some(shop: LocalShop, stage: Stage, units: int) -> None:
             answer.raise_for_status()
 
 
-async def until_returned(shop: LocalShop, sale_id: int, *, within: float) -> None:
-    """Wait until every forgotten order has expired and all units that are owed are back."""
+async def until_settled(shop: LocalShop, sale_id: int, *, within: float) -> None:
+    """Wait until every forgotten order has expired, all units that are owed are back, and all money has found a place.
+
+    Money that came too late may still take units for the order that it pays.
+    """
     async with database_of(shop.settings) as database:
 
-        async def returned() -> bool:
+        async def settled() -> bool:
+            provider = await _provider_summary(shop)
             async with database.transaction() as session:
-                return await afterlife.unfinished(session, sale_id, held=True) == 0
+                found = await money(session)
+                waiting = await afterlife.unfinished(session, sale_id, held=True)
+            return waiting == found.unsettled == found.refund_pending == 0 and afterlife.same_books(found, provider)
 
-        await _until(returned, within)
+        await _until(settled, within)
     await _until_drained(shop, sale_id)
 
 
@@ -106,29 +112,20 @@ async def after(
     returned: int,
     both: CrowdRecord,
     second: CrowdSummary,
-    failed_customers: int,
+    customers: Mapping[str, int],
 ) -> afterlife.Afterlife:
-    """Wait until all payments and refunds have come through, then prove units and money."""
-    async with database_of(shop.settings) as database:
-
-        async def settled() -> bool:
-            async with database.transaction() as session:
-                found = await money(session)
-                waiting = await afterlife.unfinished(session, sale_id, held=True)
-            return waiting == found.unsettled == found.refund_pending == 0
-
-        await _until(settled, SETTLE_SECONDS_MAX)
-        together = await verdict(shop, sale_id, both)
-        async with database.transaction() as session:
-            return await afterlife.prove(
-                session,
-                sale_id=sale_id,
-                returned=returned,
-                both=together,
-                second=second,
-                provider=await _provider_summary(shop),
-                failed_customers=failed_customers,
-            )
+    """Prove units and money; call it when everything is settled."""
+    together = await verdict(shop, sale_id, both)
+    async with database_of(shop.settings) as database, database.transaction() as session:
+        return await afterlife.prove(
+            session,
+            sale_id=sale_id,
+            returned=returned,
+            both=together,
+            second=second,
+            provider=await _provider_summary(shop),
+            customers=customers,
+        )
 
 
 async def _provider_summary(shop: LocalShop) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -86,15 +87,16 @@ def _afterlife(
     customers = draw_fates([(order_id, tokens[user_id]) for order_id, user_id in orders], seed=plan.seed)
     console.print(f"\n{len(customers):,} buyers pay, are declined first, cancel, or forget; holds last"
                   f" {hold_seconds(plan.units):g} s")  # fmt: skip
-    failed = _visit(shop, customers, "customers.txt", console)
+    told = _visit(shop, customers, "customers.txt", console)
     asyncio.run(proof.refund_some(shop, stage, plan.units))
-    asyncio.run(proof.until_returned(shop, stage.sale_id, within=hold_seconds(plan.units) + proof.SETTLE_SECONDS_MAX))
+    asyncio.run(proof.until_settled(shop, stage.sale_id, within=hold_seconds(plan.units) + proof.SETTLE_SECONDS_MAX))
     returned = asyncio.run(proof.available(shop, stage.sale_id))
     console.print(f"{returned:,} units came back; {plan.second_wave:,} new shoppers rush for them")
     second = _rush(shop, plan, stage, 1, console)
     again = asyncio.run(proof.unpaid_orders(shop, stage.sale_id))
     payers = [Customer(order_id, tokens[user_id], Fate.PAY) for order_id, user_id in again]
-    failed += _visit(shop, payers, "second-customers.txt", console)
+    told += _visit(shop, payers, "second-customers.txt", console)
+    asyncio.run(proof.until_settled(shop, stage.sale_id, within=hold_seconds(plan.units) + proof.SETTLE_SECONDS_MAX))
     return asyncio.run(
         proof.after(
             shop,
@@ -102,12 +104,12 @@ def _afterlife(
             returned=returned,
             both=_together(first, second),
             second=summarize(second),
-            failed_customers=failed,
+            customers=told,
         )
     )
 
 
-def _visit(shop: LocalShop, customers: list[Customer], name: str, console: Console) -> int:
+def _visit(shop: LocalShop, customers: list[Customer], name: str, console: Console) -> Counter[str]:
     write_customers(shop.directory / name, customers)
     return run_customers(shop, shop.directory / name, len(customers), console)
 

@@ -43,6 +43,7 @@ class Rushed:
         quantity: int = 1,
         line_quantity: int | None = None,
         released: bool = False,
+        replaces: int | None = None,
         neighbour: int = 0,
     ) -> None:
         """Write an order and its line, by default one unit of the user with the same number, and live.
@@ -64,6 +65,7 @@ class Rushed:
             expires_at=NOW + timedelta(minutes=15),
             closed_at=NOW if released else None,
             released_at=NOW if released else None,
+            replaces=None if replaces is None else self.order_id(replaces),
         )
         line = OrderLine(
             order_id=order.id,
@@ -250,6 +252,18 @@ async def test_a_live_row_that_no_answer_named_breaks_i9_unless_its_buyer_is_in_
 
     assert [v.invariants["I9"] for v in (refused, in_doubt, told_to_wait)] == [False, True, False]
     assert failed(refused) == {"I9 no row without a promise"}
+
+
+async def test_late_money_buys_a_row_that_needs_no_promise_of_its_own_but_one_of_the_order_it_replaces(
+    rushed: Rushed,
+) -> None:
+    await rushed.delete(3)
+    await rushed.write(3, released=True)
+    await rushed.write(8, user=3, replaces=3)
+
+    assert (await rushed.verify()).ok
+    unpromised = await rushed.verify(without=[attempt(3, 202, "reserved", rushed.order_id(3), key=None)])
+    assert failed(unpromised) == {"I9 no row without a promise"}
 
 
 async def test_rows_of_the_neighbouring_sales_are_not_counted(rushed: Rushed) -> None:
