@@ -1,19 +1,24 @@
 """All connections of one process: who keeps it waiting is cut, and under pressure they are read in turns.
 
-A refusal costs about a third of a purchase. When so many clients ask that refusing them leaves no time to sell, the
-process stops reading: a connection whose purchase was answered or refused rests, and so does a new one. What they send
-stays in the kernel, and the proxy and the client feel that. They are read again in their order, one for each answer
-that leaves, and a few more for as long as the loop keeps up.
+A refusal costs about a third of a purchase. While purchases are refused, new ones are set aside as they come, and taken
+all at once when those that were admitted leave the loop idle. When so many clients ask that refusing them leaves no
+time to sell, the process stops reading: a connection whose purchase was answered or refused rests, and so does a new
+one. What they send stays in the kernel, and the proxy and the client feel that. They are read again in their order, one
+for each answer that leaves, and a few more for as long as the loop keeps up.
 """
 
 import asyncio
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from shop.app.heads import answer_head
 from shop.app.sending import Outbox
+from shop.errors import Overloaded
 from shop.order_changes import Changes
 from shop.seckill.answers import Refusal
 from shop.seckill.lane import PurchaseLane
+from shop.seckill.requests import PURCHASE_START
 from shop.settings import Settings
 from shop.stopping import rest
 
@@ -24,6 +29,9 @@ STATE = "connections"
 SWEEPS_PER_LIMIT, SWEPT_AT_ONCE = 10, 64
 TURN_SECONDS = 0.005
 EXTRA_MIN, EXTRA_MAX = 4, 1024
+# A turn of the loop that is so short has had nothing else to do; and so long new purchases wait for one at most.
+IDLE_TURN_SECONDS, ASIDE_SECONDS_MAX = 0.001, 0.1
+ASIDE_BYTES_MAX = 32 * 1024
 
 
 class Connections:
@@ -38,7 +46,12 @@ class Connections:
         self._settings = settings
         self._open: set[ShopProtocol] = set()
         self._resting: OrderedDict[ShopProtocol, None] = OrderedDict()
-        self._refused_in_turn: list[ShopProtocol] = []
+        self._aside: list[ShopProtocol] = []
+        # While purchases are refused: a new one waits until the loop has nothing else to do.
+        self.setting_aside = False
+        self._looked_at = self._taken_at = 0.0
+        self._own_headers: list[tuple[bytes, bytes]] | None = None
+        self._refusal_start = b""
         self._pressed = False
         self._answers = 0
         self._extra = EXTRA_MIN
@@ -59,9 +72,19 @@ class Connections:
         """The process is asked to stop: whoever only waits for news is answered now."""
         self._changes.stop()
 
-    def refusal(self, scope: dict[str, Any]) -> Refusal | None:
-        """The answer to a request that is not even begun, because the process has too much to do."""
+    def refusal(self, scope: dict[str, Any]) -> bytes | None:
+        """What follows `refusal_start` if a request is not even begun, because the process has too much to do."""
         return self._lane.shed(scope)
+
+    def refusal_unparsed(self, data: bytes) -> bytes | None:
+        """The same for what may be a whole purchase, if others were refused in this turn already."""
+        return self._lane.shed_unparsed(data) if self.gate.refusing else None
+
+    def refusal_start(self, own: list[tuple[bytes, bytes]]) -> bytes:
+        """The status line of a refusal and the server's own headers, which it replaces once a second."""
+        if own is not self._own_headers:
+            self._own_headers, self._refusal_start = own, answer_head(Overloaded.status, own, ())
+        return self._refusal_start
 
     def known(self, scope: dict[str, Any], body: bytes) -> Refusal | None:
         """The answer to a whole request that needs nobody to be asked.
@@ -78,19 +101,38 @@ class Connections:
             connection.loop.call_later(TURN_SECONDS, self._take_turn)
         if self._pressed:
             self._rest(connection)
-        elif self.gate.crowded:
-            # The loop goes on reading for as long as there is something: whoever is refused in a crowd is not read
-            # again before the purchases that were admitted.
-            if not self._refused_in_turn:
-                connection.loop.call_soon(self._read_refused)
-            connection.pause_reading()
-            self._refused_in_turn.append(connection)
+        elif not self.setting_aside:
+            self.setting_aside = True
+            self._looked_at = self._taken_at = time.monotonic()
+            connection.loop.call_soon(self._look_aside)
 
-    def _read_refused(self) -> None:
-        refused, self._refused_in_turn = self._refused_in_turn, []
-        for connection in refused:
-            if connection in self._open and connection not in self._resting:
-                connection.resume_reading()
+    def sets_aside(self, connection: "ShopProtocol", data: bytes) -> bool:
+        """Whether this is a purchase, or goes on with one, that waits until the loop has nothing else to do.
+
+        A turn that reads on and on, only to refuse, would make it long for those who were admitted.
+        """
+        if not connection.aside:
+            if not data.startswith(PURCHASE_START):
+                return False
+            self._aside.append(connection)
+        elif len(connection.aside) + len(data) > ASIDE_BYTES_MAX:
+            return False
+        connection.aside += data
+        return True
+
+    def _look_aside(self) -> None:
+        """Once in each turn of the loop: take what was set aside, if there was nothing else to do."""
+        loop, now = asyncio.get_running_loop(), time.monotonic()
+        seconds, self._looked_at = now - self._looked_at, now
+        if seconds < IDLE_TURN_SECONDS or now - self._taken_at > ASIDE_SECONDS_MAX:
+            aside, self._aside = self._aside, []
+            for connection in aside:
+                if connection.aside:
+                    connection.receive()
+            self._looked_at = self._taken_at = time.monotonic()
+            self.setting_aside = self.gate.refusing
+        if self.setting_aside:
+            loop.call_soon(self._look_aside)
 
     def rests(self, connection: "ShopProtocol", scope: dict[str, Any]) -> bool:
         """Whether this connection, whose request was answered, waits for its turn to be read again."""

@@ -15,10 +15,9 @@ from uvicorn.server import ServerState
 
 from shop.app.connections import STATE, Connections
 from shop.app.exchange import Exchange
-from shop.app.heads import answer_head, problem_answer, set_target
+from shop.app.heads import problem_answer, set_target
 from shop.app.sending import SendingProtocol
 from shop.errors import BadRequest, HeadTooLarge, RequestTimeout, ShopError
-from shop.seckill.answers import Refusal
 
 HEAD_BYTES_MAX = 32 * 1024
 HEADERS_MAX = 100
@@ -57,6 +56,7 @@ class ShopProtocol(SendingProtocol):
         self._head_bytes = self._unparsed_bytes = 0
         self._ended_another = False
         self._asked_to_go_on = True
+        self.aside = b""
 
     # What the transport calls.
 
@@ -78,16 +78,29 @@ class ShopProtocol(SendingProtocol):
         self.server_state.connections.discard(self)
         self._connections.lost(self)
         self._closing = True
+        self.aside = b""
         for exchange in self.exchanges:
             exchange.disconnect()
         self.exchanges.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        may_wait = self.aside or (self._connections.setting_aside and self._idle)
+        if not (may_wait and self._connections.sets_aside(self, data)):
+            self.receive(data)
+
+    def receive(self, data: bytes = b"") -> None:
+        """Go on with what was set aside, if anything was, and with what has come now."""
+        if self.aside:
+            data, self.aside = self.aside + data, b""
         if self._closing:
             return
         self._connections.gate.heard()
         self._ended_another = False
+        if self._connections.gate.refusing and self._idle and (shed := self._connections.refusal_unparsed(data)):
+            self._since = self.loop.time()
+            self._turn_away(shed, keep_alive=True)
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -257,14 +270,17 @@ class ShopProtocol(SendingProtocol):
         if self.exchanges:
             self.exchanges[0].start(self.app, self._connections.known)
 
-    def _turn_away(self, refusal: Refusal, *, keep_alive: bool) -> None:
+    @property
+    def _idle(self) -> bool:
+        """Whether the next byte begins a request that may be answered."""
+        return not (self._incomplete or self.exchanges or self._stopping or self._closing)
+
+    def _turn_away(self, refusal: bytes, *, keep_alive: bool) -> None:
         """Answer without the application. The body is read and forgotten, unless the client waits to be asked."""
         self._turned_away = True
-        status, headers, body = refusal
         self._closing = not (keep_alive and self._asked_to_go_on)
-        if self._closing:
-            headers.append((b"connection", b"close"))
-        self.write(answer_head(status, self.server_state.default_headers, headers) + b"\r\n" + body)
+        start = self._connections.refusal_start(self.server_state.default_headers)
+        self.write(start + (b"connection: close\r\n" if self._closing else b"") + refusal)
         if self._closing:
             self.close()
         else:

@@ -15,8 +15,6 @@ BUSY_REQUESTS_MIN, PURCHASES_SHARE_MIN = 16, 0.75
 # What a refusal, or an answer from memory, takes of the time of a purchase.
 LIGHT = 0.35
 MEMORY = 0.8
-# From this part of `refused_at_once_max` on, who is refused is not read again in the same turn.
-CROWD_SHARE = 12
 
 
 class OverloadGate:
@@ -67,12 +65,22 @@ class OverloadGate:
 
     def admits(self, queued_seconds: float) -> bool:
         """Whether a purchase may go on; the oldest one has waited so long for a script call."""
-        ahead_seconds = self._weight * self._purchase_seconds if self._measuring else 0.0
-        if self._late_seconds + ahead_seconds + queued_seconds > self._delay_seconds_max:
-            self._refused += 1
+        if self.refuses(queued_seconds):
             return False
         self._admitted += 1
         return True
+
+    def refuses(self, queued_seconds: float) -> bool:
+        """Whether a purchase may not go on; one that may is to be asked for again with `admits`."""
+        ahead_seconds = self._weight * self._purchase_seconds if self._measuring else 0.0
+        refused = self._late_seconds + ahead_seconds + queued_seconds > self._delay_seconds_max
+        self._refused += refused
+        return refused
+
+    @property
+    def refusing(self) -> bool:
+        """Whether a purchase was refused in this turn: the next one most likely will be."""
+        return self._refused > 0
 
     def remembers(self) -> None:
         """A purchase is answered from memory, which costs no more than a refusal: it is always admitted."""
@@ -87,11 +95,6 @@ class OverloadGate:
     def pressed(self) -> bool:
         """Whether so many are refused in one turn that it does not help: they come back at once."""
         return self._refused > self._refused_at_once_max
-
-    @property
-    def crowded(self) -> bool:
-        """Whether so many were refused in this turn that their next requests would make it long for those admitted."""
-        return self._refused > self._refused_at_once_max // CROWD_SHARE
 
     @property
     def _refusing_seconds(self) -> float:

@@ -32,6 +32,7 @@ from shop.seckill.requests import (
     replay,
     require_json,
     sale_in_path,
+    whole_purchase,
 )
 from shop.seckill.tally import Tally
 from shop.seckill.waiting import Waiting, parse_wait
@@ -40,7 +41,11 @@ from shop.settings import Settings
 ROUTE = "/v1/seckill/sales/{sale_id}/orders"
 REPLAYED = (b"idempotency-replayed", b"true")
 OVERLOADED = PreparedProblem(Overloaded())
-RETRY_OVERLOADED = [(b"retry-after", b"%d" % seconds) for seconds in range(1, 5)]
+# The headers of that answer, for its length and the request's id.
+OVERLOADED_HEADERS = [
+    b"%b: %b\r\nretry-after: %d\r\ncontent-length: %%d\r\nx-request-id: %%b\r\n\r\n" % (*CONTENT_TYPE_PROBLEM, seconds)
+    for seconds in range(1, 5)
+]
 
 
 class PurchaseLane:
@@ -111,8 +116,11 @@ class PurchaseLane:
         """Whether a request is this lane's."""
         return scope["method"] == "POST" and sale_in_path(scope["path"]) is not None
 
-    def shed(self, scope: Scope) -> Refusal | None:
-        """The refusal of a purchase that would wait for too long; the server asks before it makes a task for it."""
+    def shed(self, scope: Scope) -> bytes | None:
+        """The refusal of a purchase that would wait for too long; the server asks before it makes a task for it.
+
+        It is the answer (503) but for its status line and the server's own headers.
+        """
         sale_id = sale_in_path(scope["path"]) if scope["method"] == "POST" else None
         if sale_id is None:
             return None
@@ -122,11 +130,24 @@ class PurchaseLane:
             return None
         if self.gate.admits(0.0 if group is None else group.queued_seconds):
             return None
-        request_id = purchase_headers(scope)[3] or self._new_request_id()
-        body = OVERLOADED.body(scope["path"], request_id)
-        headers = [CONTENT_TYPE_PROBLEM, random.choice(RETRY_OVERLOADED)]  # noqa: S311 - no secret
+        return self._overloaded(scope["path"], purchase_headers(scope)[3])
+
+    def shed_unparsed(self, data: bytes) -> bytes | None:
+        """The same for what may be a whole purchase; to parse it would be half of what the refusal costs."""
+        if (found := whole_purchase(data)) is None or (sale_id := sale_in_path(found[0])) is None:
+            return None
+        group = self._groups.get(sale_id)
+        if group is not None and group.latch.closed:
+            return None
+        if not self.gate.refuses(0.0 if group is None else group.queued_seconds):
+            return None
+        return self._overloaded(*found)
+
+    def _overloaded(self, path: str, request_id: bytes | None) -> bytes:
+        request_id = request_id or self._new_request_id()
+        body = OVERLOADED.body(path, request_id)
         self.tally.count(Overloaded.status, Overloaded.code, 0.0)
-        return Refusal(Overloaded.status, with_length(headers, body, request_id), body)
+        return OVERLOADED_HEADERS[random.getrandbits(2)] % (len(body), request_id) + body
 
     def known(self, scope: Scope, body: bytes) -> Refusal | None:
         """The answer to a whole purchase that needs no question: the sale is sold out, and this buyer has won nothing.

@@ -5,6 +5,7 @@ from tests.mutants.mutant import Edit, Mutant, breaks
 GROUP, LATCH, LANE, PURCHASE = (f"shop/seckill/{name}.py" for name in ("group_commit", "latch", "lane", "purchase"))
 LEDGER, REDIS, LIMITER = "shop/seckill/ledger.py", "shop/redis.py", "shop/rate_limit.py"
 SENDING, OF_SENDING = "shop/app/sending.py", "tests/connections/test_sending.py"
+OF_SETTING_ASIDE = "tests/connections/test_setting_aside.py"
 OF_PURCHASE, OF_LATCH, OF_LIMITER = (
     "tests/api/test_purchase.py",
     "tests/seckill/test_latch.py",
@@ -45,6 +46,22 @@ MUTANTS = (
         "        self._outbox.send_if_late()\n",
         "",
         OF_SENDING,
+    ),
+    breaks(
+        "first_half_is_lost",
+        "Of a purchase that comes in pieces only the last one is set aside.",
+        "shop/app/connections.py",
+        "        connection.aside += data\n",
+        "        connection.aside = data\n",
+        f"{OF_SETTING_ASIDE}::test_what_was_set_aside_is_answered_in_time_however_it_came",
+    ),
+    breaks(
+        "next_request_is_swallowed",
+        "What stands behind a purchase that is refused unparsed is taken for a part of it.",
+        "shop/seckill/requests.py",
+        "if length == len(data) - end - 4 else None",
+        "if length is not None and length <= len(data) - end - 4 else None",
+        "tests/seckill/test_requests.py",
     ),
     breaks(
         "one_memory_for_all",
@@ -220,8 +237,8 @@ MUTANTS = (
         "overload_gate_open",
         "A process takes more purchases than it can answer in time.",
         "shop/seckill/gate.py",
-        "        if self._late_seconds + ahead_seconds + queued_seconds > self._delay_seconds_max:\n",
-        "        if False:\n",
+        "self._late_seconds + ahead_seconds + queued_seconds > self._delay_seconds_max\n",
+        "False\n",
         "tests/seckill/test_gate.py",
     ),
     breaks(

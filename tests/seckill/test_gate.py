@@ -3,12 +3,11 @@
 import asyncio
 import time
 
-from shop.seckill.gate import CROWD_SHARE, OverloadGate
+from shop.seckill.gate import OverloadGate
 from tests.harness import wait_until
 
 MAX_SECONDS = 0.02
 REFUSED_MAX = 3_000
-CROWD_MIN = REFUSED_MAX // CROWD_SHARE
 
 
 def a_gate() -> OverloadGate:
@@ -125,12 +124,25 @@ async def test_a_turn_that_refuses_too_many_is_pressure() -> None:
     gate.heard()
 
     told = []
-    for count in (CROWD_MIN, 1, REFUSED_MAX - CROWD_MIN):
+    for count in (0, 1, REFUSED_MAX - 1, 1):
         refuse(gate, count)
-        told.append((gate.crowded, gate.pressed))
+        told.append((gate.refusing, gate.pressed))
     await turn(gate)
 
-    assert [*told, (gate.crowded, gate.pressed)] == [(False, False), (True, False), (True, True), (False, False)]
+    assert told == [(False, False), (True, False), (True, False), (True, True)]
+    assert (gate.refusing, gate.pressed) == (False, False)
+
+
+async def test_to_ask_whether_a_purchase_is_refused_admits_nobody() -> None:
+    """Who is not refused is asked about again, by whoever admits him."""
+    gate = a_gate()
+    await learn(gate, 20, MAX_SECONDS)
+    gate.heard()
+
+    assert not any(gate.refuses(0.0) for _ in range(200))
+    assert gate.admits(0.0)
+    assert gate.refuses(1.1 * MAX_SECONDS)
+    assert gate.refusing
 
 
 async def test_the_time_that_refusals_take_is_no_delay_of_the_loop() -> None:
@@ -138,7 +150,7 @@ async def test_the_time_that_refusals_take_is_no_delay_of_the_loop() -> None:
     gate = a_gate()
     await learn(gate, 20, MAX_SECONDS)
     gate.heard()
-    refuse(gate, 10 * CROWD_MIN)
+    refuse(gate, REFUSED_MAX)
     work(2 * MAX_SECONDS)
 
     await turn(gate)
