@@ -21,7 +21,7 @@ A broken invariant is not a refusal: it stops the work and rings the alarm, see 
 
 import math
 import random
-from typing import Any, ClassVar
+from typing import Any
 
 RETRY_SPREAD_SECONDS_MIN, RETRY_SPREAD_SECONDS_MAX = 1, 3
 
@@ -29,9 +29,9 @@ RETRY_SPREAD_SECONDS_MIN, RETRY_SPREAD_SECONDS_MAX = 1, 3
 class ShopError(Exception):
     """A refusal with a status, a stable code and a title; `extra` becomes members of the problem document."""
 
-    status: ClassVar[int] = 500
-    code: ClassVar[str] = "internal_error"
-    title: ClassVar[str] = "Something went wrong"
+    status: int = 500
+    code: str = "internal_error"
+    title: str = "Something went wrong"
     retry_after: float | None = None
     replayed: bool = False
     """Whether an earlier request with the same `Idempotency-Key` was told this."""

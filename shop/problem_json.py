@@ -41,14 +41,14 @@ def refusals() -> dict[str, type[ShopError]]:
 
 
 def problem_of_status(status: int, detail: str | None = None) -> ShopError:
-    """A refusal for a bare HTTP status, such as the 405 of the router."""
+    """A refusal for a bare HTTP status: the shop's own, if it has one of that name; for the 405 of the router not."""
     phrase = HTTPStatus(status).phrase
-
-    class _Other(ShopError):
-        pass
-
-    _Other.status, _Other.code, _Other.title = status, phrase.lower().replace(" ", "_"), phrase
-    return _Other(detail)
+    code = phrase.lower().replace(" ", "_")
+    if (known := refusals().get(code)) is not None:
+        return known(detail)
+    error = ShopError(detail)
+    error.status, error.code, error.title = status, code, phrase
+    return error
 
 
 PROBLEM_SCHEMA: dict[str, Any] = {

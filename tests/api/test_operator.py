@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from shop import metrics
 from shop.app.context import METHODS, UNMATCHED
-from shop.problem_json import refusals
+from shop.problem_json import problem_of_status, refusals
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.api.answers import problem_of
@@ -213,6 +213,17 @@ async def test_the_type_of_a_problem_can_be_opened(shop: Shop) -> None:
     for code, kind in refusals().items():
         assert (await get(shop, f"/errors/{code}")).json()["status"] == kind.status
     problem_of(await get(shop, "/errors/no_such_code"), 404, "not_found")
+
+
+async def test_what_the_router_refuses_is_said_as_the_shop_says_it(shop: Shop) -> None:
+    """A path that nobody serves is simply not found; what it is told is no new kind of refusal."""
+    kinds = refusals()
+    problem = (await get(shop, "/v1/nothing")).json()
+    others = [problem_of_status(status, "said by a router") for status in (404, 405)]
+
+    assert (problem["code"], problem["title"]) == ("not_found", kinds["not_found"].title)
+    assert [(other.status, other.code) for other in others] == [(404, "not_found"), (405, "method_not_allowed")]
+    assert refusals() == kinds
 
 
 async def test_a_request_id_that_was_sent_is_kept(shop: Shop) -> None:
