@@ -3,15 +3,14 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import NamedTuple
 from uuid import UUID
 
-import httpx
 import msgspec
 from sqlalchemy import func, insert, literal, select, update
 from standardwebhooks import Webhook
@@ -22,6 +21,7 @@ from loadtests.bench.purchases import UNITS, Report
 from loadtests.bench.rounds import MICROSECONDS, Spread, spread
 from loadtests.bench.sales import fill, forget, open_sales, row, until_drained
 from loadtests.bench.stage import HOST, NotMeasured, Stage
+from loadtests.http import Address, Pool
 from shop.orders.models import Order, OrderStatus
 from shop.payments.gateway import Intent, ProviderEvent
 from shop.payments.models import Payment, PaymentStatus
@@ -31,6 +31,7 @@ EXPIRE_SECONDS_MAX = 120.0
 WATCH_SECONDS = 0.1  # each look is a transaction of its own, on the server that is measured
 PAYMENTS_PER_SECOND = 50
 PAYERS = 16
+CONNECT_SECONDS_MAX = 5.0
 IDLE_SECONDS = 5.0
 PAYMENT_SECONDS_MAX = 30.0  # a slow payment is a figure, not a failure
 MILLISECONDS = 1_000
@@ -79,7 +80,7 @@ async def measure_expiry(stage: Stage, size: Size, report: Report) -> Expiry:
     busy: list[list[float]] = []
     expired: list[_Expired] = []
     unpaid = iter(await _orders(stage, paying_sale))
-    async with _provider(stage) as provider:
+    with _provider(stage) as provider:
         for number, sale_id in enumerate(sale_ids):
             await fill(stage, sale_id, size.expiry_orders)
             await until_drained(stage, [sale_id])
@@ -108,13 +109,17 @@ async def measure_expiry(stage: Stage, size: Size, report: Report) -> Expiry:
 
 @dataclass
 class Provider:
-    """A payment provider that tells the shop of captured money: signed webhooks to the real route of the API."""
+    """A payment provider that tells the shop of captured money: signed webhooks to the real route of the API.
 
-    client: httpx.AsyncClient
+    It shares a core with the servers, so what it costs itself is time that they and the payments wait.
+    """
+
+    address: Address
+    pool: Pool
     signer: Webhook
 
     async def pay_one(self, order: Unpaid) -> bool:
-        """Whether the shop has taken the money of this order."""
+        """Whether the shop has taken the money of this order. Raises HttpError."""
         body = msgspec.json.encode(_captured(order))
         at, event_id = datetime.now(UTC), f"evt_{order.id.hex}"
         headers = {
@@ -122,16 +127,23 @@ class Provider:
             "webhook-timestamp": str(int(at.timestamp())),
             "webhook-signature": self.signer.sign(event_id, at, body.decode()),
         }
-        answer = await self.client.post("/v1/payments/webhook", content=body, headers=headers)
-        return answer.status_code == HTTPStatus.NO_CONTENT
+        request = self.address.request("POST", "/v1/payments/webhook", headers=headers, body=body)
+        connection = await self.pool.borrow()
+        try:
+            answer = await connection.exchange(request, timeout_seconds=PAYMENT_SECONDS_MAX)
+        finally:
+            self.pool.give_back(connection)
+        return answer.status == HTTPStatus.NO_CONTENT
 
 
-@asynccontextmanager
-async def _provider(stage: Stage) -> AsyncIterator[Provider]:
-    limits = httpx.Limits(max_connections=PAYERS, max_keepalive_connections=PAYERS)
-    base_url = f"http://{HOST}:{stage.ports['shop']}"
-    async with httpx.AsyncClient(base_url=base_url, timeout=PAYMENT_SECONDS_MAX, limits=limits) as client:
-        yield Provider(client, Webhook(stage.settings.webhook_secrets[0]))
+@contextmanager
+def _provider(stage: Stage) -> Iterator[Provider]:
+    address = Address(HOST, stage.ports["shop"])
+    pool = Pool(address, size=PAYERS, connect_timeout_seconds=CONNECT_SECONDS_MAX)
+    try:
+        yield Provider(address, pool, Webhook(stage.settings.webhook_secrets[0]))
+    finally:
+        pool.close()
 
 
 def _captured(order: Unpaid) -> ProviderEvent:
