@@ -87,16 +87,17 @@ def _afterlife(
     customers = draw_fates([(order_id, tokens[user_id]) for order_id, user_id in orders], seed=plan.seed)
     console.print(f"\n{len(customers):,} buyers pay, are declined first, cancel, or forget; holds last"
                   f" {hold_seconds(plan.units):g} s")  # fmt: skip
+    settled_within = hold_seconds(plan.units) + proof.SETTLE_SECONDS_MAX
     told = _visit(shop, customers, "customers.txt", console)
     asyncio.run(proof.refund_some(shop, stage, plan.units))
-    asyncio.run(proof.until_settled(shop, stage.sale_id, within=hold_seconds(plan.units) + proof.SETTLE_SECONDS_MAX))
+    asyncio.run(proof.until_settled(shop, stage.sale_id, within=settled_within))
     returned = asyncio.run(proof.available(shop, stage.sale_id))
     console.print(f"{returned:,} units came back; {plan.second_wave:,} new shoppers rush for them")
     second = _rush(shop, plan, stage, 1, console)
     again = asyncio.run(proof.unpaid_orders(shop, stage.sale_id))
     payers = [Customer(order_id, tokens[user_id], Fate.PAY) for order_id, user_id in again]
     told += _visit(shop, payers, "second-customers.txt", console)
-    asyncio.run(proof.until_settled(shop, stage.sale_id, within=hold_seconds(plan.units) + proof.SETTLE_SECONDS_MAX))
+    asyncio.run(proof.until_settled(shop, stage.sale_id, within=settled_within))
     return asyncio.run(
         proof.after(
             shop,

@@ -15,8 +15,6 @@ PATH_START, PATH_END = "/v1/seckill/sales/", "/orders"
 SALE_ID_DIGITS_MAX = 10
 JSON = b"application/json"
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
-
-
 PURCHASE_START = b"POST " + PATH_START.encode()
 # The request line of a purchase.
 PURCHASE = re.compile(rb"POST (/v1/seckill/sales/[0-9]{1,10}/orders) HTTP/1\.1\r\n")
@@ -61,8 +59,8 @@ def whole_purchase(data: bytes) -> tuple[str, bytes | None] | None:
     if line is None or end < 0:
         return None
     head = data[line.end() - 2 : end]
-    in_lines = head.replace(b"\r\n", b"")
-    if b"\n" in in_lines or b"\r" in in_lines:
+    without_line_ends = head.replace(b"\r\n", b"")
+    if b"\n" in without_line_ends or b"\r" in without_line_ends:
         return None
     length, request_id = None, None
     for name, rest in TELLING.findall(head):
