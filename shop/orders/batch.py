@@ -37,6 +37,14 @@ class BrokenBatch(Exception):
         self.seq = seq
 
 
+class PoisonedBatch(Exception):
+    """The batch failed for its data, not for the weather; `seq` is the entry at fault if that is known."""
+
+    def __init__(self, reason: str, seq: int | None) -> None:
+        super().__init__(reason)
+        self.seq = seq
+
+
 async def write_batch(
     session: AsyncSession, sale: Sale, events: Sequence[LedgerEvent], now: datetime, settings: Settings
 ) -> int:

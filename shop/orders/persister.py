@@ -8,7 +8,6 @@ is below it.
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import asyncpg
 import redis.asyncio as aioredis
@@ -19,15 +18,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop import metrics
 from shop.database import UNAVAILABLE_ERRORS, Database, backend_pid, end_blockers, sqlstate
 from shop.faults import fault_point
-from shop.orders.batch import BrokenBatch, write_batch
+from shop.orders.batch import BrokenBatch, PoisonedBatch, write_batch
 from shop.orders.poison import stop_for_poison
+from shop.orders.reading import Position, StreamReader
 from shop.redis import CONNECTION_ERRORS
 from shop.sales import repository as sales
-from shop.sales.loading import LedgerLost, is_recorded
+from shop.sales.loading import LedgerLost
 from shop.sales.models import Sale, SaleStatus
 from shop.sales.recovery.demand import demand_recovery
 from shop.seckill import ledger
-from shop.seckill.events import LedgerEvent, UnreadableEvent, parse_event
+from shop.seckill.events import LedgerEvent
 from shop.settings import Settings
 from shop.stopping import end_tasks, rest
 
@@ -35,23 +35,6 @@ APPLICATION_NAME = "shop-persister"
 DATA_CLASSES = ("22", "23")  # SQLSTATE: data exception, integrity constraint violation
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Position:
-    """Up to where Postgres has recorded a sale, and what it recorded there."""
-
-    epoch: int
-    watermark: int
-    entry: sales.Entry | None
-
-
-class PoisonedBatch(Exception):
-    """The batch failed for its data, not for the weather; `seq` is the entry at fault if that is known."""
-
-    def __init__(self, reason: str, seq: int | None) -> None:
-        super().__init__(reason)
-        self.seq = seq
 
 
 class Persister:
@@ -78,14 +61,14 @@ class Persister:
         self._epochs = {} if epochs is None else epochs
         self._batch_max = settings.persist_batch_max
         self._position: Position | None = None
-        self._ahead: tuple[Position, asyncio.Task[list[LedgerEvent] | None]] | None = None
+        self._stream = StreamReader(client, sale_id)
 
     async def run(self) -> None:
         """Drain for ever. Data that cannot be right stops the sale; anything else is tried again with a back-off."""
         try:
             await self._drain()
         finally:
-            await self._drop_ahead()
+            await self._stream.drop_ahead()
 
     async def _drain(self) -> None:
         delay = self._settings.retry_delay_min_seconds
@@ -119,15 +102,13 @@ class Persister:
         if position is None:
             return False
         self._position = position
-        events = await self._next_events(position)
+        events = await self._stream.next(position, self._batch_max)
         if events is None:
             await self._require_moved(position)
             return True
         if not events:
             await self._wait(position)
             return True
-        if len(events) == self._batch_max:
-            self._read_ahead(position.epoch, events[-1])
         await self._record(events)
         self._batch_max = self._settings.persist_batch_max
         await self._trim()
@@ -136,16 +117,23 @@ class Persister:
     async def drain_rest(self) -> None:
         """Record what is left in a ledger that is fenced, up to the first entry that is missing or poisoned."""
         await self._record([])  # Whoever was stopped in mid-batch is ended by this.
-        while True:
-            try:
-                self._position = position = await self._read_position()
-                if position is None or not (events := await self._read_events(position)):
-                    return
-                await self._record(events)
-            except PoisonedBatch:
-                if self._batch_max == 1:
-                    return
-                self._batch_max //= 2
+        try:
+            while await self._record_rest():
+                pass
+        finally:
+            await self._stream.drop_ahead()
+
+    async def _record_rest(self) -> bool:
+        try:
+            self._position = position = await self._read_position()
+            if position is None or not (events := await self._stream.next(position, self._batch_max)):
+                return False
+            await self._record(events)
+        except PoisonedBatch:
+            if self._batch_max == 1:
+                return False
+            self._batch_max //= 2
+        return True
 
     async def _record(self, events: Sequence[LedgerEvent]) -> None:
         started = time.monotonic()
@@ -168,45 +156,6 @@ class Persister:
             entry = await sales.ledger_entry(session, sale.id, sale.epoch, sale.watermark)
         return Position(sale.epoch, sale.watermark, entry)
 
-    def _read_ahead(self, epoch: int, last: LedgerEvent) -> None:
-        """Behind a full batch there is often another: read it while Postgres writes the first."""
-        position = Position(epoch, last.seq, sales.Entry(last.order_id, last.balance))
-        self._ahead = position, asyncio.ensure_future(self._read_events(position))
-
-    async def _next_events(self, position: Position) -> list[LedgerEvent] | None:
-        if self._ahead is not None and self._ahead[0] == position:
-            reading, self._ahead = self._ahead[1], None
-            return await reading
-        await self._drop_ahead()
-        return await self._read_events(position)
-
-    async def _drop_ahead(self) -> None:
-        if self._ahead is not None:
-            reading, self._ahead = self._ahead[1], None
-            await end_tasks([reading])
-            if not reading.cancelled() and reading.exception():
-                log.info("read_ahead_dropped", sale_id=self._sale_id, reason=repr(reading.exception())[:200])
-
-    async def _read_events(self, position: Position) -> list[LedgerEvent] | None:
-        """What follows the watermark; None if the entry at the watermark is not the recorded one."""
-        recorded_before = min(position.watermark, 1)
-        found = await ledger.stream_from(
-            self._client, self._sale_id, position.epoch, position.watermark, recorded_before + self._batch_max
-        )
-        if recorded_before:
-            kept, found = found[:1], found[1:]
-            if not kept or kept[0][0] != position.watermark or not is_recorded(*kept[0], position.entry):
-                return None
-        events: list[LedgerEvent] = []
-        for seq, fields in found:
-            try:
-                events.append(parse_event(seq, fields))
-            except UnreadableEvent as error:
-                if events:
-                    break
-                raise PoisonedBatch(str(error), seq) from error
-        return events
-
     async def _require_moved(self, position: Position) -> None:
         """Only another persister may have taken the kept entry away; else the stream is not the one we know."""
         newest = await self._read_position()
@@ -222,6 +171,9 @@ class Persister:
             fresh = [event for event in events if event.seq > sale.watermark]
             if self._position is None or sale.epoch != self._position.epoch:
                 fresh = []
+            if len(fresh) == self._batch_max:
+                # Now that the sale is locked: to parse a batch takes this process 8 ms, and Postgres would wait for it.
+                self._stream.read_ahead(sale.epoch, fresh[-1], self._batch_max)
             orders = await write_batch(session, sale, fresh, now, self._settings) if fresh else 0
             last = fresh[-1] if fresh else None
             entry = (

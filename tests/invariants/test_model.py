@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from shop.orders.persister import PoisonedBatch
+from shop.orders.batch import PoisonedBatch
 from shop.redis import ScriptsNotLoaded, connect, load_scripts
 from shop.sales.loading import LedgerLost
 from shop.seckill.group_commit import GroupCommit

@@ -253,7 +253,7 @@ class World:
             pass
         finally:
             self.database.crashes = ""
-            await persister._drop_ahead()
+            await persister._stream.drop_ahead()
             if crashes:
                 persister._position = None
 
@@ -262,10 +262,10 @@ class World:
         first, second = self.persisters
         position = await second._read_position()
         assert position is not None
-        second._position, events = position, await second._read_events(position)
+        second._position, events = position, await second._stream.read(position, second._batch_max)
         first._position = None
         await first.step()
-        await first._drop_ahead()
+        await first._stream.drop_ahead()
         await second._record(events or [])
 
     async def over_trim(self, seq: int) -> None:

@@ -45,7 +45,7 @@ MUTANTS = (
     breaks(
         "entry_at_the_watermark_not_compared",
         "A stream that was rolled back and has grown again is taken for the one that was recorded.",
-        PERSISTER,
+        "shop/orders/reading.py",
         "            if not kept or kept[0][0] != position.watermark or not is_recorded(*kept[0], position.entry):\n",
         "            if not kept or kept[0][0] != position.watermark:\n",
         f"{OF_NOTICED}::test_another_entry_at_the_watermark_is_noticed_by_the_worker",
