@@ -29,6 +29,8 @@ STATE = "connections"
 SWEEPS_PER_LIMIT, SWEPT_AT_ONCE = 10, 64
 TURN_SECONDS = 0.005
 EXTRA_MIN, EXTRA_MAX = 4, 1024
+# A process that used so much of a core lately has no time to spare: whoever is read on top of that is mostly refused.
+BUSY_SHARE, LATELY_SECONDS = 0.7, 0.05
 # A turn of the loop that is so short has had nothing else to do; and so long new purchases wait for one at most.
 IDLE_TURN_SECONDS, ASIDE_SECONDS_MAX = 0.001, 0.1
 ASIDE_BYTES_MAX = 32 * 1024
@@ -54,6 +56,7 @@ class Connections:
         self._refusal_start = b""
         self._pressed = False
         self._answers = 0
+        self._seen_at = self._seen_cpu = 0.0
         self._extra = EXTRA_MIN
 
     def opened(self, connection: "ShopProtocol") -> None:
@@ -98,6 +101,7 @@ class Connections:
         self._extra = EXTRA_MIN
         if not self._pressed and self.gate.pressed:
             self._pressed, self._answers = True, 0
+            self._seen_at, self._seen_cpu = time.monotonic(), time.thread_time()
             connection.loop.call_later(TURN_SECONDS, self._take_turn)
         if self._pressed:
             self._rest(connection)
@@ -150,10 +154,14 @@ class Connections:
     def _take_turn(self) -> None:
         """Read from the connections that rest longest: one for each answer since the last turn, and a few more.
 
-        Ever more if nobody has to be refused, for those may be connections that nobody uses; none if the loop is late.
+        Ever more while there is time to spare, for those may be connections that nobody uses; none if the loop is late.
         """
         count, self._answers = self._answers + self._extra, 0
-        self._extra = min(2 * self._extra, EXTRA_MAX)
+        seconds = time.monotonic() - self._seen_at
+        if seconds > LATELY_SECONDS:
+            busy = time.thread_time() - self._seen_cpu > BUSY_SHARE * seconds
+            self._extra = EXTRA_MIN if busy else min(2 * self._extra, EXTRA_MAX)
+            self._seen_at, self._seen_cpu = time.monotonic(), time.thread_time()
         if self.gate.late:
             count, self._extra = 0, EXTRA_MIN
         for _ in range(min(count, len(self._resting))):
