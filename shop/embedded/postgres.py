@@ -129,6 +129,8 @@ class PostgresServer:
             "synchronous_commit": "on",
             "fsync": _on(self.durable),
             "full_page_writes": _on(self.durable),
+            # A young cluster has no old segments to use again; every commit would wait 100 ms for a new one of zeros.
+            "wal_init_zero": "off",
             "logging_collector": "off",
             "log_destination": "stderr",
         }
