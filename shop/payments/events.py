@@ -4,6 +4,7 @@ An event carries the intent as it was at that moment, and all that an intent tel
 captured, returned stays returned. So nothing depends on the order of arrival, nor on the kind of the event.
 """
 
+from datetime import datetime
 from uuid import UUID
 
 import structlog
@@ -15,7 +16,6 @@ from shop.orders.models import OrderStatus
 from shop.payments import repository
 from shop.payments.gateway import Intent, ProviderEvent
 from shop.payments.models import Payment, PaymentStatus, RefundStatus
-from shop.sales.repository import database_time
 
 log = structlog.get_logger(__name__)
 
@@ -41,9 +41,10 @@ async def apply(session: AsyncSession, intent: Intent) -> str:
     look: see `shop_payment_mismatches_total`.
     """
     order_id = _order_id(intent)
-    payment = await repository.lock(session, order_id) if order_id else None
-    if payment is None:
+    locked = await repository.lock_now(session, order_id) if order_id else None
+    if locked is None:
         return _alarm("unknown_order", intent)
+    payment, now = locked
     if not _agrees(payment, intent):
         return _alarm("mismatch", intent)
     if payment.intent_id is None:
@@ -52,10 +53,11 @@ async def apply(session: AsyncSession, intent: Intent) -> str:
         payment.status = PaymentStatus.OPEN
     if intent.status == "cancelled" and payment.status == PaymentStatus.OPEN:
         payment.status = PaymentStatus.CANCELLED
-    if intent.captured_minor:
-        await _capture(session, payment)
-    if intent.refunded_minor:
-        await _returned(session, payment)
+    with session.no_autoflush:  # What changes of the payment is written once, at the end.
+        if intent.captured_minor:
+            await _capture(session, payment, now)
+        if intent.refunded_minor:
+            await _returned(session, payment, now)
     return "applied"
 
 
@@ -83,18 +85,17 @@ def _alarm(outcome: str, intent: Intent) -> str:
     return outcome
 
 
-async def _capture(session: AsyncSession, payment: Payment) -> None:
+async def _capture(session: AsyncSession, payment: Payment, now: datetime) -> None:
     """The money is there: the order is paid if it still waits; else the settling job finds out whose the money is."""
     if payment.captured_at is not None:
         return
-    payment.status, payment.captured_at = PaymentStatus.CAPTURED, await database_time(session)
+    payment.status, payment.captured_at = PaymentStatus.CAPTURED, now
     if await move(session, [payment.order_id], OrderStatus.PAID, by=By.PROVIDER, reason="the payment was captured"):
         payment.paid_order_id, payment.settled_at = payment.order_id, payment.captured_at
 
 
-async def _returned(session: AsyncSession, payment: Payment) -> None:
+async def _returned(session: AsyncSession, payment: Payment, now: datetime) -> None:
     """The money went back, because we asked for it or for a reason of the provider's own: then the units are kept."""
-    now = await database_time(session)
     refund = await repository.add_refund(session, payment, reason="returned by the provider")
     if refund.status != RefundStatus.DONE:
         refund.status, refund.done_at = RefundStatus.DONE, now

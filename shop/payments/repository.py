@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, update
@@ -44,6 +44,13 @@ async def get(session: AsyncSession, order_id: UUID) -> Payment:
 async def lock(session: AsyncSession, order_id: UUID) -> Payment | None:
     """The payment of an order, locked. Whoever locks both takes the payment before the order."""
     return await session.get(Payment, order_id, with_for_update=True, populate_existing=True)
+
+
+async def lock_now(session: AsyncSession, order_id: UUID) -> tuple[Payment, datetime] | None:
+    """As `lock`, with Postgres time at the start of this transaction."""
+    query = select(Payment, func.now()).where(Payment.order_id == order_id).with_for_update()
+    row = (await session.execute(query, execution_options={"populate_existing": True})).one_or_none()
+    return None if row is None else (row[0], row[1])
 
 
 async def lock_paying(session: AsyncSession, order_id: UUID) -> Payment | None:
