@@ -61,7 +61,6 @@ def settings_of(servers: EmbeddedServers, *, database: str, redis_number: int, t
         controller_interval_seconds=0.05,
         directory_poll_seconds=0.05,
         beat_seconds=0.2,
-        worker_niceness=0,  # as in tests.nursery
         recovery_lease_seconds=0.5,
         # Tests that break a ledger by hand are about who notices it; the folder of the audit has a busy one.
         audit_interval_seconds=60.0,

@@ -166,7 +166,6 @@ def worker(json: Json = False) -> None:
 
     settings = get_settings()
     configure_logs(settings)
-    os.nice(settings.worker_niceness)
     asyncio.run(_preflight(settings, ("postgres", "migrations", "redis", "durability")))
     _serve_metrics(settings.metrics_host, settings.worker_metrics_port)
     if json:

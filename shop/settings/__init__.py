@@ -157,8 +157,6 @@ class Settings(AuditSettings, NotificationSettings, PaymentSettings, PurchaseSet
     """How long after a recovery a lost order is honoured for its receipt, and units are kept for that."""
 
     # The worker.
-    worker_niceness: int = Field(0, ge=0, le=19)
-    """How far the worker stands back where an API shares its core; what it does for payments is later then as well."""
     persist_sales_max: PositiveInt = 1_000
     """Sales that one worker drains at the same time; each waits on a connection of its own."""
     persist_batch_max: int = Field(1_000, ge=1, le=10_000)

@@ -1,7 +1,9 @@
 """The API of these tests is a process of its own, as in production; a test's client does not share its loop."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +40,19 @@ async def served_shop(live_shop: Shop, api: Processes) -> AsyncIterator[Shop]:
     found = replace(live_shop, settings=api.settings, base_url=address, clients=[])
     yield found
     await (await found.client()).aclose()
+
+
+@asynccontextmanager
+async def hurried(live_shop: Shop, directory: Path, **changes: object) -> AsyncIterator[Shop]:
+    """An API process that lets no purchase wait for longer than a moment."""
+    settings = copy_of(live_shop.settings, api_port=unused_port(), overload_delay_seconds=0.0005, **changes)
+    processes = Processes(settings, directory)
+    found = replace(live_shop, settings=settings, base_url=await processes.start_api(), clients=[])
+    try:
+        yield found
+        await (await found.client()).aclose()
+    finally:
+        processes.end_all()
 
 
 @pytest.fixture

@@ -3,18 +3,15 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from shop.sales.models import Sale
-from shop.settings import Settings
+from tests.connections.conftest import hurried
 from tests.connections.raw import LIVEZ, Wire, wires
 from tests.connections.wishes import Wish, assert_sold_to, wishes
 from tests.harness import Shop
-from tests.ports import unused_port
-from tests.processes import Processes, copy_of
 
 CROWD = 300
 OTHERS = 20
@@ -22,19 +19,10 @@ TRIES_MAX = 2_000
 
 
 @pytest.fixture
-async def hurried_shop(live_shop: Shop, live_settings: Settings, tmp_path: Path) -> AsyncIterator[Shop]:
+async def hurried_shop(live_shop: Shop, tmp_path: Path) -> AsyncIterator[Shop]:
     """An API process that lets no purchase wait for longer than a moment, and soon reads in turns."""
-    settings = copy_of(
-        live_settings,
-        api_port=unused_port(),
-        overload_delay_seconds=0.0005,
-        overload_refused_at_once_max=60,
-    )
-    processes = Processes(settings, tmp_path)
-    found = replace(live_shop, settings=settings, base_url=await processes.start_api(), clients=[])
-    yield found
-    await (await found.client()).aclose()
-    processes.end_all()
+    async with hurried(live_shop, tmp_path, overload_refused_at_once_max=60) as found:
+        yield found
 
 
 async def open_sale(shop: Shop, live_shop: Shop, units: int) -> Sale:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from shop.settings import Settings
+from tests.connections.conftest import hurried
 from tests.connections.raw import ANSWER_SECONDS, LIVEZ, Answer, Wire, wires
 from tests.connections.wishes import Wish, assert_all_are_served, assert_sold_to, wishes
 from tests.harness import Shop, running_shop
-from tests.ports import unused_port
-from tests.processes import Processes, copy_of
+from tests.processes import copy_of
 
 CROWD = 300
 PIPELINED = 3
@@ -21,14 +21,10 @@ LARGE = b" " * 40_000
 
 
 @pytest.fixture
-async def hurried_shop(live_shop: Shop, live_settings: Settings, tmp_path: Path) -> AsyncIterator[Shop]:
+async def hurried_shop(live_shop: Shop, tmp_path: Path) -> AsyncIterator[Shop]:
     """An API process that lets no purchase wait for longer than a moment, and refuses as many as come."""
-    settings = copy_of(live_settings, api_port=unused_port(), overload_delay_seconds=0.0005)
-    processes = Processes(settings, tmp_path)
-    found = replace(live_shop, settings=settings, base_url=await processes.start_api(), clients=[])
-    yield found
-    await (await found.client()).aclose()
-    processes.end_all()
+    async with hurried(live_shop, tmp_path) as found:
+        yield found
 
 
 @pytest.fixture

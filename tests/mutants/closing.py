@@ -12,14 +12,6 @@ OF_RELEASE, OF_ORDERS, OF_LIFE = (
 
 MUTANTS = (
     breaks(
-        "worker_before_the_api",
-        "While a crowd of holds expires on a machine with few cores, payments wait for many seconds.",
-        "shop/cli/servers.py",
-        "    os.nice(settings.worker_niceness)\n",
-        "",
-        "tests/pipeline/test_worker_faults.py::test_a_worker_stands_back_where_an_api_shares_its_core",
-    ),
-    breaks(
         "move_without_comparing",
         "A cancellation and a payment at the same moment both win.",
         REPOSITORY,

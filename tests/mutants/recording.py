@@ -51,6 +51,14 @@ MUTANTS = (
         f"{OF_NOTICED}::test_another_entry_at_the_watermark_is_noticed_by_the_worker",
     ),
     breaks(
+        "read_ahead_for_whoever_asks",
+        "A batch that failed is left out: the one behind it, which was read ahead, is taken for it.",
+        "shop/orders/reading.py",
+        "        if self._ahead is not None and self._ahead[0] == position:\n",
+        "        if self._ahead is not None:\n",
+        "tests/pipeline/test_reading.py",
+    ),
+    breaks(
         "no_epoch_check_in_persister",
         "A persister that was stopped during a recovery writes entries of the old epoch into the new one.",
         PERSISTER,

@@ -1,7 +1,6 @@
 """Workers that are killed or stopped at the worst moment: every accepted order still has exactly one row."""
 
 import asyncio
-import os
 import signal
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from shop.settings import Settings
 from shop.worker import Context, running_worker
 from tests.harness import Shop, wait_until
 from tests.pipeline.crowd import Crowd, assert_each_recorded_once, ids_of
-from tests.ports import unused_port
 from tests.processes import copy_of, own_shop
 
 GRACE_SECONDS = 5.0
@@ -102,22 +100,6 @@ async def test_a_worker_stopped_inside_copy_does_not_hold_up_the_sale(fresh_sett
             orders |= set(await asyncio.gather(*(own.shop.bought(sale) for _ in range(20))))
             await assert_each_recorded_once(own.shop, sale, orders)
             assert len(orders) == 40
-
-
-async def test_a_worker_stands_back_where_an_api_shares_its_core(fresh_settings: Settings, tmp_path: Path) -> None:
-    """Where both want it, the system runs the API first: payments do not wait for a crowd of holds to expire."""
-    settings = copy_of(fresh_settings, worker_niceness=3, api_port=unused_port())
-    async with own_shop(settings, tmp_path) as own:
-        worker = own.processes.start_worker("first")
-        await own.processes.start_api("second")
-
-        async def stands_back() -> bool:
-            niceness = os.getpriority(os.PRIO_PROCESS, worker.pid)
-            return niceness == min(os.getpriority(os.PRIO_PROCESS, 0) + 3, 19)
-
-        await wait_until(stands_back, reason="the worker stands back")
-        api = own.processes.running["second"]
-        assert os.getpriority(os.PRIO_PROCESS, api.pid) == os.getpriority(os.PRIO_PROCESS, 0)
 
 
 async def test_a_batch_that_cannot_get_the_row_is_given_up_in_time_and_tried_again(
