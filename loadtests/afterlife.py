@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from loadtests.record import CrowdSummary
@@ -58,26 +58,21 @@ class Afterlife:
 
 async def statuses(session: AsyncSession, sale_id: int) -> dict[str, int]:
     """How many orders of a sale have each status."""
-    ids = ids_of_sale(sale_id)
-    query = select(Order.status, func.count()).where(Order.id.between(ids.first, ids.last)).group_by(Order.status)
+    query = select(Order.status, func.count()).where(_of_sale(sale_id)).group_by(Order.status)
     return {status: count for status, count in await session.execute(query)}  # noqa: C416 - rows are not pairs to dict()
 
 
 async def live_orders(session: AsyncSession, sale_id: int, statuses: Sequence[OrderStatus]) -> list[tuple[str, str]]:
     """The orders of a sale with such a status that hold units, with their buyers."""
-    ids = ids_of_sale(sale_id)
-    of_sale = Order.id.between(ids.first, ids.last)
-    query = select(Order.id, Order.user_id).where(of_sale, Order.status.in_(statuses), Order.released_at.is_(None))
+    held = (Order.status.in_(statuses), Order.released_at.is_(None))
+    query = select(Order.id, Order.user_id).where(_of_sale(sale_id), *held)
     return [(str(order_id), user_id) for order_id, user_id in await session.execute(query.order_by(Order.id))]
 
 
 async def unfinished(session: AsyncSession, sale_id: int, *, held: bool) -> int:
     """How many orders of a sale owe their units; with `held`, those that still wait for a payment count too."""
-    ids = ids_of_sale(sale_id)
     owed = Order.closed_at.is_not(None) & Order.released_at.is_(None)
-    open_ = or_(owed, Order.status == OrderStatus.RESERVED) if held else owed
-    query = select(func.count()).where(Order.id.between(ids.first, ids.last), open_)
-    return int((await session.execute(query)).scalar_one())
+    return await _count(session, sale_id, or_(owed, Order.status == OrderStatus.RESERVED) if held else owed)
 
 
 async def prove(
@@ -130,10 +125,8 @@ def same_books(sums: Money, provider: Mapping[str, Any]) -> bool:
 
 async def expired_early(session: AsyncSession, sale_id: int) -> int:
     """Orders of a sale whose hold was cut short."""
-    ids = ids_of_sale(sale_id)
     early = (Order.status == OrderStatus.EXPIRED) & (Order.closed_at < Order.expires_at)
-    query = select(func.count()).where(Order.id.between(ids.first, ids.last), early)
-    return int((await session.execute(query)).scalar_one())
+    return await _count(session, sale_id, early)
 
 
 async def released_wrongly(session: AsyncSession, sale_id: int) -> int:
@@ -164,3 +157,13 @@ def thresholds(after: Afterlife) -> list[Threshold]:
             for name, words in INVARIANTS.items()
         ),
     ]
+
+
+def _of_sale(sale_id: int) -> ColumnElement[bool]:
+    ids = ids_of_sale(sale_id)
+    return Order.id.between(ids.first, ids.last)
+
+
+async def _count(session: AsyncSession, sale_id: int, which: ColumnElement[bool]) -> int:
+    query = select(func.count()).where(_of_sale(sale_id), which)
+    return int((await session.execute(query)).scalar_one())

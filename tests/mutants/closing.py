@@ -12,6 +12,14 @@ OF_RELEASE, OF_ORDERS, OF_LIFE = (
 
 MUTANTS = (
     breaks(
+        "hold_cut_short",
+        "Orders expire ten seconds before their hold is over, while their buyers pay.",
+        REPOSITORY,
+        "Order.expires_at <= func.now(), has_sale)",
+        "Order.expires_at - timedelta(seconds=10) <= func.now(), has_sale)",
+        "tests/test_demo.py::test_buyers_who_come_after_their_hold_are_told_so_and_everything_still_balances",
+    ),
+    breaks(
         "move_without_comparing",
         "A cancellation and a payment at the same moment both win.",
         REPOSITORY,
