@@ -32,6 +32,7 @@ API_PROCESSES = 2
 # What a server that is away, or comes back, makes a client of it raise.
 PASSING_ERRORS = (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError, asyncpg.PostgresError, NotSent, OutcomeUnknown)
 OVERLOAD_DELAY_SECONDS = 0.5
+NOT_READY = 1
 STARTS_MAX = 5
 END_SECONDS_MAX = 20.0
 ASK_SECONDS_MAX = 30.0
@@ -75,6 +76,18 @@ class Ground:
             self.local.start(name, "api", extra=extra)
         else:
             self.local.start(name, "worker", extra={**extra, "SHOP_DATABASE_URL": self.wire.url})
+
+    def keep(self) -> None:
+        """Start again what found a server away when it started and therefore ended, as a service manager would.
+
+        Raises Wrecked for any other end.
+        """
+        for name, process in list(self.local.processes.items()):
+            status = process.poll()
+            if status == NOT_READY:
+                self.start(name)
+            elif status is not None:
+                raise Wrecked(f"{name} ended by itself with status {status}")
 
     def pid(self, name: str) -> int:
         """The process that was started under this name."""

@@ -33,12 +33,13 @@ async def until_well(ground: Ground, market: Market, crowd: Crowd, *, since: flo
     """The seconds from `since` until all is well: every open sale answers newcomers in the regular way, what its ledger
     had then is recorded, no alarm stands, no recovery is under way and no hold is overdue.
 
-    Raises NotHealed.
+    Raises NotHealed, and Wrecked when a process has ended that should not.
     """
     deadline = since + HEAL_SECONDS_MAX
     for sale in list(market.sales):
         probes = [crowd.new_purchase(sale) for _ in range(PROBES)] if sale.selling else []
         while True:
+            ground.keep()
             market.require_alive()
             crowd.require_alive()
             try:

@@ -15,7 +15,7 @@ from loadtests.chaos import ChaosProxy
 from loadtests.torture.check import Finding, check_sale
 from loadtests.torture.crowd import Crowd
 from loadtests.torture.faults import FAULTS
-from loadtests.torture.ground import Ground
+from loadtests.torture.ground import API, NOT_READY, Ground, Wrecked
 from loadtests.torture.healing import HEAL_SECONDS_MAX
 from loadtests.torture.ledger import check_ledger, sold_while_closed
 from loadtests.torture.market import Market, OnSale
@@ -25,6 +25,7 @@ from loadtests.torture.report import markdown, results_of, write_longest
 from loadtests.torture.run import State, TorturePlan, torture
 from shop.embedded import EmbeddedServers, PostgresServer, ValkeyServer
 from shop.local import LocalShop
+from shop.processes import START_FAILED
 from shop.sales.models import LedgerRow, SaleChange
 from tests.harness import Shop
 
@@ -134,10 +135,11 @@ class Examined:
 
 
 @pytest.fixture
-async def examined(shop: Shop, tmp_path: Path) -> AsyncIterator[Examined]:
+async def ground(shop: Shop, tmp_path: Path) -> AsyncIterator[Ground]:
+    """The hands of the torture, laid on the running shop."""
     address = urlsplit(shop.base_url)
     settings = shop.settings.model_copy(update={"api_host": address.hostname, "api_port": address.port})
-    ground = Ground(
+    here = Ground(
         settings=settings,
         directory=tmp_path,
         aof="always",
@@ -148,15 +150,36 @@ async def examined(shop: Shop, tmp_path: Path) -> AsyncIterator[Examined]:
         network=ChaosProxy(settings.redis_url),
         wire=ChaosProxy(settings.database_url),
     )
+    yield here
+    for proxy in (here.network, here.wire):
+        await proxy.close()
+    for name in list(here.local.processes):
+        here.local.stop(name)
+
+
+@pytest.fixture
+async def examined(shop: Shop, ground: Ground) -> AsyncIterator[Examined]:
     opened = await shop.open_sale(units=20, units_per_user=2)
     sale = OnSale(opened.id, opened.salt, 0.0, 0.0)
-    crowd = Crowd(shop.base_url, settings, Market(ground, seed=SEED), buyers=0, seed=SEED)
+    crowd = Crowd(shop.base_url, ground.settings, Market(ground, seed=SEED), buyers=0, seed=SEED)
     async with crowd:
         each = Examined(shop, ground, crowd, sale)
         await each.buy()
         yield each
-    for proxy in (ground.network, ground.wire):
-        await proxy.close()
+
+
+async def test_a_process_that_found_a_server_away_is_started_again_and_no_other(ground: Ground) -> None:
+    """The second meets the port of the running shop, which no manager of services could cure."""
+    ground.local.start(API, "api", extra={"SHOP_REDIS_URL": "redis://127.0.0.1:1/0"})
+    first = ground.pid(API)
+    assert await ground.until_ended(API) == NOT_READY
+
+    ground.keep()
+
+    assert ground.pid(API) != first
+    assert await ground.until_ended(API) == START_FAILED
+    with pytest.raises(Wrecked, match="api ended by itself with status 3"):
+        ground.keep()
 
 
 async def test_a_sale_that_kept_its_promises_is_clean(examined: Examined) -> None:
