@@ -78,7 +78,7 @@ def main(
     directory: Annotated[Path | None, typer.Option(help="Where the servers keep their data meanwhile.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, not as a table.")] = False,
     write: Annotated[
-        bool, typer.Option("--write", help="Write the table of a complete run that is not quick into the README.")
+        bool, typer.Option("--write", help="Write the table of a complete run at its full size into the README.")
     ] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 when a bar is missed.")] = False,
 ) -> None:
@@ -106,7 +106,7 @@ def main(
         sys.stdout.buffer.write(msgspec.json.encode(results) + b"\n")
     else:
         print_results(results, Console(highlight=False))
-    if write and not (quick or only or results.failures) and not write_readme(results, README):
+    if write and not (quick or only or rounds or seconds or results.failures) and not write_readme(results, README):
         progress.print("README.md has no <!-- bench --> … <!-- /bench -->; nothing was written there")
     if results.failures:
         raise typer.Exit(NOT_MEASURED)

@@ -18,7 +18,7 @@ class Size:
     quick: bool
     rounds: int = 9
     seconds: float = 3.0
-    answer_rounds: int = 5
+    answer_rounds: int = 7
     drain_rounds: int = 5
     drain_orders: int = 50_000
     single_orders: int = 2_000
@@ -50,7 +50,7 @@ QUICK = Size(
     quick=True,
     rounds=7,
     seconds=1.0,
-    answer_rounds=3,
+    answer_rounds=7,
     drain_rounds=3,
     drain_orders=15_000,
     single_orders=500,

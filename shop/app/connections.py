@@ -12,6 +12,8 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from shop.app.heads import answer_head
 from shop.app.sending import Outbox
 from shop.errors import Overloaded
@@ -34,6 +36,8 @@ BUSY_SHARE, LATELY_SECONDS = 0.7, 0.05
 # A turn of the loop that is so short has had nothing else to do; and so long new purchases wait for one at most.
 IDLE_TURN_SECONDS, ASIDE_SECONDS_MAX = 0.001, 0.1
 ASIDE_BYTES_MAX = 32 * 1024
+
+log = structlog.get_logger(__name__)
 
 
 class Connections:
@@ -76,12 +80,19 @@ class Connections:
         self._changes.stop()
 
     def refusal(self, scope: dict[str, Any]) -> bytes | None:
-        """What follows `refusal_start` if a request is not even begun, because the process has too much to do."""
+        """What follows `refusal_start` if a request is not even begun, because the process has too much to do.
+
+        What pages of other origins may see is said by the application, so it refuses them by itself.
+        """
+        if self._settings.cors_origins and any(name == b"origin" for name, _ in scope["headers"]):
+            return None
         return self._lane.shed(scope)
 
     def refusal_unparsed(self, data: bytes) -> bytes | None:
         """The same for what may be a whole purchase, if others were refused in this turn already."""
-        return self._lane.shed_unparsed(data) if self.gate.refusing else None
+        if not self.gate.refusing or (self._settings.cors_origins and b"\norigin" in data.lower()):
+            return None
+        return self._lane.shed_unparsed(data)
 
     def refusal_start(self, own: list[tuple[bytes, bytes]]) -> bytes:
         """The status line of a refusal and the server's own headers, which it replaces once a second."""
@@ -90,10 +101,7 @@ class Connections:
         return self._refusal_start
 
     def known(self, scope: dict[str, Any], body: bytes) -> Refusal | None:
-        """The answer to a whole request that needs nobody to be asked.
-
-        What pages of other origins may see is said by the application, so where there are such it answers everything.
-        """
+        """The answer to a whole request that needs nobody to be asked; the application's, where pages may see it."""
         return None if self._settings.cors_origins else self._lane.known(scope, body)
 
     def refused(self, connection: "ShopProtocol") -> None:
@@ -132,11 +140,20 @@ class Connections:
             aside, self._aside = self._aside, []
             for connection in aside:
                 if connection.aside:
-                    connection.receive()
+                    self._receive(connection)
             self._looked_at = self._taken_at = time.monotonic()
             self.setting_aside = self.gate.refusing
         if self.setting_aside:
             loop.call_soon(self._look_aside)
+
+    @staticmethod
+    def _receive(connection: "ShopProtocol") -> None:
+        """An error is this connection's alone: those behind it wait for the same turn."""
+        try:
+            connection.receive()
+        except Exception:
+            log.exception("unforeseen")
+            connection.transport.abort()
 
     def rests(self, connection: "ShopProtocol", scope: dict[str, Any]) -> bool:
         """Whether this connection, whose request was answered, waits for its turn to be read again."""

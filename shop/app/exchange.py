@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import structlog
 from starlette.types import ASGIApp, Message
 
 from shop.app.heads import answer_head
-from shop.seckill.answers import Refusal
+from shop.errors import ShopError
+from shop.seckill.answers import Refusal, refuse
 
 if TYPE_CHECKING:
     from shop.app.protocol import ShopProtocol
@@ -16,9 +18,6 @@ if TYPE_CHECKING:
 UNREAD_BYTES_MAX = 64 * 1024
 BODILESS = frozenset({204, 304})
 DISCONNECT: Message = {"type": "http.disconnect"}
-INTERNAL_ERROR = (
-    b'{"type":"/errors/internal_error","title":"Something went wrong","status":500,"code":"internal_error"}'
-)
 
 log = structlog.get_logger(__name__)
 
@@ -112,22 +111,21 @@ class Exchange:
             if not self._complete and not self._disconnected:
                 raise RuntimeError("the application has not answered")
         except Exception as error:
-            log.error("unforeseen", path=self.scope["path"], exc_info=error)
-            await self._fail()
+            request_id = uuid4().hex
+            log.error("unforeseen", path=self.scope["path"], request_id=request_id, exc_info=error)
+            await self._fail(request_id)
         except BaseException:
             self._connection.close()  # Stopped in the midst: what became of it is unknown.
             raise
         finally:
             self._connection.server_state.tasks.discard(self._task)
 
-    async def _fail(self) -> None:
+    async def _fail(self, request_id: str) -> None:
         if self.begun or self._complete or self._disconnected:
             self._connection.close()
             return
         self._head = None
-        headers = [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(INTERNAL_ERROR))]
-        await self.send({"type": "http.response.start", "status": 500, "headers": headers})
-        await self.send({"type": "http.response.body", "body": INTERNAL_ERROR})
+        await refuse(self.send, ShopError(), self.scope["path"], request_id.encode())
 
     def _answer(self, answer: Refusal) -> None:
         status, headers, body = answer

@@ -22,8 +22,6 @@ from shop.errors import BadRequest, HeadTooLarge, RequestTimeout, ShopError
 HEAD_BYTES_MAX = 32 * 1024
 HEADERS_MAX = 100
 PIPELINED_MAX = 16
-# After a refusal the client is still sending: to close at once would reset the connection and take the answer away.
-LINGER_SECONDS = 1.0
 # A stopping server answers what comes this long on a connection that was idle, so that it is not closed on a request.
 LAST_REQUEST_SECONDS = 0.5
 
@@ -254,11 +252,8 @@ class ShopProtocol(SendingProtocol):
             self.close()
             return
         self.write(problem_answer(error, self.server_state.default_headers))
-        self.flush()
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
         self.resume_reading()
-        self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        self.linger()
 
     def _ask_to_go_on(self) -> None:
         """The client has sent the head and waits to be told that its body is wanted."""
@@ -282,7 +277,7 @@ class ShopProtocol(SendingProtocol):
         start = self._connections.refusal_start(self.server_state.default_headers)
         self.write(start + (b"connection: close\r\n" if self._closing else b"") + refusal)
         if self._closing:
-            self.close()
+            self.linger()
         else:
             self._connections.refused(self)
 

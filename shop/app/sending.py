@@ -7,6 +7,8 @@ import time
 TOGETHER_SECONDS_MAX = 0.002
 # A client that takes nothing of its answer for so long is gone, or wants us to keep it in memory.
 UNREAD_SECONDS_MAX = 30.0
+# After a refusal the client is still sending: to close at once would reset the connection and take the answer away.
+LINGER_SECONDS = 1.0
 # More is not kept until the end of the turn: who writes much is to notice that his client reads too slowly.
 UNSENT_BYTES_MAX = 64 * 1024
 
@@ -73,6 +75,13 @@ class SendingProtocol(asyncio.Protocol):
         """End the connection when what is written has been sent."""
         self.flush()
         self.transport.close()
+
+    def linger(self) -> None:
+        """End the connection a moment after what is written has been sent; the client may still be sending."""
+        self.flush()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     def abort_if_unread(self, now: float) -> None:
         """End the connection of a client that has not read for too long."""

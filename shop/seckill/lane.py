@@ -40,6 +40,8 @@ from shop.settings import Settings
 
 ROUTE = "/v1/seckill/sales/{sale_id}/orders"
 REPLAYED = (b"idempotency-replayed", b"true")
+# Set in the scope of a purchase that the gate was asked for before the application was.
+ADMITTED = "shop.admitted"
 OVERLOADED = PreparedProblem(Overloaded())
 # The headers of that answer, for its length and the request's id.
 OVERLOADED_HEADERS = [
@@ -124,13 +126,17 @@ class PurchaseLane:
         sale_id = sale_in_path(scope["path"]) if scope["method"] == "POST" else None
         if sale_id is None:
             return None
+        if self._admits(sale_id):
+            scope[ADMITTED] = True
+            return None
+        return self._overloaded(scope["path"], purchase_headers(scope)[3])
+
+    def _admits(self, sale_id: int) -> bool:
         group = self._groups.get(sale_id)
         if group is not None and group.latch.closed:
             self.gate.remembers()
-            return None
-        if self.gate.admits(0.0 if group is None else group.queued_seconds):
-            return None
-        return self._overloaded(scope["path"], purchase_headers(scope)[3])
+            return True
+        return self.gate.admits(0.0 if group is None else group.queued_seconds)
 
     def shed_unparsed(self, data: bytes) -> bytes | None:
         """The same for what may be a whole purchase; to parse it would be half of what the refusal costs."""
@@ -146,7 +152,7 @@ class PurchaseLane:
     def _overloaded(self, path: str, request_id: bytes | None) -> bytes:
         request_id = request_id or self._new_request_id()
         body = OVERLOADED.body(path, request_id)
-        self.tally.count(Overloaded.status, Overloaded.code, 0.0)
+        self.tally.count(Overloaded.status, Overloaded.code)
         return OVERLOADED_HEADERS[random.getrandbits(2)] % (len(body), request_id) + body
 
     def known(self, scope: Scope, body: bytes) -> Refusal | None:
@@ -183,6 +189,8 @@ class PurchaseLane:
         if request_id is None:
             request_id = self._new_request_id()
         try:
+            if ADMITTED not in scope and not self._admits(sale_id):
+                raise Overloaded
             body = await read_body(receive, self._body_bytes_max)
             if (known := self.known(scope, body)) is not None:
                 await send({"type": "http.response.start", "status": known.status, "headers": known.headers})
@@ -190,12 +198,12 @@ class PurchaseLane:
                 return
             require_json(media_type)
             if prefer is None or (seconds := parse_wait(prefer)) == 0 or self._changes.full:
-                status, outcome = await self._sell(sale_id, authorization, key, body, request_id, send)
+                status, outcome = await self._sell(scope["path"], authorization, key, body, request_id, send)
             else:
                 with self._changes.listening() as listener:
                     waiting = Waiting(listener, seconds)
                     status, outcome = await self._sell(
-                        sale_id, authorization, key, body, request_id, send, waiting=waiting
+                        scope["path"], authorization, key, body, request_id, send, waiting=waiting
                     )
                 started += waiting.spent_seconds
         except AskPostgres as reason:
@@ -209,6 +217,9 @@ class PurchaseLane:
         except ShopError as error:
             status, outcome = error.status, error.code
             await refuse(send, error, scope["path"], request_id)
+        except Exception:
+            self.tally.count(ShopError.status, ShopError.code, time.perf_counter() - started)
+            raise
         self.tally.count(status, outcome, time.perf_counter() - started)
 
     def _new_request_id(self) -> bytes:
@@ -225,7 +236,7 @@ class PurchaseLane:
 
     async def _sell(
         self,
-        sale_id: int,
+        path: str,
         authorization: bytes,
         key: bytes | None,
         body: bytes,
@@ -239,7 +250,7 @@ class PurchaseLane:
         Returns the status and what became of the purchase. Raises a ShopError, or AskPostgres.
         """
         user_id, quantity, idempotency_key = self._checked(authorization, key, body)
-        group = self._groups.get(sale_id)
+        group = self._groups.get(sale_in_path(path) or 0)
         if group is None:
             await limit(self.limiter, user_id)
             raise AskPostgres
@@ -255,6 +266,9 @@ class PurchaseLane:
             deadline_seconds=self._deadline_seconds,
             expect=None if waiting is None else waiting.expect,
         )
+        if isinstance(reservation, ShopError):
+            await refuse(send, reservation, path, request_id)
+            return reservation.status, reservation.code
         poll_after_ms = self.polls.after_ms()
         answer = accepted_body(reservation, group.sale, user_id, poll_after_ms=poll_after_ms, signer=self._signer)
         location = (b"location", b"/v1/orders/" + reservation.order_id.encode())

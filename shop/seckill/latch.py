@@ -10,6 +10,7 @@ import time
 from typing import Any, NamedTuple
 
 import redis.asyncio as aioredis
+from redis.exceptions import RedisError
 
 from shop.redis import CONNECTION_ERRORS
 from shop.seckill.keys import ledger_keys
@@ -43,6 +44,7 @@ class Latch:
         self._winners: bytes | None = None
         self._bits = BITS_MIN
         self._winners_read_at = 0.0
+        self._closings = 0
         self.closed = False
         self.seq = 0
 
@@ -50,6 +52,7 @@ class Latch:
         """Take note that the ledger has nothing left."""
         if not self.closed:
             self.closed, self.seq, self._winners = True, seq, None
+            self._closings += 1
 
     def open(self) -> None:
         """Ask the ledger again, for everybody."""
@@ -67,12 +70,15 @@ class Latch:
         """Open when there are units or the sale is not open; forget the winners when an order may have come since."""
         if not self.closed:
             return
+        closings = self._closings
         try:
             wants_winners = time.monotonic() - self._winners_read_at >= WINNERS_INTERVAL_SECONDS
             pulse, winners = await self._read(with_winners=self._winners is None and wants_winners)
-        except CONNECTION_ERRORS:
+        except (*CONNECTION_ERRORS, RedisError):
             self.open()  # The next purchase asks the ledger, and is told how that is.
             return
+        if not self.closed or self._closings != closings:
+            return  # It was opened meanwhile: the answer is older than that.
         if pulse is None or pulse.available > 0:
             self.open()
             return
@@ -89,11 +95,18 @@ class Latch:
             if with_winners:
                 self._winners_read_at = time.monotonic()
                 pipe.get(self._keys.winners)
+                pipe.exists(self._keys.orders)
             values, (seconds, microseconds), *found = await pipe.execute()
-        winners: bytes | None = (found[0] or b"") if found else None
-        return self._pulse(values, seconds * 1000 + microseconds // 1000), winners
+        if not found:
+            return self._pulse(values, seconds * 1000 + microseconds // 1000), None
+        winners, has_orders = found
+        if winners is None and has_orders:
+            return None, None  # A part of the ledger is lost.
+        return self._pulse(values, seconds * 1000 + microseconds // 1000), winners or b""
 
     def _pulse(self, values: list[Any], clock_ms: int) -> _Pulse | None:
+        if None in values:
+            return None
         epoch, state, available, seq, ends_ms, skew_ms, bits = values
         if epoch != self._epoch or state != b"open" or clock_ms + int(skew_ms) >= int(ends_ms):
             return None

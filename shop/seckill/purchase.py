@@ -59,12 +59,13 @@ async def purchase(
     signer: Signer,
     deadline_seconds: float,
     expect: Callable[[bytes], None] | None = None,
-) -> Reservation:
+) -> Reservation | ShopError:
     """Reserve units, or find the order that the same request has reserved before.
 
     Without a key the orders of a user are numbered: the first that is open or new is meant, so a double click is one
     order and a try after a cancel is a new one. `expect` is told of an order before it is asked for: it
-    may be recorded before the answer is here. Raises the refusals of `shop.errors`, or AskPostgres.
+    may be recorded before the answer is here. Returns what the ledger refuses, for a crowd is refused; raises a
+    ShopError when it was not asked, or its answer is unknown, and AskPostgres.
     """
     sale = group.sale
     if key is not None:
@@ -118,14 +119,16 @@ async def _ask(group: GroupCommit, order_id: bytes, user_id: str, quantity: int,
     return answer
 
 
-def _reservation(order_id: bytes, quantity: int, answer: Answer, sale: LoadedSale, signer: Signer) -> Reservation:
+def _reservation(
+    order_id: bytes, quantity: int, answer: Answer, sale: LoadedSale, signer: Signer
+) -> Reservation | ShopError:
     uuid = uuid_text(order_id)
     if answer.word == "RESERVED":
         return Reservation(uuid, quantity, answer.seq, int(answer.fields[2]), held=True, replayed=False)
     if answer.word == "REPLAYED":
         seq, had, reserved_ms, status = answer.fields
         return Reservation(uuid, int(had), int(seq), int(reserved_ms), held=status == "held", replayed=True)
-    raise _refusal(uuid, answer, sale, signer)
+    return _refusal(uuid, answer, sale, signer)
 
 
 def _refusal(order_id: str, answer: Answer, sale: LoadedSale, signer: Signer) -> ShopError:

@@ -13,6 +13,8 @@ from shop.seckill.order_ids import SALE_ID_MAX
 QUANTITY_MAX = 10_000
 PATH_START, PATH_END = "/v1/seckill/sales/", "/orders"
 SALE_ID_DIGITS_MAX = 10
+PATH_CHARS_MAX = len(PATH_START) + SALE_ID_DIGITS_MAX + len(PATH_END)
+CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
 JSON = b"application/json"
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 PURCHASE_START = b"POST " + PATH_START.encode()
@@ -37,9 +39,13 @@ class PurchaseBody(msgspec.Struct, forbid_unknown_fields=True):
 _body_decoder = msgspec.json.Decoder(PurchaseBody)
 
 
-@lru_cache(maxsize=4096)
 def sale_in_path(path: str) -> int | None:
     """The sale that a purchase path names; None for any other path."""
+    return _sale_in_path(path) if len(path) <= PATH_CHARS_MAX else None
+
+
+@lru_cache(maxsize=4096)
+def _sale_in_path(path: str) -> int | None:
     if not (path.startswith(PATH_START) and path.endswith(PATH_END)):
         return None
     digits = path[len(PATH_START) : -len(PATH_END)]
@@ -67,7 +73,7 @@ def whole_purchase(data: bytes) -> tuple[str, bytes | None] | None:
         value = rest[1:].strip(b" \t")
         if rest[:1] != b":":
             return None
-        if length is None and len(name) == len(b"content-length") and value.isdigit():
+        if length is None and len(name) == len(b"content-length") and CONTENT_LENGTH.fullmatch(value):
             length = int(value)
         elif request_id is None and REQUEST_ID.fullmatch(value) and len(name) == len(b"x-request-id"):
             request_id = value

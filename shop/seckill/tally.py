@@ -19,9 +19,11 @@ class Tally:
         self._buckets = [0] * (len(metrics.SECONDS) + 1)
         self._seconds = 0.0
 
-    def count(self, status: int, outcome: str, seconds: float) -> None:
-        """Note one answer: its status, what became of the purchase, and the time it took."""
+    def count(self, status: int, outcome: str, seconds: float | None = None) -> None:
+        """Note one answer: its status, what became of the purchase, and the time it took unless it took none."""
         self._outcomes[status, outcome] += 1
+        if seconds is None:
+            return
         self._buckets[bisect_left(metrics.SECONDS, seconds)] += 1
         self._seconds += seconds
 

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from shop.seckill import requests
 from shop.settings import Settings
 from tests.connections.conftest import hurried
 from tests.connections.raw import ANSWER_SECONDS, LIVEZ, Answer, Wire, wires
@@ -98,6 +100,7 @@ async def test_a_crowd_of_every_kind_is_answered_as_each_deserves_or_refused(
         lambda wish: (wish.request(body=b"{"), {400}),
         lambda wish: (wish.request(body=b'{"quantity":1}' + LARGE), {413}),
         lambda wish: (wish.request("Bad Header: 1"), {400}),
+        lambda wish: (wish.request(f"Content-Length: {'1' * 5_000}", framing=None), {400}),
         lambda _: (LIVEZ, {200}),
     ]
     async with wires(hurried_shop, CROWD) as connections:
@@ -136,3 +139,34 @@ async def test_buyers_who_hang_up_in_a_crowd_harm_nobody(hurried_shop: Shop, liv
                 orders.append(wish.won(answer))
 
     await assert_all_are_served([replace(wish, shop=live_shop) for wish in wanted], earlier=orders)
+
+
+async def test_an_error_in_what_was_set_aside_costs_its_own_connection_and_no_other(
+    busy_shop: Shop, live_shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those behind it are answered, and so is everybody who comes later."""
+    sale = await live_shop.open_sale(units=2 * CROWD)
+    await busy_shop.until_loaded(sale)
+
+    def whole_purchase(data: bytes) -> tuple[str, bytes | None] | None:
+        if b"X-Unforeseen" in data:
+            raise RuntimeError("nobody has thought of this")
+        return requests.whole_purchase(data)
+
+    monkeypatch.setattr("shop.seckill.lane.whole_purchase", whole_purchase)
+    crowd = wishes(busy_shop, sale, CROWD)
+    async with wires(busy_shop, CROWD) as connections:
+        struck = connections[CROWD // 2 :: 50]
+        for _ in range(3):
+            for wish, connection in zip(crowd, connections, strict=True):
+                unforeseen = ["X-Unforeseen: yes"] if connection in struck else []
+                if connection.closed_at is None:
+                    connection.send(wish.request(*unforeseen))
+            for connection in connections:
+                if connection not in struck:
+                    assert (await connection.answer()).status in {200, 202, 503}
+                elif connection.closed_at is None:
+                    with suppress(EOFError):
+                        await connection.answer()
+
+    assert any(connection.closed_at is not None for connection in struck)

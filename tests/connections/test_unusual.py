@@ -3,11 +3,14 @@
 import asyncio
 
 import pytest
+from prometheus_client import REGISTRY
 
 from shop.sales.models import Sale
+from shop.settings import Settings
 from tests.connections.raw import LIVEZ, exchange, wire
 from tests.connections.wishes import Wish, ask_again, assert_sold_to, wishes
-from tests.harness import Shop
+from tests.harness import Shop, running_shop, wait_until
+from tests.processes import copy_of
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +185,25 @@ async def test_a_client_that_sends_nothing_and_hangs_up_is_no_trouble(shop: Shop
             await connection.until_closed()
     async with asyncio.timeout(1):
         assert (await exchange(shop, LIVEZ)).status == 200
+
+
+async def test_what_nobody_foresaw_is_a_problem_with_the_id_of_its_request(
+    live_shop: Shop, live_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By it the error is found in the log; it is counted as what it is."""
+    async with running_shop(copy_of(live_settings), worker=False) as shop:
+        sale = await live_shop.open_sale()
+        await shop.until_loaded(sale)
+        monkeypatch.setattr("shop.seckill.lane.purchase", None)
+        before = REGISTRY.get_sample_value("shop_purchases_total", {"outcome": "internal_error"}) or 0.0
+
+        answer = await exchange(shop, Wish.of(shop, sale).request())
+
+        assert (answer.status, answer.refusal()) == (500, "internal_error")
+        assert answer.json()["request_id"] == answer.headers["x-request-id"]
+
+        async def counted() -> bool:
+            found = REGISTRY.get_sample_value("shop_purchases_total", {"outcome": "internal_error"})
+            return found == before + 1
+
+        await wait_until(counted, reason="it is counted")

@@ -17,8 +17,9 @@ from shop.seckill.latch import BITS_MAX, BITS_MIN, Latch, winner_bits
 from shop.seckill.ledger import LastOrder, LoadedSale, RedisClock
 from shop.seckill.receipts import Signer, Witness
 from shop.settings import Settings
-from tests.harness import Shop, new_user_id, outcome, wait_until
-from tests.lua.ledgers import open_ledger, order_id
+from tests.harness import Shop, new_user_id, outcome, running_shop, wait_until
+from tests.lua.ledgers import command, open_ledger, order_id
+from tests.processes import copy_of
 
 
 async def script_calls(shop: Shop) -> int:
@@ -91,6 +92,25 @@ async def test_the_latch_opens_when_a_unit_comes_back(shop: Shop) -> None:
     await wait_until(bought, within=1.0, reason="the unit is sold again")
 
 
+async def test_the_latches_of_all_processes_open_when_a_unit_comes_back(shop: Shop) -> None:
+    """Each finds it by itself, with two polls in the 200 ms that are promised (F20)."""
+    assert 2 * Settings(_env_file=None, environment="development").latch_poll_seconds <= 0.2
+    async with running_shop(copy_of(shop.settings), worker=False) as other:
+        sale, winner = await shop.open_sale(units=1, units_per_user=5), new_user_id()
+        await other.until_loaded(sale)
+        order_id = await shop.bought(sale, winner)
+        for each in (shop, other):
+            await until_latched(each, sale)
+        await shop.drained(sale)
+        client = await shop.client()
+        assert (await client.post(f"/v1/orders/{order_id}/cancel", headers=shop.headers(winner))).status_code == 200
+
+        async def open_again() -> bool:
+            return {outcome(await each.buy(sale, quantity=2)) for each in (shop, other)} == {"not_enough_units"}
+
+        await wait_until(open_again, within=1.0, reason="both ask the ledger")
+
+
 async def test_the_latch_opens_when_units_are_added(shop: Shop) -> None:
     """A restock sells in every process within a second (F20)."""
     sale = await shop.open_sale(units=1, stock=3)
@@ -119,6 +139,61 @@ async def test_whoever_won_between_two_polls_is_no_loser(redis: aioredis.Redis) 
     await latch.poll()
 
     assert (latch.closed, latch.seq, latch.knows_sold_out(order_id(2))) == (True, 3, False)
+
+
+async def test_an_answer_that_was_overtaken_says_nothing(
+    redis: aioredis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is on its way, a unit comes back and is sold here, and the next buyer is told that nothing is left."""
+    ledger = await open_ledger(redis, available=1)
+    latch = Latch(redis, ledger.sale)
+    await ledger.buy((1, "ann", 1))
+    latch.close(seq=1)
+    read = latch._read
+
+    async def overtaken(*, with_winners: bool) -> object:
+        found = await read(with_winners=with_winners)
+        await ledger.give_back((1, 1))
+        await ledger.buy((2, "bob", 1))
+        latch.open()
+        latch.close(seq=3)
+        return found
+
+    monkeypatch.setattr(latch, "_read", overtaken)
+    await latch.poll()
+
+    assert (latch.closed, latch.seq, latch.knows_sold_out(order_id(2))) == (True, 3, False)
+
+
+@pytest.mark.parametrize("lost", ["winners", "sale", "ends_ms", "another type"])
+async def test_a_ledger_that_lacks_a_part_opens_the_latch(redis: aioredis.Redis, lost: str) -> None:
+    """Nobody can tell from it who has won, so each buyer is told by the scripts what is wrong."""
+    ledger = await open_ledger(redis, available=1)
+    latch = Latch(redis, ledger.sale)
+    await ledger.buy((1, "ann", 1))
+    latch.close(seq=1)
+
+    if lost == "ends_ms":
+        await command(redis, "HDEL", ledger.keys.sale, lost)
+    else:
+        await redis.delete(ledger.keys.winners if lost == "winners" else ledger.keys.sale)
+    if lost == "another type":
+        await redis.set(ledger.keys.sale, "nonsense")
+    await latch.poll()
+
+    assert not latch.closed
+
+
+async def test_a_sale_that_lost_its_units_unsold_is_sold_out_for_everybody(redis: aioredis.Redis) -> None:
+    """No order was ever made: that there are no winners is then no loss."""
+    ledger = await open_ledger(redis, available=1)
+    await ledger.set(available=0)
+    latch = Latch(redis, ledger.sale)
+    latch.close(seq=0)
+
+    await latch.poll()
+
+    assert (latch.closed, latch.knows_sold_out(order_id(1))) == (True, True)
 
 
 @pytest.mark.parametrize("what", ["a unit comes back", "a pause", "the end"])

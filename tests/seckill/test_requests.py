@@ -3,7 +3,7 @@
 import httptools
 import pytest
 
-from shop.seckill.requests import whole_purchase
+from shop.seckill.requests import sale_in_path, whole_purchase
 
 PATH = "/v1/seckill/sales/7/orders"
 LINE = f"POST {PATH} HTTP/1.1"
@@ -78,6 +78,8 @@ PLAIN = request(LENGTH)
         request(f"Content-Length: +{len(BODY)}"),
         request(f"Content-Length: {len(BODY)}, {len(BODY)}"),
         request("Content-Length: \u00b2"),
+        request(f"Content-Length: {'1' * 5_000}"),
+        request(f"Content-Length: {'0' * 5_000}{len(BODY)}"),
         request(LENGTH, "Content-Length-Too: 3"),
         request(LENGTH, "Transfer-Encoding: chunked"),
         request(LENGTH, "TRANSFER-ENCODING : chunked"),
@@ -104,3 +106,21 @@ PLAIN = request(LENGTH)
 )
 def test_everything_else_is_for_the_parser(data: bytes) -> None:
     assert whole_purchase(data) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "sale_id"),
+    [
+        (PATH, 7),
+        ("/v1/seckill/sales/007/orders", 7),
+        ("/v1/seckill/sales/9999999999/orders", None),
+        ("/v1/seckill/sales/00000000007/orders", None),
+        (f"/v1/seckill/sales/{'1' * 30_000}/orders", None),
+        ("/v1/seckill/sales/\u0667/orders", None),
+        ("/v1/seckill/sales//orders", None),
+        ("/v1/seckill/sales/7/orders/", None),
+        ("/v1/seckill/sales/orders", None),
+    ],
+)
+def test_only_a_short_plain_path_names_a_sale(path: str, sale_id: int | None) -> None:
+    assert sale_in_path(path) == sale_id

@@ -40,7 +40,6 @@ class ServedApi:
             api_port=unused_port(),
             metrics_port=unused_port(),
             overload_delay_seconds=10.0,
-            pressure_delay_seconds=10.0,
         )
         address = f"http://127.0.0.1:{settings.api_port}"
         shop = Shop(settings, live.database, live.redis, address)
