@@ -25,7 +25,7 @@ from shop.settings import Settings, get_settings
 BACKLOG = 4096
 TICKS_PER_BEAT = 10
 CLOSING_SECONDS = 3
-REST_SECONDS = 1.0
+FULL_SECONDS, EXHAUSTED_SECONDS = 0.05, 1.0
 # What every process of the pool imports; the second for the script that has started us, which they import as well.
 PRELOAD = ("shop.app", "shop.cli")
 
@@ -43,6 +43,7 @@ def server_config(app: Any, settings: Settings, **more: Any) -> uvicorn.Config:
         backlog=BACKLOG,
         server_header=False,
         proxy_headers=False,  # the application does it, behind the purchase lane
+        limit_concurrency=settings.connections_max,
         timeout_graceful_shutdown=settings.graceful_stop_seconds,
         **more,
     )
@@ -155,13 +156,26 @@ class ShopServer(uvicorn.Server):
 
     def _begin_to_let_in(self) -> None:
         if self._own.fileno() >= 0:  # It may have been closed meanwhile.
-            asyncio.get_running_loop().add_reader(self._own, self._let_in, self._own)
+            asyncio.get_running_loop().add_reader(self._own, self._let_in_who_fits, self._own)
 
-    def _let_in(self, listener: socket.socket) -> None:
+    def _let_in_nobody(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._own)
+        loop.call_later(seconds, self._begin_to_let_in)
+
+    def _let_in_who_fits(self, listener: socket.socket) -> None:
+        """Accept no more than the process may have open; the others wait in the kernel."""
+        room = (self.config.limit_concurrency or 0) - len(self.server_state.connections) - len(self._coming)
+        if room > 0:
+            self._let_in(listener, at_most=min(room, BACKLOG))
+        else:
+            self._let_in_nobody(FULL_SECONDS)
+
+    def _let_in(self, listener: socket.socket, *, at_most: int = BACKLOG) -> None:
         """Accept who waits at a listener."""
         loop = asyncio.get_running_loop()
         try:
-            for _ in range(BACKLOG):
+            for _ in range(at_most):
                 connection, _ = listener.accept()
                 connection.setblocking(False)
                 coming = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
@@ -171,8 +185,7 @@ class ShopServer(uvicorn.Server):
             return
         except OSError as error:  # Out of descriptors, most likely. Who waits may wait until others have left.
             log.warning("nobody_let_in", error=repr(error))
-            loop.remove_reader(self._own)
-            loop.call_later(REST_SECONDS, self._begin_to_let_in)
+            self._let_in_nobody(EXHAUSTED_SECONDS)
 
     def _came(self, coming: "asyncio.Future[Any]") -> None:
         self._coming.discard(coming)
@@ -183,7 +196,7 @@ class ShopServer(uvicorn.Server):
         """Let in who has waited at the others' listeners since the last look: their process is dead, stuck or late."""
         waiting = {listener for listener in self._others if _has_waiting(listener)}
         for listener in waiting & self._have_waited:
-            self._let_in(listener)
+            self._let_in_who_fits(listener)
         self._have_waited = waiting
 
     def _protocol(self) -> asyncio.Protocol:

@@ -85,6 +85,8 @@ class Settings(AuditSettings, NotificationSettings, PaymentSettings, PurchaseSet
     """The largest body of a purchase."""
     request_seconds_max: PositiveFloat = 5.0
     """A request that is not complete so long after its first byte is cut with 408."""
+    connections_max: PositiveInt = 20_000
+    """How many connections a process has open; whoever comes then waits in the kernel until another leaves."""
     keep_alive_seconds: PositiveFloat = 75.0
     """How long a connection may be idle between two requests."""
     overload_delay_seconds: PositiveFloat = 0.02

@@ -11,8 +11,8 @@ import pytest
 from uvicorn.lifespan.on import LifespanOn
 
 from shop.app import create_app
-from shop.app.server import CLOSING_SECONDS, ShopServer, listen, server_config
-from tests.harness import Shop
+from shop.app.server import CLOSING_SECONDS, FULL_SECONDS, ShopServer, listen, server_config
+from tests.harness import Shop, wait_until
 
 ANSWER_SECONDS = 10.0
 REQUEST = b"GET /livez HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n"
@@ -81,6 +81,28 @@ async def test_who_comes_while_there_is_no_descriptor_left_waits(server: ShopSer
     listener.exhausted = True
 
     assert await answer(come(listener)) == b"HTTP/1.1 200 OK"
+
+
+async def test_who_comes_to_a_full_process_waits_until_somebody_leaves(server: ShopServer, listener: Listener) -> None:
+    """In the kernel, where he costs nothing; several at once are no way around it."""
+    server.config.limit_concurrency = 3
+    early = [socket.create_connection(listener.getsockname()) for _ in range(5)]
+
+    async def let_in() -> bool:
+        return len(server.server_state.connections) == 3
+
+    await wait_until(let_in, reason="three are let in")
+    late = come(listener)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(told := asyncio.ensure_future(answer(late))), 5 * FULL_SECONDS)
+    assert await let_in()
+
+    for client in early[:3]:
+        client.close()
+
+    assert await told == b"HTTP/1.1 200 OK"
+    for client in early:
+        client.close()
 
 
 async def test_who_hangs_up_before_he_is_let_in_disturbs_nobody(
