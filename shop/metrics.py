@@ -83,7 +83,11 @@ PROVIDER_EVENTS = Counter("shop_provider_events_total", "Events of the payment p
 PAYMENT_MISMATCHES = Counter(
     "shop_payment_mismatches_total", "Events whose amount, currency or order is not ours: somebody must look.", ["kind"]
 )
+for _kind in ("mismatch", "unknown_order"):
+    PAYMENT_MISMATCHES.labels(_kind)
 PROVIDER_REFUSALS = Counter("shop_provider_refusals_total", "Requests that the provider refused.", ["operation"])
+for _operation in ("create", "cancel", "refund"):
+    PROVIDER_REFUSALS.labels(_operation)
 
 DELIVERIES = Counter(
     "shop_notification_deliveries_total",

@@ -81,7 +81,7 @@ async def refund_some(shop: LocalShop, stage: Stage, units: int) -> None:
     paid = await _live_orders(shop, stage.sale_id, (OrderStatus.PAID,))
     headers = {"Authorization": f"Bearer {stage.admin_token}"}
     async with httpx.AsyncClient(base_url=shop.base_url, headers=headers, timeout=30) as client:
-        for order_id, _ in paid[: round(units * REFUNDED_SHARE)]:
+        for order_id, _ in paid[: max(1, round(units * REFUNDED_SHARE))]:
             key = {"Idempotency-Key": f"refund-{order_id}"}
             answer = await client.post(f"/v1/admin/orders/{order_id}/refund", headers=key, json={"restock": True})
             answer.raise_for_status()

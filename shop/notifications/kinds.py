@@ -34,4 +34,5 @@ OF_STATUS: Mapping[str, Kind] = {
     OrderStatus.CANCELLED: Kind.CANCELLED,
     OrderStatus.EXPIRED: Kind.EXPIRED,
     OrderStatus.REFUNDED: Kind.REFUNDED,
+    "money_returned": Kind.REFUNDED,
 }

@@ -61,7 +61,7 @@ async def _listener(order_id: UUID, _: CurrentUser, request: Request) -> AsyncIt
             "description": "Each event is the order as `GET /v1/orders/{order_id}` gives it; its `id` is its version.",
             "content": {"text/event-stream": {"schema": EVENT}},
         },
-        204: {"description": "`Last-Event-ID` is the order's last state: nothing more can come, so do not come back."},
+        204: {"description": "`Last-Event-ID` is the order's last state: only money that comes late could change it."},
         **problems(Unauthorized, UserBlocked, OrderNotFound, Invalid, RateLimited, NotReady, Overloaded, Unavailable),
     },
 )
@@ -77,8 +77,8 @@ async def follow_order(
 ) -> Response:
     """The state of an order now, then again at each change, as server-sent events.
 
-    A comment comes when there was nothing else for a while. The stream ends after the last change that the order can
-    have, and after ten minutes or when the server stops: then come back with `Last-Event-ID`.
+    A comment comes when there was nothing else for a while. The stream ends when the order is closed and its units
+    are back, and after ten minutes or when the server stops: then come back with `Last-Event-ID`.
     """
     state = request.app.state
     await see_one_moment(session)

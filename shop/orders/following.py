@@ -65,7 +65,7 @@ async def stream(
 ) -> AsyncIterator[bytes]:
     """The events of an order that was read after `listener` began to listen; its version `seen` is not sent again.
 
-    It ends after the last change that an order can have, after `sse_seconds_max`, or when the process stops.
+    It ends when the order is closed and its units are back, after `sse_seconds_max`, or when the process stops.
     """
     now = asyncio.get_running_loop().time
     ends_at = now() + settings.sse_seconds_max
@@ -96,7 +96,10 @@ async def _read_again(order: OrderRead, reader: OrderReader) -> OrderRead:
 
 
 def is_final(order: OrderRead) -> bool:
-    """Whether nothing can become of it any more: it is closed and its units are back, or it is refunded without."""
+    """Whether nothing is awaited any more: it is closed and its units are back, or it is refunded without.
+
+    Money that comes late is told by its timeline and a notification.
+    """
     if order.closed_at is None:
         return order.status is OrderStatus.REFUNDED
     return order.released_at is not None

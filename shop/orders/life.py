@@ -4,7 +4,7 @@ reserved ─► paid ─► refunded          reserved ─► cancelled | expire
 
 A move is a compare-and-set: whoever comes second finds that the order is elsewhere. A closed order never comes back.
 Each move is recorded in its own transaction as an `OrderEvent`, and announced when that is committed. So is the
-reservation of an ordinary order; a purchase writes no event: the ledger tells of it.
+reservation of an ordinary order by its buyer; a purchase writes no event: the ledger tells of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,6 +42,7 @@ class By(StrEnum):
 async def note(session: AsyncSession, order_id: UUID, word: str, *, reason: str) -> None:
     """Tell the buyer in the order's timeline what the shop has done about it; its status stays."""
     await repository.add_events(session, [order_id], status=word, moved_by=By.SHOP, reason=reason)
+    announce_after_commit(session, [order_id])
 
 
 async def record_reserved(session: AsyncSession, order: Order) -> None:

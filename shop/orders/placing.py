@@ -23,7 +23,7 @@ from shop.products.models import Product
 from shop.products.schemas import PRICE_MINOR_MAX, availability
 from shop.products.service import forget_after_commit
 from shop.rate_limit import RateLimiter, rate_limiter
-from shop.seckill.order_ids import keyed_order_id
+from shop.seckill.order_ids import keyed_order_id, replacing_order_id
 from shop.seckill.requests import QUANTITY_MAX
 from shop.settings import Settings
 
@@ -79,10 +79,10 @@ async def place(
     return Placed(await recorded(session, order), replayed=False)
 
 
-async def place_again(session: AsyncSession, expired: Order, *, key: str, hold_seconds: int) -> Order | None:
+async def place_again(session: AsyncSession, expired: Order, *, hold_seconds: int) -> Order | None:
     """A new order of what an expired one had, at the prices it had; None when the stock does not have all of it.
 
-    `key` names the new order as an idempotency key would. The caller sees to it that this is done once.
+    The caller sees to it that this is done once.
     """
     found = await repository.lines(session, expired.id)
     units = {line.product_id: line.quantity for line in found}
@@ -96,7 +96,7 @@ async def place_again(session: AsyncSession, expired: Order, *, key: str, hold_s
         session,
         [(line.product_id, line.quantity, line.price_minor) for line in found],
         hold_seconds=hold_seconds,
-        id=UUID(bytes=keyed_order_id(NO_SALE, salt, expired.user_id, key)),
+        id=UUID(bytes=replacing_order_id(NO_SALE, salt, expired.user_id, expired.id)),
         user_id=expired.user_id,
         quantity=expired.quantity,
         total_minor=expired.total_minor,

@@ -75,6 +75,11 @@ async def lock(session: AsyncSession, order_id: UUID) -> Order:
     return await session.get_one(Order, order_id, with_for_update=True, populate_existing=True)
 
 
+async def find_locked(session: AsyncSession, order_id: UUID) -> Order | None:
+    """The order, if it is there, locked until the transaction ends."""
+    return await session.get(Order, order_id, with_for_update=True, populate_existing=True)
+
+
 async def find_each(session: AsyncSession, order_ids: Sequence[UUID]) -> Sequence[Order]:
     """Those of these orders that have rows, whoever bought them: the caller has asked who may see them."""
     query = select(Order).where(Order.id == any_(_ids(order_ids)))

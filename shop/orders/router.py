@@ -243,6 +243,7 @@ async def read_order(
     if receipt is None:
         order = await service.read(session, state.ledger, order_id=order_id, buyer_id=buyer.user_id, polls=state.polls)
     else:
+        await session.close()  # Its connection: the claim takes its own, several times.
         order = await claims.read(
             state.database,
             state.ledger,

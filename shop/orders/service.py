@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from operator import attrgetter
 from uuid import UUID
 
 import redis.asyncio as aioredis
@@ -97,6 +98,7 @@ async def in_ledger(
     sale = await sales.find(session, sale_id) if 0 < sale_id <= SALE_ID_MAX else None
     if sale is None or sale.epoch == 0:
         raise OrderNotFound
+    await session.close()  # No connection to Postgres is held while the ledger is asked.
     try:
         entry = await ledger.find_order(client, sale_id, sale.epoch, order_id.bytes)
     except CONNECTION_ERRORS as error:
@@ -165,9 +167,12 @@ def unrecorded(order_id: UUID, sale: Sale, entry: LedgerOrder, *, poll_after_ms:
 
 
 def _timeline(reserved_at: datetime, released_at: datetime | None, events: Sequence[OrderEvent]) -> list[TimelineEntry]:
-    """What became of an order: that it was made and that its units went back is told by its row, the rest by events."""
-    entries = [TimelineEntry(event=OrderStatus.RESERVED, at=reserved_at, by=By.BUYER, reason="asked for by the buyer")]
-    entries += [
+    """What became of an order: that it was made and that its units went back is told by its row, the rest by events.
+
+    It was made first, whatever the clock of the ledger says.
+    """
+    made = TimelineEntry(event=OrderStatus.RESERVED, at=reserved_at, by=By.BUYER, reason="asked for by the buyer")
+    entries = [
         TimelineEntry.model_validate(
             {"event": event.status, "at": event.created_at, "by": event.moved_by, "reason": event.reason}
         )
@@ -175,4 +180,4 @@ def _timeline(reserved_at: datetime, released_at: datetime | None, events: Seque
     ]
     if released_at is not None:
         entries.append(TimelineEntry(event="released", at=released_at, by=By.SHOP, reason="the units are back"))
-    return entries
+    return [made, *sorted(entries, key=attrgetter("at"))]

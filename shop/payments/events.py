@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop import metrics
-from shop.orders.life import By, move
+from shop.orders.life import By, move, note
 from shop.orders.models import OrderStatus
 from shop.payments import repository
 from shop.payments.gateway import Intent, ProviderEvent
@@ -96,10 +96,12 @@ async def _capture(session: AsyncSession, payment: Payment, now: datetime) -> No
 
 async def _returned(session: AsyncSession, payment: Payment, now: datetime) -> None:
     """The money went back, because we asked for it or for a reason of the provider's own: then the units are kept."""
-    refund = await repository.add_refund(session, payment, reason="returned by the provider")
+    reason = "the provider returned the money"
+    if payment.paid_order_id is None and await repository.find_refund(session, payment.order_id) is None:
+        await note(session, payment.order_id, "money_returned", reason=reason)
+    refund = await repository.add_refund(session, payment, reason=reason)
     if refund.status != RefundStatus.DONE:
         refund.status, refund.done_at = RefundStatus.DONE, now
     payment.settled_at = payment.settled_at or now
     if payment.paid_order_id is not None:
-        reason = "the provider returned the money"
         await move(session, [payment.paid_order_id], OrderStatus.REFUNDED, by=By.PROVIDER, reason=reason, closes=False)

@@ -92,11 +92,13 @@ async def find_refund(session: AsyncSession, payment_id: UUID) -> Refund | None:
 
 
 async def unsettled(session: AsyncSession, *, limit: int) -> Sequence[UUID]:
-    """Payments whose money belongs to no order and no refund yet, the oldest first."""
+    """Payments whose money belongs to no order and no refund yet, in any order: those that cannot be settled now do not
+    stand before the others for ever.
+    """
     query = (
         select(Payment.order_id)
         .where(Payment.captured_at.is_not(None), Payment.settled_at.is_(None))
-        .order_by(Payment.captured_at)
+        .order_by(func.random())
         .limit(limit)
     )
     return (await session.scalars(query)).all()

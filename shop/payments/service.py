@@ -57,8 +57,10 @@ async def start(
     if payment.status == PaymentStatus.WANTED:
         intent = await _create(gateway, payment)
         async with database.transaction() as session:
-            await apply(session, intent)
+            outcome = await apply(session, intent)
             payment = await repository.get(session, order_id)
+        if outcome != "applied" or payment.status == PaymentStatus.CANCELLED:
+            raise ProviderUnavailable("The payment provider has no use for this payment")
     return PaymentRead(
         order_id=order_id,
         status=payment.status,

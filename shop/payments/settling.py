@@ -21,13 +21,13 @@ from shop.orders.placing import place_again
 from shop.orders.release import owed_to_sales, release
 from shop.payments import repository
 from shop.payments.models import Payment
-from shop.redis import NotSent, OutcomeUnknown
+from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown
 from shop.sales import repository as sales
 from shop.sales.loading import loaded_sale
 from shop.sales.models import Sale, SaleStatus
 from shop.seckill import ledger
 from shop.seckill.ledger import BATCH_WORDS, LastOrder, RedisClock, ReserveRequest
-from shop.seckill.order_ids import keyed_order_id
+from shop.seckill.order_ids import replacing_order_id
 from shop.settings import Settings
 
 SETTLED_AT_ONCE = 8  # each has a connection of its own to Postgres, and the worker has others to serve
@@ -45,7 +45,12 @@ async def settle(database: Database, client: aioredis.Redis, settings: Settings)
     settled = 0
     for start in range(0, len(waiting), SETTLED_AT_ONCE):
         together = waiting[start : start + SETTLED_AT_ONCE]
-        settled += sum(await asyncio.gather(*(settle_one(database, client, each, settings) for each in together)))
+        tries = (settle_one(database, client, each, settings) for each in together)
+        for payment_id, result in zip(together, await asyncio.gather(*tries, return_exceptions=True), strict=True):
+            if isinstance(result, BaseException):  # The others' money does not wait for it.
+                log.error("payment_not_settled", order_id=str(payment_id), exc_info=result)
+            else:
+                settled += result
     return settled
 
 
@@ -58,6 +63,8 @@ async def settle_one(database: Database, client: aioredis.Redis, payment_id: UUI
     order, sale = late
     if owed := owed_to_sales([order]):
         await release(database, client, owed, settings)
+        if await _still_holds(client, order, sale):
+            return False  # Its own units would be missing, and its buyer's limit.
     refused = await _reserve_again(client, order, sale, settings)
     if refused is None:
         return False
@@ -79,9 +86,7 @@ async def _settle_in_postgres(session: AsyncSession, payment_id: UUID, settings:
     elif order.status != OrderStatus.EXPIRED:
         await _give_back(session, payment, f"the order was {order.status}")
     elif order.sale_id is None:
-        replacement = await place_again(
-            session, order, key=replacement_key(order.id), hold_seconds=settings.order_hold_seconds
-        )
+        replacement = await place_again(session, order, hold_seconds=settings.order_hold_seconds)
         if replacement is None:
             await _give_back(session, payment, "the stock was gone")
         else:
@@ -97,7 +102,7 @@ async def _settle_in_sale(
     sale = await sales.find(session, sale_id)
     if sale is None:
         raise LookupError(f"order {order.id} names sale {sale_id}, which has no row")
-    replacement = await orders.find_any(session, replacement_id(order, sale))
+    replacement = await orders.find_locked(session, replacement_id(order, sale))
     if replacement is None and sale.status != SaleStatus.SETTLED:
         return order, sale
     if replacement is None:
@@ -109,14 +114,19 @@ async def _settle_in_sale(
     return None
 
 
-def replacement_key(order_id: UUID) -> str:
-    """The idempotency key of the order that late money buys instead of this one."""
-    return f"late:{order_id}"
-
-
 def replacement_id(order: Order, sale: Sale) -> UUID:
     """The id of the order that replaces an expired one of a sale."""
-    return UUID(bytes=keyed_order_id(sale.id, sale.salt, order.user_id, replacement_key(order.id)))
+    return UUID(bytes=replacing_order_id(sale.id, sale.salt, order.user_id, order.id))
+
+
+async def _still_holds(client: aioredis.Redis, order: Order, sale: Sale) -> bool:
+    """Whether the ledger counts the units of an expired order as its own, or cannot be asked."""
+    try:
+        entry = await ledger.find_order(client, sale.id, sale.epoch, order.id.bytes)
+    except CONNECTION_ERRORS as error:
+        log.warning("late_money_waits", order_id=str(order.id), reason=str(error))
+        return True
+    return entry is not None and entry.held
 
 
 async def _reserve_again(client: aioredis.Redis, order: Order, sale: Sale, settings: Settings) -> str | None:
@@ -125,14 +135,21 @@ async def _reserve_again(client: aioredis.Redis, order: Order, sale: Sale, setti
     None when they are held, and are recorded in a moment, or when it could not be asked: then it is asked again.
     """
     wish = ReserveRequest(replacement_id(order, sale).bytes, order.user_id, order.quantity)
+    clock, timeout = RedisClock(), settings.redis_timeout_seconds
     try:
-        (answer,) = await ledger.reserve(
-            client, loaded_sale(sale), [wish], clock=RedisClock(), last=NO_ORDER, timeout=settings.redis_timeout_seconds
-        )
+        for _ in range(2):  # The first answer may be that our own clock is late; it sets this one right.
+            (answer,) = await ledger.reserve(
+                client, loaded_sale(sale), [wish], clock=clock, last=NO_ORDER, timeout=timeout
+            )
+            if answer.word != "LATE":
+                break
     except (NotSent, OutcomeUnknown) as error:
         log.warning("late_money_waits", order_id=str(order.id), reason=str(error))
         return None
-    if answer.word == "RESERVED" or answer.word in TRY_AGAIN:
+    if answer.word in TRY_AGAIN:
+        log.warning("late_money_waits", order_id=str(order.id), reason=answer.word)
+        return None
+    if answer.word == "RESERVED":
         return None
     if answer.word == "REPLAYED" and answer.fields[-1] == "held":
         return None

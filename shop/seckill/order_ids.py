@@ -34,6 +34,11 @@ def numbered_order_id(sale_id: int, salt: bytes, user_id: str, number: int) -> b
     return _order_id(sale_id, salt, b"number\0" + user_id.encode() + b"\0" + str(number).encode())
 
 
+def replacing_order_id(sale_id: int, salt: bytes, user_id: str, order_id: UUID) -> bytes:
+    """The order that late money buys instead of this one, as 16 bytes. No key of a buyer names it."""
+    return _order_id(sale_id, salt, b"late\0" + user_id.encode() + b"\0" + order_id.bytes)
+
+
 def _order_id(sale_id: int, salt: bytes, name: bytes) -> bytes:
     digest = int.from_bytes(_salted(salt).digest(name), "big")
     return (sale_id << 96 | digest & HASH_MASK | VERSION_AND_VARIANT).to_bytes(16, "big")

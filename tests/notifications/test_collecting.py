@@ -10,7 +10,7 @@ from shop.notifications.collecting.collector import collect, collect_batch
 from shop.notifications.collecting.repository import lock_position
 from shop.notifications.kinds import Kind, Sink
 from shop.notifications.models import CollectorSale, Notification
-from shop.orders.life import By, move
+from shop.orders.life import By, move, note
 from shop.orders.models import Order, OrderEvent, OrderStatus
 from shop.products import repository as products
 from shop.sales.models import LedgerRow, Sale
@@ -225,6 +225,14 @@ async def test_unknown_words_of_order_events_are_passed_over(database: Database,
     await pay(database, order)
 
     await until_told(database, listening, [(Kind.RESERVED, order.id), (Kind.PAID, order.id)])
+
+
+async def test_who_gets_his_late_money_back_is_told_so(database: Database, listening: Settings) -> None:
+    order = await make_order(database)
+    async with database.transaction() as session:
+        await note(session, order.id, "money_returned", reason="the order was expired")
+
+    await until_told(database, listening, [(Kind.RESERVED, order.id), (Kind.REFUNDED, order.id)])
 
 
 async def test_who_registers_is_welcomed_and_accounts_of_load_tests_are_not(

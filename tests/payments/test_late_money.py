@@ -1,18 +1,36 @@
 """Money that comes too late buys a replacement order or goes back; it never stays silently (I11)."""
 
+from typing import Any
 from uuid import UUID
 
 import pytest
 from sqlalchemy import select
 
+from shop.database import Database
 from shop.orders.expiry import expire_due
 from shop.orders.models import Order, OrderStatus
+from shop.payments import settling
 from shop.payments.models import Refund
 from shop.payments.repository import add_wanted, find_refund
 from shop.payments.settling import settle
+from shop.redis import NotSent, OutcomeUnknown
+from shop.seckill.ledger import Answer, RedisClock
+from shop.settings import Settings
 from tests.harness import Shop, new_user_id, wait_until
 from tests.orders.catalogue import line, placed
-from tests.payments.orders import balanced, bought, make_due, moves, one_bought, order_of, pay, payment_of
+from tests.payments.orders import (
+    balanced,
+    bought,
+    event_of,
+    intent_of,
+    make_due,
+    moves,
+    one_bought,
+    order_of,
+    pay,
+    payment_of,
+    tell,
+)
 
 
 async def _expired(shop: Shop, order: Order) -> None:
@@ -160,3 +178,153 @@ async def test_late_money_for_an_ordinary_order_takes_the_stock_or_goes_back(sho
     async with shop.database.transaction() as session:
         await session.refresh(product := await session.merge(product))
     assert product.stock == (0 if in_stock else 1)
+
+
+async def test_a_buyers_own_key_never_names_a_replacement(shop: Shop) -> None:
+    """Whatever he calls his orders, his late money is settled."""
+    product, user = await shop.make_product(stock=3), new_user_id()
+    order = await order_of(shop, UUID((await placed(shop, user, line(product)))["id"]))
+    await _expired(shop, order)
+    await placed(shop, user, line(product), key=f"late:{order.id}")
+
+    await pay(shop, order)
+
+    assert (await _replacement(shop, order)).quantity == 1
+
+
+async def test_a_payment_that_cannot_be_settled_does_not_stand_before_the_others(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even one that fails in a way that nobody foresaw."""
+    sale = await shop.open_sale(units=2)
+    broken, order = await bought(shop, sale, 2)
+    settle_one = settling.settle_one
+
+    async def breaks_for_one(database: Database, client: Any, payment_id: UUID, settings: Settings) -> bool:
+        if payment_id == broken.id:
+            raise RuntimeError("nobody has thought of this")
+        return await settle_one(database, client, payment_id, settings)
+
+    monkeypatch.setattr(settling, "settle_one", breaks_for_one)
+    for each in (broken, order):
+        await _expired(shop, each)
+        await pay(shop, each)
+    await _replacement(shop, order)
+    monkeypatch.undo()
+
+    await _replacement(shop, broken)
+    await balanced(shop, sale, live=2)
+
+
+async def test_late_money_waits_until_the_expired_order_has_given_its_units_back(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the unit that is his own would be missing, and his money would go back."""
+    sale = await shop.open_sale(units=1)
+    order = await one_bought(shop, sale)
+
+    async def fails(*_: object) -> int:
+        return 0
+
+    monkeypatch.setattr("shop.orders.expiry.release", fails)
+    monkeypatch.setattr("shop.worker.jobs.sweep", fails)
+    monkeypatch.setattr(settling, "release", fails)
+    await _expired(shop, order)
+    await pay(shop, order)
+    for _ in range(3):
+        assert await settle(shop.database, shop.redis, shop.settings) == 0
+    assert (await moves(shop, [order.id]))[order.id] == ["expired"]
+    monkeypatch.undo()
+
+    await _replacement(shop, order)
+    await balanced(shop, sale, live=1)
+
+
+@pytest.mark.parametrize(
+    "answer", ["LATE", "NOT_LOADED", "STALE_EPOCH", "BACKLOG", "not sent", "outcome unknown", "RESERVED"]
+)
+async def test_late_money_is_not_returned_for_an_answer_that_says_nothing_about_it(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    """It is asked again, until there is an answer about these units."""
+    sale = await shop.open_sale(units=1)
+    order = await one_bought(shop, sale)
+    asked = 0
+
+    async def reserve(*_: object, **__: object) -> list[Answer]:
+        nonlocal asked
+        asked += 1
+        if answer == "not sent":
+            raise NotSent(answer)
+        if answer == "outcome unknown":
+            raise OutcomeUnknown(answer)
+        return [Answer(answer, ())]
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shop.payments.settling.ledger.reserve", reserve)
+        await _expired(shop, order)
+        await pay(shop, order)
+        await settle(shop.database, shop.redis, shop.settings)
+        await settle(shop.database, shop.redis, shop.settings)
+        assert (await moves(shop, [order.id]))[order.id] == ["expired"]
+    assert asked >= 2
+
+    await _replacement(shop, order)
+    await balanced(shop, sale, live=1)
+
+
+async def test_late_money_is_settled_by_a_worker_whose_clock_is_late(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger's first answer tells him the time."""
+    sale = await shop.open_sale(units=1)
+    order = await one_bought(shop, sale)
+
+    late_ms = int(shop.settings.redis_timeout_seconds * 1000) + 2_000
+
+    class LateClock(RedisClock):
+        @property
+        def now_ms(self) -> int:
+            return super().now_ms - (late_ms if self._offset_ms is None else 0)
+
+    monkeypatch.setattr(settling, "RedisClock", LateClock)
+    await _expired(shop, order)
+    await pay(shop, order)
+
+    await _replacement(shop, order)
+
+
+async def test_what_becomes_of_late_money_stands_in_the_timeline_by_its_time(shop: Shop) -> None:
+    """After the units went back, and announced like every change."""
+    sale, user = await shop.open_sale(units=1), new_user_id()
+    order = await one_bought(shop, sale, user)
+    await _expired(shop, order)
+    client = await shop.client()
+
+    async def events() -> list[str]:
+        document = (await client.get(f"/v1/orders/{order.id}", headers=shop.headers(user))).json()
+        return [entry["event"] for entry in document["timeline"]]
+
+    async def released() -> bool:
+        return "released" in await events()
+
+    await wait_until(released, reason="its units are back")
+    await pay(shop, order)
+    await _replacement(shop, order)
+
+    assert await events() == ["reserved", "expired", "released", "replaced"]
+
+
+async def test_money_that_the_provider_returns_by_itself_is_told_once(shop: Shop) -> None:
+    """The first that is heard of it may be that it went back already."""
+    sale, user = await shop.open_sale(units=1), new_user_id()
+    order = await one_bought(shop, sale, user)
+    async with shop.database.transaction() as session:
+        await add_wanted(session, order)
+    await (await shop.client()).post(f"/v1/orders/{order.id}/cancel", headers=shop.headers(user))
+
+    for kind in ("payment.refunded", "payment.captured", "payment.refunded"):
+        await tell(shop, event_of(intent_of(order, captured=True, refunded=True), kind))
+
+    assert (await moves(shop, [order.id]))[order.id] == ["cancelled", "money_returned"]
+    await balanced(shop, sale, live=0)

@@ -16,7 +16,7 @@ from shop import metrics
 from shop.errors import ProviderUnavailable
 from shop.orders.models import Order, OrderStatus
 from shop.payments import service
-from shop.payments.gateway import HttpGateway, ProviderEvent
+from shop.payments.gateway import HttpGateway, Intent, ProviderEvent
 from shop.payments.models import Payment
 from tests.harness import new_user_id, wait_until
 from tests.orders.catalogue import line, placed
@@ -274,3 +274,25 @@ async def test_only_one_payment_row_is_made_however_many_start_at_once(paying: P
     async with paying.shop.database.transaction() as session:
         rows = (await session.execute(select(func.count()).where(Payment.order_id == order.id))).scalar_one()
     assert rows == 1
+
+
+@pytest.mark.parametrize("wrong", ["amount", "cancelled"])
+async def test_a_payment_that_nobody_can_make_is_no_success(
+    paying: Paying, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    """The provider answers with another amount, or with an intent that it has given up: there is no page to pay at."""
+    order = await _bought(paying)
+    intent = (
+        intent_of(order, amount_minor=order.total_minor + 1)
+        if wrong == "amount"
+        else intent_of(order, status="cancelled")
+    )
+
+    async def create(*_: object, **__: object) -> Intent:
+        return intent
+
+    monkeypatch.setattr(HttpGateway, "create", create)
+    answer = await paying.start(order.id, order.user_id)
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "provider_unavailable")
+    assert (await order_of(paying.shop, order.id)).status == OrderStatus.RESERVED

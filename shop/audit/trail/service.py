@@ -21,14 +21,14 @@ from shop.orders import repository as orders
 from shop.orders.models import Order, OrderStatus
 from shop.orders.placing import NO_SALE
 from shop.payments.models import Payment
-from shop.payments.settling import replacement_id, replacement_key
+from shop.payments.settling import replacement_id
 from shop.redis import CONNECTION_ERRORS
 from shop.sales import repository as sales
 from shop.sales.models import LedgerPlace, Sale, SaleStatus
 from shop.seckill import ledger
 from shop.seckill.events import LedgerEvent, UnreadableEvent, parse_event
 from shop.seckill.ledger import LedgerOrder
-from shop.seckill.order_ids import SALE_ID_MAX, keyed_order_id, sale_of
+from shop.seckill.order_ids import SALE_ID_MAX, replacing_order_id, sale_of
 
 
 class _InRedis(NamedTuple):
@@ -144,8 +144,7 @@ async def _replacement(session: AsyncSession, order: Order, sale: Sale | None) -
         found = await orders.find_any(session, replacement_id(order, sale))
     else:
         salt = await orders.ordinary_salt(session)
-        key = replacement_key(order.id)
-        found = await orders.find_any(session, UUID(bytes=keyed_order_id(NO_SALE, salt, order.user_id, key)))
+        found = await orders.find_any(session, UUID(bytes=replacing_order_id(NO_SALE, salt, order.user_id, order.id)))
     return found if found is not None and found.replaces == order.id else None
 
 
