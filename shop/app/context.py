@@ -1,6 +1,5 @@
 """What surrounds every request, as pure ASGI: its id, its metrics, and the bound on its body."""
 
-import re
 import time
 from uuid import uuid4
 
@@ -11,10 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shop import metrics
 from shop.app.problems import send_problem
 from shop.errors import BodyTooLarge
+from shop.seckill.requests import CONTENT_LENGTH, REQUEST_ID
 from shop.settings import Settings
 
-REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
-CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
 UNMATCHED = "unmatched"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 

@@ -16,7 +16,7 @@ from tests.harness import wait_until
 from tests.processes import copy_of
 
 NEWS_SECONDS = 5.0
-LISTENERS = 2_000
+LISTENERS = 10_000
 
 
 async def subscriptions(redis: aioredis.Redis) -> int:
