@@ -17,6 +17,8 @@ class NotificationSettings(BaseSettings):
     """Write every notification into the log."""
     smtp_url: SecretStr | None = None
     """Where mail is handed in: `smtp://user:password@host:587` or `smtps://host`; without it no mail is sent."""
+    smtp_cleartext_sign_in_allowed: bool = False
+    """`smtp://` with a password may sign in to a server that offers no STARTTLS: whoever listens reads the password."""
     mail_from: str = Field("shop@localhost", max_length=254)
     """The sender of mails."""
     expiring_soon_seconds: int = Field(120, ge=30, le=2_592_000)

@@ -114,6 +114,7 @@ class MailServer:
 
     port: int = 0
     status: int = 250
+    commands: list[str] = field(default_factory=list)
     mails: list[Message] = field(default_factory=list)
     recipients: list[str] = field(default_factory=list)
 
@@ -125,10 +126,17 @@ class MailServer:
         writer.write(b"220 mail.test\r\n")
         with suppress(ConnectionError):
             while line := (await reader.readline()).decode().strip():
+                self.commands.append(line)
                 verb = line.split()[0].upper()
                 if verb == "RCPT" and self.status == 250:
                     self.recipients.append(line.partition("<")[2].partition(">")[0])
-                answers = {"RCPT": f"{self.status} Said", "DATA": "354 Go on", "QUIT": "221 Bye"}
+                answers = {
+                    "EHLO": "250-mail.test\r\n250 AUTH PLAIN",
+                    "AUTH": "235 In",
+                    "RCPT": f"{self.status} Said",
+                    "DATA": "354 Go on",
+                    "QUIT": "221 Bye",
+                }
                 writer.write(f"{answers.get(verb, '250 Said')}\r\n".encode())
                 if verb == "DATA":
                     data = (await reader.readuntil(b"\r\n.\r\n"))[:-3]

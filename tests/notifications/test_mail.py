@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select, update
 
+from shop import metrics
 from shop.database import Database
 from shop.notifications.delivering.mail import mail
 from shop.notifications.delivering.sinks import Leased, Undeliverable
@@ -19,6 +20,7 @@ from shop.users.models import User
 from tests.harness import wait_until
 from tests.notifications.outbox import (
     all_collected,
+    bring_near,
     deliver,
     deliveries,
     make_order,
@@ -194,3 +196,87 @@ def test_every_kind_of_order_notification_has_a_mail_of_its_own(kind: Kind) -> N
     }
 
     assert len(subjects) == len({kind, Kind.RESERVED, Kind.PAID})
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_a_password_goes_in_clear_only_where_a_setting_says_so(
+    database: Database, settings: Settings, allowed: bool
+) -> None:
+    """A mail server that offers no STARTTLS may be anybody who sits between."""
+    async with mail_server() as server:
+        url = server.url.replace("//", "//shop:pa55word@")
+        using = copy_of(mailing(settings, server), smtp_url=url, smtp_cleartext_sign_in_allowed=allowed)
+        await make_user(database)
+        await collected(database, using, 1)
+        await deliver(database, using)
+
+    delivery = await the_delivery(database)
+    assert any(command.startswith("AUTH") for command in server.commands) == allowed
+    assert (delivery.delivered_at is not None, "STARTTLS" in (delivery.last_error or "")) == (allowed, not allowed)
+    assert delivery.dead_at is None
+
+
+@pytest.mark.parametrize(
+    ("email", "recipient"),
+    [
+        ("ada@münchen.example", "ada@xn--mnchen-3ya.example"),
+        ("ada@straße.example", "ada@xn--strae-oqa.example"),
+        ("ada@例え.example", "ada@xn--r8jz45g.example"),
+    ],
+)
+async def test_a_domain_is_sent_in_its_ascii_form(
+    database: Database, settings: Settings, email: str, recipient: str
+) -> None:
+    """Servers without SMTPUTF8 know no other, and those with it know it too."""
+    async with mail_server() as server:
+        using = mailing(settings, server)
+        await make_user(database, email=email)
+        await collected(database, using, 1)
+        await deliver(database, using)
+
+    assert server.recipients == [recipient]
+    assert [each["To"] for each in server.mails] == [recipient]
+
+
+@pytest.mark.parametrize("email", ["ädä@example.com", "ada@" + "ü" * 70 + ".example", "ada@-ü.example"])
+async def test_an_address_that_can_never_be_mailed_is_said_at_once(
+    database: Database, settings: Settings, email: str
+) -> None:
+    async with mail_server() as server:
+        using = mailing(settings, server)
+        await make_user(database, email=email)
+        await collected(database, using, 1)
+        await deliver(database, using)
+
+    delivery = await the_delivery(database)
+    assert (delivery.dead_at is not None, delivery.tries) == (True, 1)
+    assert delivery.last_error
+
+
+@pytest.mark.parametrize("moved", [OrderStatus.PAID, OrderStatus.CANCELLED, None])
+async def test_a_reminder_that_is_not_true_any_more_is_dropped(
+    database: Database, settings: Settings, moved: OrderStatus | None
+) -> None:
+    """The mail server was away while it was due; meanwhile the order was paid, cancelled, or its hold has ended."""
+    dropped = counted("stale")
+    async with mail_server() as server:
+        using = mailing(settings, server)
+        order = await make_order(database, user_id=await make_user(database))
+        await bring_near(database, order, seconds=60)
+        await collected(database, using, 3)
+        if moved is None:
+            await bring_near(database, order, seconds=-1)
+        else:
+            await move_order(database, order, moved)
+        await deliver(database, using)
+
+    subjects = {str(each["Subject"]) for each in server.mails}
+    assert subjects == {"Welcome to the shop"} | ({"Your order is reserved"} if moved else set())
+    assert counted("stale") - dropped == (1 if moved else 2)
+    assert {each.last_error for each in await deliveries(database) if each.dead_at} == {
+        "stale: what it says is not true any more"
+    }
+
+
+def counted(outcome: str) -> float:
+    return metrics.DELIVERIES.labels(Sink.MAIL.value, outcome)._value.get()

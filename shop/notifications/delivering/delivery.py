@@ -28,6 +28,7 @@ from shop.notifications.delivering.sinks import (
     LogChannel,
     NotDelivered,
     Receiver,
+    Stale,
     Undeliverable,
 )
 from shop.notifications.delivering.webhook import WebhookChannel
@@ -134,6 +135,8 @@ class Deliverer:
         return len(leased) == settings.delivery_batch_max
 
     async def _try(self, receiver: Receiver, leased: Leased) -> Outcome:
+        if leased.stale:
+            return Outcome(leased, Stale("stale: what it says is not true any more"))
         try:
             await self._channels[receiver.sink].deliver(leased)
         except NotDelivered as failure:
@@ -144,12 +147,12 @@ class Deliverer:
         return Outcome(leased, None)
 
     async def _record(self, receiver: Receiver, outcomes: Sequence[Outcome]) -> None:
-        settings, dead = self._settings, 0
+        settings, dead, stale = self._settings, 0, 0
         delivered = [outcome.leased for outcome in outcomes if outcome.failure is None]
         failed = [(outcome.leased, outcome.failure) for outcome in outcomes if outcome.failure is not None]
         disabled = None
         async with self._database.transaction() as session:
-            if receiver.webhook_id is not None:
+            if receiver.webhook_id is not None and not all(isinstance(each.failure, Stale) for each in outcomes):
                 disabled = await repository.record_health(
                     session,
                     receiver.webhook_id,
@@ -160,14 +163,19 @@ class Deliverer:
             if delivered:
                 await repository.record_delivered(session, delivered)
             for leased, failure in failed:
-                dead += await repository.record_failed(
+                buried = await repository.record_failed(
                     session,
                     leased,
                     reason=_printable(str(failure)),
                     pause=retry_pause(settings, leased.tries),
                     final=isinstance(failure, Undeliverable),
                 )
-        _count(receiver.sink, delivered=len(delivered), failed=len(failed), dead=dead)
+                if isinstance(failure, Stale):
+                    stale += buried
+                else:
+                    dead += buried
+        tried = [failure for _, failure in failed if not isinstance(failure, Stale)]
+        _count(receiver.sink, delivered=len(delivered), failed=len(tried), dead=dead, stale=stale)
         if disabled:
             log.warning("webhook_disabled", webhook_id=receiver.webhook_id, reason=disabled)
 

@@ -10,7 +10,14 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
-from aiosmtplib import SMTPAuthenticationError, SMTPException, SMTPRecipientsRefused, SMTPResponseException
+import idna
+from aiosmtplib import (
+    SMTPAuthenticationError,
+    SMTPException,
+    SMTPNotSupported,
+    SMTPRecipientsRefused,
+    SMTPResponseException,
+)
 
 from shop.notifications.delivering.sinks import Leased, NotDelivered, Undeliverable
 from shop.notifications.kinds import Kind
@@ -31,12 +38,15 @@ class MailChannel:
         parts = urlsplit(settings.smtp_url.get_secret_value())
         self._timeout = settings.delivery_timeout_seconds
         self._sender = settings.mail_from
+        # Whoever signs in tells the server a password: never in clear, unless the operator says that it may be so.
+        signs_in_over_tls = parts.scheme == "smtp" and parts.username and not settings.smtp_cleartext_sign_in_allowed
         self._server: Callable[[], aiosmtplib.SMTP] = lambda: aiosmtplib.SMTP(
             hostname=parts.hostname,
             port=parts.port,
             username=unquote(parts.username) if parts.username else None,
             password=unquote(parts.password) if parts.password else None,
             use_tls=parts.scheme == "smtps",
+            start_tls=True if signs_in_over_tls else None,
             timeout=self._timeout,
         )
 
@@ -48,6 +58,8 @@ class MailChannel:
                 await server.send_message(message)
         except TimeoutError as error:
             raise NotDelivered(f"not taken within {self._timeout:g} s") from error
+        except SMTPNotSupported as error:
+            raise Undeliverable("the mail server takes no address with such letters before the @") from error
         except (SMTPException, OSError) as error:
             raise _judged(error) from error
 
@@ -65,9 +77,9 @@ def mail(leased: Leased, sender: str) -> EmailMessage:
     subject, *body = _text(leased.kind, leased.payload["data"])
     message = EmailMessage(policy=LINES_OF_MAIL)
     try:
-        sender_address = Address(addr_spec=sender)
+        sender_address = Address(addr_spec=_ascii_domain(sender))
         message["From"] = sender_address
-        message["To"] = Address(addr_spec=leased.email)
+        message["To"] = Address(addr_spec=_ascii_domain(leased.email))
         message["Subject"] = subject
         message["Date"] = leased.created_at
         message["Message-ID"] = f"<{leased.notification_id}@{sender_address.domain}>"
@@ -78,12 +90,23 @@ def mail(leased: Leased, sender: str) -> EmailMessage:
     return message
 
 
+def _ascii_domain(address: str) -> str:
+    """The address with its domain as mail servers know it (RFC 5891): münchen.example is xn--mnchen-3ya.example.
+
+    Raises ValueError where there is no such domain.
+    """
+    local, at, domain = address.rpartition("@")
+    return address if domain.isascii() else local + at + idna.encode(domain, uts46=True).decode()
+
+
 def _judged(error: Exception) -> NotDelivered:
     """Whether a later try may succeed: an answer 5xx is final, unless it is about the shop's own sign-in."""
     refused = error.recipients[0] if isinstance(error, SMTPRecipientsRefused) and error.recipients else error
     if isinstance(refused, SMTPResponseException):
         final = refused.code >= 500 and not isinstance(refused, SMTPAuthenticationError)
         return (Undeliverable if final else NotDelivered)(f"answered {refused.code}")
+    if type(refused) is SMTPException:  # What the library itself has to say, such as of a server without STARTTLS.
+        return NotDelivered(str(refused))
     return NotDelivered(type(refused).__name__)
 
 

@@ -4,16 +4,22 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import case, delete, func, null, select, true, update
+from sqlalchemy import case, delete, false, func, null, select, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.notifications.delivering.sinks import Leased, Receiver, WebhookTarget
-from shop.notifications.kinds import Sink
+from shop.notifications.kinds import Kind, Sink
 from shop.notifications.models import ERROR_LENGTH_MAX, Delivery, Notification, Webhook
+from shop.orders.models import Order, OrderStatus
 from shop.users.models import User
 
 PENDING = Delivery.delivered_at.is_(None) & Delivery.dead_at.is_(None)
 LISTENING = Webhook.disabled_at.is_(None) & Webhook.deleted_at.is_(None)
+# A reminder of a hold that is over, whoever would get it; and a mail that says until when an order is held, after that.
+STALE = ((Notification.kind == Kind.EXPIRING_SOON) & (Order.status != OrderStatus.RESERVED)) | (
+    ((Notification.kind == Kind.EXPIRING_SOON) | ((Notification.kind == Kind.RESERVED) & (Delivery.sink == Sink.MAIL)))
+    & (Order.expires_at <= func.now())
+)
 
 
 async def receivers_with_due(session: AsyncSession, sinks: Collection[Sink]) -> Sequence[Receiver]:
@@ -55,8 +61,18 @@ async def lease(session: AsyncSession, receiver: Receiver, *, limit: int, lastin
 async def _read(session: AsyncSession, delivery_ids: Collection[int]) -> Sequence[Leased]:
     previous = case((Webhook.previous_secret_until > func.now(), Webhook.previous_secret), else_=null())
     query = (
-        select(Delivery.id, Delivery.tries, Notification, User.email, Webhook.url, Webhook.secret, previous)
+        select(
+            Delivery.id,
+            Delivery.tries,
+            Notification,
+            User.email,
+            Webhook.url,
+            Webhook.secret,
+            previous,
+            func.coalesce(STALE, false()),
+        )
         .join(Notification, Notification.id == Delivery.notification_id)
+        .outerjoin(Order, Order.id == Notification.order_id)
         .outerjoin(User, User.id == Notification.user_id)
         .outerjoin(Webhook, (Webhook.id == Delivery.webhook_id) & LISTENING)
         .where(Delivery.id.in_(delivery_ids))
@@ -74,8 +90,9 @@ async def _read(session: AsyncSession, delivery_ids: Collection[int]) -> Sequenc
             created_at=told.created_at,
             email=email,
             webhook=WebhookTarget(url, tuple(filter(None, (secret, before)))) if url and secret else None,
+            stale=stale,
         )
-        for delivery_id, tries, told, email, url, secret, before in await session.execute(query)
+        for delivery_id, tries, told, email, url, secret, before, stale in await session.execute(query)
     ]
 
 

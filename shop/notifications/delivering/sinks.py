@@ -42,6 +42,8 @@ class Leased:
     created_at: datetime
     email: str | None = None
     webhook: WebhookTarget | None = None
+    stale: bool = False
+    """What it says is not true any more, such as a reminder of a hold whose order is paid."""
 
 
 class NotDelivered(Exception):
@@ -50,6 +52,10 @@ class NotDelivered(Exception):
 
 class Undeliverable(NotDelivered):
     """No later try can succeed."""
+
+
+class Stale(Undeliverable):
+    """What it was to say is not true any more; nobody was asked."""
 
 
 class Gone(Undeliverable):
