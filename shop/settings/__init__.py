@@ -14,6 +14,7 @@ from shop.settings.purchases import PurchaseSettings
 
 DEVELOPMENT_SECRET = "a-secret-for-development-only-never-for-production"  # noqa: S105 - refused outside development
 SECRET_BYTES_MIN = 32
+NOT_FOR_PRODUCTION = ("Development only", "Tests only")
 EVERYBODY = frozenset({"*", "0.0.0.0/0", "::/0"})
 
 
@@ -213,13 +214,20 @@ class Settings(AuditSettings, NotificationSettings, PaymentSettings, PurchaseSet
             )
         if self.environment != "development":
             self.require_own_payment_secrets()
-        if self.environment == "production" and self.fault:
-            raise ValueError("SHOP_FAULT is for tests; it must not be set in production")
+        if self.environment == "production":
+            self.require_encrypted_provider()
+            self._require_nothing_of_development()
         if self.environment == "production" and EVERYBODY & {part.strip() for part in self.trusted_proxies.split(",")}:
             raise ValueError("SHOP_TRUSTED_PROXIES must name your proxies: else a client says himself where he is from")
         if self.persist_block_seconds >= self.redis_timeout_seconds:
             raise ValueError("SHOP_PERSIST_BLOCK_SECONDS must be below SHOP_REDIS_TIMEOUT_SECONDS")
         return self
+
+    def _require_nothing_of_development(self) -> None:
+        """Raise ValueError for a setting that is set, and whose description begins with `Development only` or so."""
+        for name, field in type(self).model_fields.items():
+            if (field.description or "").startswith(NOT_FOR_PRODUCTION) and getattr(self, name) != field.default:
+                raise ValueError(f"SHOP_{name.upper()} is not for production; leave it out")
 
     @property
     def secret(self) -> bytes:

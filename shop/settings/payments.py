@@ -17,7 +17,7 @@ class PaymentSettings(BaseSettings):
     model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
     payment_provider_url: str = Field("http://127.0.0.1:8900", pattern=r"^https?://[^/?#\s]+[^?#\s]*$")
-    """Where the payment provider's API is; `shop sandbox-provider` is one to develop against."""
+    """Where the payment provider's API is, in production with https; `shop sandbox-provider` is for development."""
     payment_api_key: SecretStr = SecretStr(DEVELOPMENT_PAYMENT_API_KEY)
     """What the shop shows the provider."""
     payment_webhook_secret: SecretStr = SecretStr(DEVELOPMENT_WEBHOOK_SECRET)
@@ -60,6 +60,11 @@ class PaymentSettings(BaseSettings):
     def webhook_secrets(self) -> tuple[str, ...]:
         """The secrets that the provider may sign with; the first is the one it should use."""
         return tuple(self.payment_webhook_secret.get_secret_value().split())
+
+    def require_encrypted_provider(self) -> None:
+        """Raise ValueError where the key of the provider's API would be sent in clear."""
+        if not self.payment_provider_url.startswith("https://"):
+            raise ValueError("SHOP_PAYMENT_PROVIDER_URL must begin with https:// in production")
 
     def require_own_payment_secrets(self) -> None:
         """Raise ValueError where a secret is the one that everybody knows."""

@@ -121,6 +121,7 @@ def test_no_hold_is_compared_with_a_time_outside_of_the_database() -> None:
         ("shop/orders/repository.py", "Order.expires_at <= func.now()"),
         ("shop/notifications/collecting/repository.py", "Order.expires_at > func.now()"),
         ("shop/notifications/collecting/repository.py", "Order.expires_at <= func.now() + notice"),
+        ("shop/notifications/delivering/repository.py", "Order.expires_at <= func.now()"),
     }
 
 

@@ -279,4 +279,4 @@ async def test_a_reminder_that_is_not_true_any_more_is_dropped(
 
 
 def counted(outcome: str) -> float:
-    return metrics.DELIVERIES.labels(Sink.MAIL.value, outcome)._value.get()
+    return float(metrics.DELIVERIES.labels(Sink.MAIL.value, outcome)._value.get())

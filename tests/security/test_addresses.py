@@ -57,6 +57,7 @@ async def test_of_what_a_trusted_proxy_passes_on_only_its_own_word_counts(fresh_
 SAFE: dict[str, Any] = {
     "secret_key": "x" * 32,
     "payment_api_key": "a-key",
+    "payment_provider_url": "https://provider.example",
     "payment_webhook_secret": "whsec_" + base64.b64encode(b"x" * 32).decode(),
 }
 
