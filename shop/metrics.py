@@ -25,6 +25,15 @@ LIMITER_ERRORS = Counter("shop_rate_limiter_errors_total", "Requests admitted be
 CACHE = Counter("shop_cache_lookups_total", "Look-ups in the cache.", ["result"])
 POOL_IN_USE = Gauge("shop_pool_connections_in_use", "Connections lent.", ["pool"], multiprocess_mode="livesum")
 ORDER_LISTENERS = Gauge("shop_order_listeners", "Requests that wait for news of an order.", multiprocess_mode="livesum")
+ITEM_FAILURES = Counter(
+    "shop_item_failures_total", "Items of a loop that failed; the others of the loop were served.", ["loop"]
+)
+ITEMS_FAILING = Gauge(
+    "shop_items_failing",
+    "Items of a loop that failed when they were last tried, and are tried again.",
+    ["loop"],
+    multiprocess_mode="livesum",
+)
 PERSISTED = Counter("shop_persisted_orders_total", "Orders written to Postgres.")
 PERSIST_SECONDS = Histogram("shop_persist_batch_duration_seconds", "Time of one persisted batch.", buckets=SECONDS)
 PERSIST_FAILURES = Counter("shop_persist_failures_total", "Batches that did not commit.", ["reason"])

@@ -6,6 +6,8 @@ from typing import Any
 
 import structlog
 
+from shop import metrics
+
 CANCEL_AGAIN_SECONDS = 0.25
 
 log = structlog.get_logger(__name__)
@@ -28,16 +30,49 @@ async def keep_running(
     delay_min_seconds: float,
     delay_max_seconds: float,
 ) -> None:
-    """Run something until it returns; after a failure that it does not handle, run it again, with a back-off."""
-    delay = delay_min_seconds
-    while not stopping.is_set():
-        try:
-            await run()
-            return
-        except Exception as error:
-            log.error("task_failed", task=name, exc_info=error)
-        await rest(stopping, delay)
-        delay = min(delay * 2, delay_max_seconds)
+    """Run something until it returns; after a failure that it does not handle, run it again, with a back-off.
+
+    It counts as failing until it has run for as long as the longest back-off. The first word of its name is what the
+    metrics call it.
+    """
+    health, delay = _Health(name.partition(" ")[0]), delay_min_seconds
+    try:
+        while not stopping.is_set():
+            recovering = asyncio.get_running_loop().call_later(delay_max_seconds, health.recovered)
+            try:
+                await run()
+                return
+            except Exception as error:
+                log.error("task_failed", task=name, exc_info=error)
+            finally:
+                recovering.cancel()
+            delay = min(delay * 2, delay_max_seconds) if health.failing else delay_min_seconds
+            health.failed()
+            await rest(stopping, delay)
+    finally:
+        health.recovered()
+
+
+class _Health:
+    """What the metrics say of one task that is kept running."""
+
+    def __init__(self, loop: str) -> None:
+        self.failing = False
+        self._failures = metrics.ITEM_FAILURES.labels(loop)
+        self._failing = metrics.ITEMS_FAILING.labels(loop)
+
+    def failed(self) -> None:
+        """It has failed."""
+        self._failures.inc()
+        if not self.failing:
+            self.failing = True
+            self._failing.inc()
+
+    def recovered(self) -> None:
+        """It runs again, or is not wanted any more."""
+        if self.failing:
+            self.failing = False
+            self._failing.dec()
 
 
 async def end_tasks(tasks: "Collection[asyncio.Future[Any]]", *, within: float = 0.0) -> None:

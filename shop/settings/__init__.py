@@ -176,6 +176,8 @@ class Settings(AuditSettings, NotificationSettings, PaymentSettings, PurchaseSet
     """The first pause of the worker after a failure; it doubles."""
     retry_delay_max_seconds: PositiveFloat = 2.0
     """The longest pause of the worker after a failure."""
+    item_retry_seconds_max: PositiveFloat = 10.0
+    """The longest back-off of one item of a loop that fails as nobody foresaw; the others do not wait for it."""
     expiry_batch_max: PositiveInt = 500
     """Orders that expire in one transaction; a payment of one of them may have to wait for it."""
     expiry_per_second_max: PositiveInt = 6_000
