@@ -39,6 +39,7 @@ from shop.orders.announcing import ANNOUNCER
 from shop.orders.following import OrderReader, look_again
 from shop.orders.placing import order_limiter
 from shop.payments.gateway import HttpGateway
+from shop.pool_sizes import FOLLOWERS_POOL_MAX
 from shop.processes import die_with_parent
 from shop.rate_limit import rate_limiter
 from shop.redis import all_scripts, connect
@@ -74,7 +75,6 @@ ALLOWED_HEADERS = [
 
 COLLECT_AFTER_ALLOCATIONS = 20_000
 FIRST_LOOK_SECONDS_MAX = 5.0
-FOLLOWERS_POOL_MAX = 4  # one for each of those who read Postgres
 FOLLOWERS_END_SECONDS = 0.5
 
 DESCRIPTION = """

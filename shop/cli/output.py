@@ -20,6 +20,7 @@ from shop.database import CommitUnknown, Database
 from shop.idempotency.keys import parse_key
 from shop.idempotency.service import Asked, fingerprint
 from shop.logs import configure_logs
+from shop.pool_sizes import COMMANDS_POOL_MAX
 from shop.redis import connect
 from shop.settings import Settings, get_settings
 
@@ -45,7 +46,7 @@ def run(work: Callable[[Clients], Awaitable[Result]]) -> Result:
     configure_logs(settings)
 
     async def within() -> Result:
-        database = Database(settings, application_name="shop-cli", pool_max=2)
+        database = Database(settings, application_name="shop-cli", pool_max=COMMANDS_POOL_MAX)
         ledger = connect(settings.redis_url, settings)
         try:
             return await work(Clients(settings, database, ledger))

@@ -26,12 +26,14 @@ from shop.cli.output import Json, emit, fail
 from shop.database import Database, migrate
 from shop.embedded.process import locked
 from shop.logs import configure_logs
+from shop.pool_sizes import compare_pools
 from shop.processes import START_FAILED
 from shop.readiness import readiness
 from shop.redis import all_scripts, connect
 from shop.settings import DEVELOPMENT_SECRET, Settings, get_settings
 
 DATA = Path(".shop")
+SERVING = ("postgres", "migrations", "redis", "durability")
 UNITS_MAX = 10_000_000
 SHOPPERS_MAX = 200_000
 API_EPILOG = """
@@ -140,10 +142,10 @@ def api(
     settings = get_settings()
     configure_logs(settings)
     all_scripts()
-    asyncio.run(_preflight(settings, ("postgres", "migrations", "redis", "durability")))
+    count = processes or settings.api_processes
+    asyncio.run(_preflight(settings, SERVING, api_processes=count))
     from shop.app.server import listen, serve
 
-    count = processes or settings.api_processes
     try:
         listeners = listen(settings.api_host, settings.api_port, processes=count)
     except OSError as error:
@@ -166,7 +168,7 @@ def worker(json: Json = False) -> None:
 
     settings = get_settings()
     configure_logs(settings)
-    asyncio.run(_preflight(settings, ("postgres", "migrations", "redis", "durability")))
+    asyncio.run(_preflight(settings, SERVING))
     _serve_metrics(settings.metrics_host, settings.worker_metrics_port)
     if json:
         emit({"worker": "running"}, as_json=True)
@@ -224,12 +226,14 @@ def wait_for_signal() -> None:
     stop.wait()
 
 
-async def _preflight(settings: Settings, names: tuple[str, ...]) -> None:
-    """Fail before anything starts when a server that is needed cannot be used."""
+async def _preflight(settings: Settings, names: tuple[str, ...], *, api_processes: int | None = None) -> None:
+    """Fail before anything starts when a server that is needed cannot be used, and say whether the pools fit it."""
     database = Database(settings, application_name="shop-preflight", pool_max=1)
     ledger = connect(settings.redis_url, settings)
     try:
         checks = await readiness(database, ledger, settings)
+        if names == SERVING and checks["postgres"] is None:
+            await compare_pools(database, settings, api_processes=api_processes)
     finally:
         await database.close()
         await ledger.aclose(close_connection_pool=True)

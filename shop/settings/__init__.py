@@ -70,6 +70,10 @@ class Settings(AuditSettings, NotificationSettings, PaymentSettings, PurchaseSet
     """Where the API listens."""
     api_processes: int = Field(1, ge=1, le=64)
     """API processes; one per core is a good start."""
+    api_instances: int = Field(1, ge=1, le=1_000)
+    """How many times `shop api` runs beside the same Postgres; with it the sum of all pools is checked at the start."""
+    worker_instances: int = Field(1, ge=1, le=100)
+    """How many times `shop worker` runs beside the same Postgres; counted in the same sum."""
     metrics_host: str = "127.0.0.1"
     """Where the metrics are shown; never a public address."""
     metrics_port: int = Field(9100, ge=0, le=65535)
@@ -160,6 +164,8 @@ class Settings(AuditSettings, NotificationSettings, PaymentSettings, PurchaseSet
     """How long after a recovery a lost order is honoured for its receipt, and units are kept for that."""
 
     # The worker.
+    worker_pool_max: PositiveInt = 20
+    """Connections to Postgres of one worker for its jobs; its persisters may have as many again."""
     persist_sales_max: PositiveInt = 1_000
     """Sales that one worker drains at the same time; each waits on a connection of its own."""
     persist_batch_max: int = Field(1_000, ge=1, le=10_000)

@@ -15,8 +15,6 @@ from shop.redis import connect
 from shop.settings import Settings
 from shop.stopping import end_tasks
 
-WORKER_POOL_MAX = 20
-
 
 @dataclass
 class Context:
@@ -46,14 +44,14 @@ class Context:
         side = ledger if same else connect(settings.side_redis_url, settings)
         announcer = Announcer(side, settings)
         info = {ANNOUNCER: announcer}
-        database = Database(settings, application_name="shop-worker", pool_max=WORKER_POOL_MAX, info=info)
+        database = Database(settings, application_name="shop-worker", pool_max=settings.worker_pool_max, info=info)
         return cls(
             settings=settings,
             database=database,
             persist_database=Database(
                 settings,
                 application_name=APPLICATION_NAME,
-                pool_max=WORKER_POOL_MAX,
+                pool_max=settings.worker_pool_max,
                 statement_seconds=settings.persist_timeout_seconds,
                 info=info,
             ),

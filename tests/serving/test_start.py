@@ -76,3 +76,15 @@ def test_the_help_tells_how_it_is_stopped_and_renewed_and_what_its_status_means(
 
     for word in ("SIGTERM", "SIGHUP", "Ctrl-C", "SHOP_API_PROCESSES", "Exit status", "shop api --processes 4"):
         assert word in said.output
+
+
+def test_pools_that_postgres_cannot_fill_are_said_at_the_start(
+    taken_port: int, live_settings: Settings, tmp_path: Path
+) -> None:
+    """Each process alone fits; three in each of two containers, and a worker, do not."""
+    settings = copy_of(live_settings, api_port=taken_port, log_level="warning", api_instances=2, database_pool_max=100)
+
+    said = started(settings, tmp_path, "--processes", "3")
+
+    assert "postgres_connections_short" in said.errors + said.output
+    assert "SHOP_DATABASE_POOL_MAX" in said.errors + said.output

@@ -1,0 +1,67 @@
+"""What docker-compose.yml and the image are given: every setting, bounds, and no secret that they do not need."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from shop.settings import NOT_FOR_PRODUCTION, Settings
+
+ROOT = Path(__file__).parents[2]
+SHOPS = ["migrate", "api-1", "api-2", "worker"]
+OF_API_ALONE = {"SHOP_CORS_ORIGINS", "SHOP_TRUSTED_PROXIES"}
+# The containers' own addresses: nginx and the metrics know them.
+FIXED = {"SHOP_API_HOST", "SHOP_API_PORT", "SHOP_METRICS_HOST", "SHOP_METRICS_PORT", "SHOP_WORKER_METRICS_PORT"}
+
+
+def services() -> dict[str, Any]:
+    composed: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    found: dict[str, Any] = composed["services"]
+    return found
+
+
+@pytest.mark.parametrize("service", SHOPS)
+def test_every_setting_that_an_operator_may_choose_reaches_the_containers(service: str) -> None:
+    """A line of .env that reaches nobody would be believed and not obeyed."""
+    wanted = {
+        f"SHOP_{name.upper()}"
+        for name, field in Settings.model_fields.items()
+        if not (field.description or "").startswith(NOT_FOR_PRODUCTION)
+    }
+
+    given = services()[service]["environment"].keys()
+
+    # A new setting needs its line in `x-settings` of docker-compose.yml.
+    assert wanted - FIXED - given == (set() if service.startswith("api") else OF_API_ALONE)
+    assert given - wanted == set()
+
+
+@pytest.mark.parametrize("service", [*SHOPS, "postgres", "valkey", "nginx"])
+def test_every_container_has_a_bound_of_memory_and_processes(service: str) -> None:
+    found = services()[service]
+
+    assert found["mem_limit"]
+    assert found["pids_limit"] > 0
+
+
+def test_the_build_context_is_what_the_image_copies_and_nothing_else() -> None:
+    """A file that is not named stays outside: .env, a key, or the data of a shop on this machine."""
+    rules = [
+        line for line in (ROOT / ".dockerignore").read_text().splitlines() if line.strip() and not line.startswith("#")
+    ]
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    copied = {
+        source.rstrip("/")
+        for line in re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
+        for source in line.split()
+    }
+    allowed = {rule[1:].rstrip("/") for rule in rules if rule.startswith("!")}
+    last_allowed = max(place for place, rule in enumerate(rules) if rule.startswith("!"))
+
+    assert rules[0] == "*"
+    assert allowed == copied
+    assert not any(name.startswith(".") or "*" in name for name in allowed)
+    # What is named may hold such a file by accident; the last rule that fits wins.
+    assert {"**/.env*", "**/.shop", "**/*.pem", "**/*.key"} <= set(rules[last_allowed + 1 :])
