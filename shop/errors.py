@@ -19,39 +19,10 @@ ShopError                 a refusal: nothing was changed (but see UnknownOutcome
 A broken invariant is not a refusal: it stops the work and rings the alarm, see `shop.orders.persister`.
 """
 
-import math
-import random
 from typing import Any
 
-RETRY_SPREAD_SECONDS_MIN, RETRY_SPREAD_SECONDS_MAX = 1, 3
-
-
-class ShopError(Exception):
-    """A refusal with a status, a stable code and a title; `extra` becomes members of the problem document."""
-
-    status: int = 500
-    code: str = "internal_error"
-    title: str = "Something went wrong"
-    retry_after: float | None = None
-    replayed: bool = False
-    """Whether an earlier request with the same `Idempotency-Key` was told this."""
-
-    def __init__(self, detail: str | None = None, *, retry_after: float | None = None, **extra: Any) -> None:
-        super().__init__(detail or self.title)
-        self.detail = detail
-        self.extra = extra
-        if retry_after is not None:
-            self.retry_after = retry_after
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The headers that belong to the answer, `Retry-After` jittered so that a crowd does not come back as one."""
-        told_before = {"Idempotency-Replayed": "true"} if self.replayed else {}
-        if self.retry_after is None:
-            return told_before
-        spread = max(RETRY_SPREAD_SECONDS_MIN, min(round(self.retry_after / 2), RETRY_SPREAD_SECONDS_MAX))
-        seconds = math.ceil(self.retry_after) + random.randint(0, spread)  # noqa: S311 - no secret
-        return {"Retry-After": str(max(1, seconds)), **told_before}
+from shop import problem_members as member
+from shop.refusal import ShopError as ShopError
 
 
 class BadRequest(ShopError):
@@ -100,6 +71,7 @@ class UserBlocked(Forbidden):
 
 class SaleNotStarted(Forbidden):
     code, title = "sale_not_started", "The sale has not started yet"
+    members = (member.STARTS_AT, member.WITNESS.sometimes())
 
 
 class NotFound(ShopError):
@@ -108,6 +80,7 @@ class NotFound(ShopError):
 
 class ProductNotFound(NotFound):
     title = "There is no such product"
+    members = (member.PRODUCT_ID.sometimes(),)
 
 
 class SaleNotFound(NotFound):
@@ -140,6 +113,7 @@ class EmailTaken(Conflict):
 
 class NotEnoughStock(Conflict):
     code, title = "not_enough_stock", "The product does not have that many units in stock"
+    members = (member.PRODUCT_ID.sometimes(),)
 
 
 class SaleStateConflict(Conflict):
@@ -148,6 +122,7 @@ class SaleStateConflict(Conflict):
 
 class ChangeRefused(Conflict):
     code, title = "change_refused", "The ledger refused the change"
+    members = (member.REASON,)
 
 
 class TooManyWebhooks(Conflict):
@@ -160,18 +135,22 @@ class WebhookDisabled(Conflict):
 
 class SoldOut(Conflict):
     code, title = "sold_out", "All units are taken"
+    members = (member.WITNESS.sometimes(),)
 
 
 class NotEnoughUnits(Conflict):
     code, title = "not_enough_units", "Fewer units are left than you asked for"
+    members = (member.WITNESS.sometimes(),)
 
 
 class OverLimit(Conflict):
     code, title = "over_limit", "This is more than one buyer may have in this sale"
+    members = (member.UNITS_HELD.sometimes(), member.WITNESS.sometimes())
 
 
 class OrderClosed(Conflict):
     code, title = "order_closed", "The order is closed"
+    members = (member.ORDER_STATUS,)
 
 
 class OrderPaid(Conflict):
@@ -180,10 +159,12 @@ class OrderPaid(Conflict):
 
 class OrderNotPaid(Conflict):
     code, title = "order_not_paid", "The order is not paid, so there is nothing to refund"
+    members = (member.ORDER_STATUS.sometimes(),)
 
 
 class SaleEnded(ShopError):
     status, code, title = 410, "sale_ended", "The sale is over"
+    members = (member.ENDED_AT, member.WITNESS.sometimes())
 
 
 class RequestTimeout(ShopError):
@@ -203,23 +184,35 @@ class UnsupportedMediaType(ShopError):
 
 
 class Invalid(ShopError):
+    """`errors` says each rule that is broken; without it the `detail` is the only one, at `pointer` in this `part`."""
+
     status, code, title = 422, "invalid", "The request breaks a rule"
+    members: tuple[member.Member, ...] = (member.ERRORS, member.CAPTURED_MINOR.sometimes())
+
+    def __init__(self, detail: str | None = None, *, pointer: str = "", part: str = "body", **extra: Any) -> None:
+        super().__init__(detail, **extra)
+        if member.ERRORS in self.members:
+            self.extra.setdefault("errors", [member.violation(part, pointer, "rule", detail or self.title)])
 
 
 class IdempotencyMismatch(Invalid):
     code, title = "idempotency_mismatch", "This was asked before with a different body"
+    members = (member.ORDER_ID.sometimes(),)
 
 
 class StatementForged(Invalid):
     code, title = "statement_forged", "This is not a statement that the shop has signed"
+    members = ()
 
 
 class StatementOfAnotherSale(Invalid):
     code, title = "statement_of_another_sale", "The statement is of another sale"
+    members = (member.SALE_ID,)
 
 
 class WebhookUrlRefused(Invalid):
     code, title = "webhook_url_refused", "The shop does not send to this URL"
+    members = ()
 
 
 class RateLimited(ShopError):
@@ -262,10 +255,12 @@ class NotReady(Unavailable):
 
 class Overloaded(Unavailable):
     code, title = "overloaded", "The shop is busy; nothing was done"
+    members = (member.WITNESS.sometimes(),)
 
 
 class SalePaused(Unavailable):
     code, title = "sale_paused", "The sale is paused"
+    members = (member.WITNESS.sometimes(),)
     retry_after = 3.0
 
 

@@ -1,10 +1,11 @@
 """The one place that turns a refusal into a problem document (RFC 9457), and tells OpenAPI of it."""
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 from shop.errors import BadRequest, BodyTooLarge, Forbidden, Invalid, ShopError, Unauthorized, Unavailable, UserBlocked
+from shop.http_headers import headers
+from shop.problem_members import VIOLATION
 
 PROBLEM_TYPE_BASE = "/errors/"  # a page of the API itself, so that a type can be opened
 MEDIA_TYPE = "application/problem+json"
@@ -29,13 +30,15 @@ def problem(error: ShopError, *, instance: str, request_id: str) -> dict[str, An
     }
 
 
+def kinds(of: type[ShopError] = ShopError) -> list[type[ShopError]]:
+    """Every class of refusals, each before those that are a kind of it."""
+    return [of, *(each for kind in of.__subclasses__() for each in kinds(kind))]
+
+
 def refusals() -> dict[str, type[ShopError]]:
-    """Every refusal by its code."""
+    """Every refusal by its code; of several with one code the most general."""
     found: dict[str, type[ShopError]] = {}
-    waiting = [ShopError]
-    while waiting:
-        kind = waiting.pop()
-        waiting += kind.__subclasses__()
+    for kind in kinds():
         found.setdefault(kind.code, kind)
     return found
 
@@ -51,29 +54,80 @@ def problem_of_status(status: int, detail: str | None = None) -> ShopError:
     return error
 
 
-PROBLEM_SCHEMA: dict[str, Any] = {
+PROBLEM: dict[str, Any] = {
     "type": "object",
-    "required": ["type", "title", "status", "code", "request_id"],
+    "description": "A refusal (RFC 9457). Its `type` opens: what it means, and what to do.",
+    "required": ["type", "title", "status", "code", "detail", "instance", "request_id", "retryable"],
     "properties": {
         "type": {"type": "string", "format": "uri-reference"},
-        **{name: {"type": "string"} for name in ("title", "code", "detail", "instance", "request_id")},
+        "title": {"type": "string"},
         "status": {"type": "integer"},
-        "retryable": {"type": "boolean"},
+        "code": {"type": "string", "description": "Stable: what a program decides by."},
+        "detail": {"type": "string", "description": "What a person may read."},
+        "instance": {"type": "string", "description": "The path of the request."},
+        "request_id": {"type": "string"},
+        "retryable": {"type": "boolean", "description": "Whether the same request may be answered otherwise later."},
     },
 }
 
 
 def problems(*errors: type[ShopError]) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI `responses` of a route that may refuse in these ways, one entry a status."""
+    """The OpenAPI `responses` of a route that may refuse in these ways, one entry a status.
+
+    They refer to `problem_components`; the document shares those of different routes that are the same.
+    """
     by_status: dict[int | str, list[type[ShopError]]] = {}
-    for error in errors:
+    for error in sorted(set(errors), key=kinds().index):
         by_status.setdefault(error.status, []).append(error)
     return {status: _response(kinds) for status, kinds in by_status.items()}
 
 
-def _response(kinds: list[type[ShopError]]) -> dict[str, Any]:
-    description = "; ".join(f"`{kind.code}`: {kind.title}" for kind in kinds)
-    examples: Mapping[str, Any] = {
-        kind.code: {"value": problem(kind(), instance="/v1/…", request_id="01J…")} for kind in kinds
+def problem_components() -> dict[str, dict[str, Any]]:
+    """The schemas and the examples of all refusals, by their names in the document."""
+    known = kinds()
+    typed = {_schema_name(kind): _typed(kind) for kind in known if kind.members}
+    return {
+        "schemas": {"Problem": PROBLEM, "Violation": VIOLATION, **typed},
+        "examples": {kind.__name__: {"summary": kind.title, "value": _example(kind)} for kind in known},
     }
-    return {"description": description, "content": {MEDIA_TYPE: {"schema": PROBLEM_SCHEMA, "examples": examples}}}
+
+
+def _response(kinds: list[type[ShopError]]) -> dict[str, Any]:
+    # What is typed stands first: the plain problem fits everything.
+    names = sorted({_schema_name(kind) for kind in kinds}, key=lambda name: (name == "Problem", name))
+    schemas = [{"$ref": f"#/components/schemas/{name}"} for name in names]
+    examples = {kind.__name__: {"$ref": f"#/components/examples/{kind.__name__}"} for kind in kinds}
+    told = [kind().headers.keys() for kind in kinds]
+    return {
+        "description": "; ".join(f"`{kind.code}`: {kind.title}" for kind in kinds),
+        "headers": headers(*sorted(set.intersection(*map(set, told)))),
+        "content": {
+            MEDIA_TYPE: {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}, "examples": examples}
+        },
+    }
+
+
+def _schema_name(kind: type[ShopError]) -> str:
+    return f"{kind.__name__}Problem" if kind.members else "Problem"
+
+
+def _typed(kind: type[ShopError]) -> dict[str, Any]:
+    return {
+        "description": kind.title + ".",
+        "allOf": [
+            {"$ref": "#/components/schemas/Problem"},
+            {
+                "type": "object",
+                "required": ["code", *(member.name for member in kind.members if member.always)],
+                "properties": {
+                    "code": {"type": "string", "enum": [kind.code]},
+                    **{member.name: dict(member.schema) for member in kind.members},
+                },
+            },
+        ],
+    }
+
+
+def _example(kind: type[ShopError]) -> dict[str, Any]:
+    extra = {member.name: member.example for member in kind.members}
+    return {**problem(kind(), instance="/v1/…", request_id="01J…"), **extra}

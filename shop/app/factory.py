@@ -8,7 +8,6 @@ from importlib.metadata import version
 from typing import Any, cast
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -24,7 +23,7 @@ import shop.payments.router
 import shop.products.router
 import shop.sales.router
 import shop.users.router
-from shop.app import operator, problems
+from shop.app import document, operator, problems
 from shop.app.beats import follow_beats
 from shop.app.connections import STATE, Connections
 from shop.app.context import RequestContext
@@ -76,17 +75,6 @@ ALLOWED_HEADERS = [
 COLLECT_AFTER_ALLOCATIONS = 20_000
 FIRST_LOOK_SECONDS_MAX = 5.0
 FOLLOWERS_END_SECONDS = 0.5
-
-DESCRIPTION = """
-Sells a fixed number of units to a crowd, and never one too many.
-
-A purchase is accepted with **202** and a signed receipt: it is durable, and becomes exactly one order. Every refusal is
-a problem document (RFC 9457) with a stable `code`. **503** means *definitely not executed*; **504** or a lost
-connection means *unknown*: retry with the same `Idempotency-Key` and you get the truth.
-
-A purchase with `Prefer: wait=N` is answered with **201** when the order is recorded in that time. Follow it afterwards
-at `/v1/orders/{order_id}/events`, or ask again after `poll_after_ms`, with the `ETag` as `If-None-Match`.
-"""
 
 
 class ShopApp:
@@ -221,16 +209,14 @@ async def _keep_following(
 
 def _fastapi(settings: Settings, lifespan: object) -> FastAPI:
     app = FastAPIOffline(
-        title="Shop",
+        **document.ABOUT,
         version=version("shop"),
-        description=DESCRIPTION,
-        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
-        servers=[{"url": "/", "description": "this server"}],
         lifespan=lifespan,
-        generate_unique_id_function=_operation_id,
+        generate_unique_id_function=document.operation_id,
         separate_input_output_schemas=False,
     )
     problems.install(app)
+    document.install(app)
     for router in (
         shop.users.router.router,
         shop.products.router.router,
@@ -246,10 +232,6 @@ def _fastapi(settings: Settings, lifespan: object) -> FastAPI:
     ):
         app.include_router(router)
     return app
-
-
-def _operation_id(route: APIRoute) -> str:
-    return route.name
 
 
 def _around(lane: ASGIApp, settings: Settings) -> ASGIApp:

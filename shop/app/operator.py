@@ -22,7 +22,7 @@ class ErrorRead(BaseModel):
     retryable: bool
 
 
-@router.get("/livez")
+@router.get("/livez", summary="Is the process alive?")
 async def livez() -> dict[str, str]:
     """Whether this process answers; it asks nobody else."""
     return {"status": "ok"}
@@ -43,7 +43,9 @@ async def explain_error(code: str) -> ErrorRead:
     return ErrorRead(code=kind.code, status=kind.status, title=kind.title, retryable=kind.status in RETRYABLE_STATUSES)
 
 
-@router.get("/readyz", responses={503: {"description": "Not ready; `checks` says why."}})
+@router.get(
+    "/readyz", summary="Can the process sell?", responses={503: {"description": "Not ready; `checks` says why."}}
+)
 async def readyz(request: Request) -> JSONResponse:
     """Whether this process can sell: Postgres, migrations, Redis, scripts and durability."""
     state = request.app.state

@@ -1,7 +1,5 @@
 """The one place where an exception becomes a problem document (RFC 9457)."""
 
-from typing import Any
-
 import asyncpg
 import msgspec
 import structlog
@@ -15,6 +13,7 @@ from shop.database import UNAVAILABLE_ERRORS, CommitUnknown, is_unavailable
 from shop.errors import BadRequest, BodyTooLarge, Invalid, ShopError, Unavailable, UnknownOutcome
 from shop.problem_json import MEDIA_TYPE, problem, problem_of_status
 from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown
+from shop.violations import violations
 
 log = structlog.get_logger(__name__)
 
@@ -55,12 +54,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
     found = error.errors()
     if any(each["type"] == "json_invalid" for each in found):
         return answer(BadRequest("The body is not JSON"), request.scope)
-    return answer(Invalid("The request breaks a rule", errors=[_violation(each) for each in found]), request.scope)
-
-
-def _violation(error: dict[str, Any]) -> dict[str, str]:
-    pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in error["loc"])
-    return {"pointer": pointer, "detail": str(error["msg"]), "code": str(error["type"])}
+    return answer(Invalid("The request breaks a rule", errors=violations(found)), request.scope)
 
 
 async def _http(request: Request, error: Exception) -> Response:

@@ -7,7 +7,7 @@
 where the work returns the model that is answered.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Header, Request, Response
 
@@ -18,9 +18,6 @@ from shop.idempotency.service import Answer, Asked, fingerprint
 
 KEY_PROBLEMS = (IdempotencyKeyMissing, IdempotencyKeyInvalid, IdempotencyMismatch)
 REPLAYED = "Idempotency-Replayed"
-REPLAYED_HEADER: dict[str, Any] = {
-    REPLAYED: {"description": "`true` when an earlier request did it.", "schema": {"type": "string"}}
-}
 
 
 async def _asked(

@@ -57,7 +57,7 @@ def _promise(text: str, order_id: UUID, buyer_id: str, settings: Settings) -> Pr
     try:
         receipt = Signer(settings.secret).read(Receipt, text)
     except Forged as error:
-        raise Invalid("The receipt is not one of this shop") from error
+        raise Invalid("The receipt is not one of this shop", part="header", pointer="/Receipt") from error
     if (receipt.order_id, receipt.user_id) != (str(order_id), buyer_id):
         raise OrderNotFound
     return Promise(receipt.sale_id, receipt.epoch, order_id, receipt.seq, buyer_id, receipt.quantity)

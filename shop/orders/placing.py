@@ -123,10 +123,12 @@ async def _offered(session: AsyncSession, units: Mapping[int, int]) -> list[Prod
 def _total(offered: Sequence[Product], units: Mapping[int, int]) -> int:
     currencies = {product.currency for product in offered}
     if len(currencies) > 1:
-        raise Invalid(f"The products of an order have one currency, not {' and '.join(sorted(currencies))}")
+        raise Invalid(
+            f"The products of an order have one currency, not {' and '.join(sorted(currencies))}", pointer="/lines"
+        )
     total = sum(product.price_minor * units[product.id] for product in offered)
     if total > TOTAL_MINOR_MAX:
-        raise Invalid(f"The total of an order is at most {TOTAL_MINOR_MAX:,}")
+        raise Invalid(f"The total of an order is at most {TOTAL_MINOR_MAX:,}", pointer="/lines")
     return total
 
 

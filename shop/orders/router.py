@@ -36,6 +36,7 @@ from shop.errors import (
     UnsupportedMediaType,
     UserBlocked,
 )
+from shop.http_headers import headers
 from shop.idempotency.keys import parse_key
 from shop.orders import claims, placing, repeats, repository, service, versions
 from shop.orders.schemas import OrderPage, OrderRead, OrderRequest, OrderSummary, PurchaseRead, PurchaseRequest
@@ -86,10 +87,6 @@ PLACE_PROBLEMS = problems(
     Unavailable,
     UnknownOutcome,
 )
-LOCATION = {"Location": {"description": "The order.", "schema": {"type": "string"}}}
-REPLAYED = {"Idempotency-Replayed": {"description": "`true`", "schema": {"type": "string"}}}
-WAITED = {"Preference-Applied": {"description": "`wait=N`, if the answer waited.", "schema": {"type": "string"}}}
-ETAG = {"ETag": {"description": "The state of the order.", "schema": {"type": "string"}}}
 # A browser keeps the answer, and asks each time whether it still holds.
 REVALIDATED = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
 
@@ -100,21 +97,22 @@ router = APIRouter(prefix="/v1", strict_content_type=False)
 @router.post(
     "/seckill/sales/{sale_id}/orders",
     tags=["purchase"],
+    summary="Buy units of a sale",
     status_code=202,
     responses={
         200: {
             "model": PurchaseRead,
             "description": "The same request was accepted before: the first order, no second effect.",
-            "headers": {**LOCATION, **REPLAYED},
+            "headers": headers("Location", "Idempotency-Replayed"),
         },
         201: {
             "model": PurchaseRead,
             "description": "Reserved, and recorded in the time that `Prefer: wait=N` gave.",
-            "headers": {**LOCATION, **WAITED},
+            "headers": headers("Location", "Preference-Applied"),
         },
         202: {
             "description": "Reserved, durable, and signed: it becomes exactly one order.",
-            "headers": {**LOCATION, **WAITED},
+            "headers": headers("Location", "Preference-Applied"),
         },
         **PURCHASE_PROBLEMS,
     },
@@ -157,9 +155,12 @@ async def purchase(
         200: {
             "model": OrderRead,
             "description": "The same request was made before: its order as it is now, no second effect.",
-            "headers": {**LOCATION, **REPLAYED},
+            "headers": headers("Location", "Idempotency-Replayed"),
         },
-        201: {"description": "Reserved and recorded; the units are held until `expires_at`.", "headers": LOCATION},
+        201: {
+            "description": "Reserved and recorded; the units are held until `expires_at`.",
+            "headers": headers("Location"),
+        },
         **PLACE_PROBLEMS,
     },
 )
@@ -216,8 +217,8 @@ async def list_orders(
     tags=["orders"],
     response_model=OrderRead,
     responses={
-        200: {"headers": ETAG},
-        304: {"description": "`If-None-Match` names the state that the order still has.", "headers": ETAG},
+        200: {"headers": headers("ETag")},
+        304: {"description": "`If-None-Match` names the state that the order still has.", "headers": headers("ETag")},
         **problems(Unauthorized, UserBlocked, OrderNotFound, Invalid, NotReady, NotRecordedYet, Unavailable),
     },
 )

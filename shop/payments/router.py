@@ -28,8 +28,9 @@ from shop.errors import (
     WebhookInvalid,
     WebhookUnsigned,
 )
+from shop.http_headers import headers
 from shop.idempotency.keys import parse_key
-from shop.idempotency.requests import KEY_PROBLEMS, REPLAYED_HEADER, AskedDep, answer
+from shop.idempotency.requests import KEY_PROBLEMS, AskedDep, answer
 from shop.idempotency.service import once
 from shop.payments import repository, service
 from shop.payments.events import take
@@ -91,7 +92,7 @@ async def receive_webhook(request: Request, session: SessionDep) -> None:
     status_code=202,
     response_model=RefundRead,
     responses={
-        202: {"headers": REPLAYED_HEADER},
+        202: {"headers": headers("Idempotency-Replayed")},
         **problems(
             BadRequest,
             *KEY_PROBLEMS,

@@ -155,7 +155,11 @@ async def refund(
     if payment is None or order.status != OrderStatus.PAID:
         raise OrderNotPaid(f"The order is {order.status}", order_status=order.status)
     if wish.amount_minor not in (None, payment.amount_minor):
-        raise Invalid(f"Orders are refunded whole: {payment.amount_minor}", captured_minor=payment.amount_minor)
+        raise Invalid(
+            f"Orders are refunded whole: {payment.amount_minor}",
+            pointer="/amount_minor",
+            captured_minor=payment.amount_minor,
+        )
     moved = await move(session, [order_id], OrderStatus.REFUNDED, by=By.ADMIN, reason=wish.reason, closes=wish.restock)
     if not moved:
         raise OrderNotPaid("The order was moved by somebody else")

@@ -14,7 +14,8 @@ from shop.errors import (
     Unavailable,
     UnknownOutcome,
 )
-from shop.idempotency.requests import KEY_PROBLEMS, REPLAYED_HEADER, AskedDep, answer
+from shop.http_headers import headers
+from shop.idempotency.requests import KEY_PROBLEMS, AskedDep, answer
 from shop.idempotency.service import once
 from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
 from shop.products import repository, service
@@ -103,7 +104,7 @@ async def change_product(
     tags=["admin"],
     response_model=AdminProductRead,
     responses={
-        200: {"headers": REPLAYED_HEADER},
+        200: {"headers": headers("Idempotency-Replayed")},
         **problems(*REFUSED_TO_OTHERS, *REFUSED_BODIES, *KEY_PROBLEMS, ProductNotFound, NotEnoughStock, UnknownOutcome),
     },
 )

@@ -89,7 +89,7 @@ async def move_stock(session: AsyncSession, cache: Cache, actor: Actor, product_
     if product is None:
         await find(session, product_id)
         if delta > 0:
-            raise Invalid(f"a product has at most {STOCK_MAX:,} units in stock")
+            raise Invalid(f"a product has at most {STOCK_MAX:,} units in stock", pointer="/delta")
         raise NotEnoughStock
     record_admin_event(
         session,

@@ -21,7 +21,8 @@ from shop.errors import (
     UnknownOutcome,
 )
 from shop.faults import fault_point
-from shop.idempotency.requests import KEY_PROBLEMS, REPLAYED, REPLAYED_HEADER, AskedDep
+from shop.http_headers import headers
+from shop.idempotency.requests import KEY_PROBLEMS, REPLAYED, AskedDep
 from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
 from shop.sales import phase, repository, service
 from shop.sales.changes import ChangeOutOfOrder, outcome_of
@@ -146,7 +147,7 @@ async def change_window(
     "/admin/sales/{sale_id}/stock",
     tags=["admin"],
     responses={
-        200: {"headers": REPLAYED_HEADER},
+        200: {"headers": headers(REPLAYED)},
         **PENDING,
         **problems(*WRITE, *KEY_PROBLEMS, ChangeRefused, NotEnoughStock, UnknownOutcome),
     },

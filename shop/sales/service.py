@@ -103,9 +103,9 @@ async def change_units(session: AsyncSession, actor: Actor, sale_id: int, *, del
     """
     sale = await _changeable(session, sale_id)
     if delta == 0:
-        raise Invalid("A change of units must not be 0")
+        raise Invalid("A change of units must not be 0", pointer="/delta")
     if sale.units + delta > UNITS_MAX:
-        raise Invalid(f"A sale has at most {UNITS_MAX} units")
+        raise Invalid(f"A sale has at most {UNITS_MAX} units", pointer="/delta")
     if delta > 0:
         if not await products.take_stock(session, sale.product_id, delta):
             raise NotEnoughStock(f"The product does not have {delta} units in stock")
@@ -201,4 +201,4 @@ async def _changeable(session: AsyncSession, sale_id: int) -> Sale:
 
 def _check_window(starts_at: datetime, ends_at: datetime) -> None:
     if ends_at - starts_at < timedelta(milliseconds=1):
-        raise Invalid("ends_at must be after starts_at")
+        raise Invalid("ends_at must be after starts_at", pointer="/ends_at")

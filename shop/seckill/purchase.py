@@ -157,7 +157,7 @@ def _sold_out(_: str, answer: Answer) -> ShopError:
 
 _REFUSALS: dict[str, Callable[[str, Answer], ShopError]] = {
     "MISMATCH": _mismatch,
-    "INVALID": lambda *_: Invalid("The quantity must be a whole number from 1"),
+    "INVALID": lambda *_: Invalid("The quantity must be a whole number from 1", pointer="/quantity"),
     "NOT_OPEN": _not_open,
     "PAUSED": lambda *_: SalePaused(),
     "ENDED": lambda _, answer: SaleEnded(ended_at=iso_time(int(answer.fields[1]))),

@@ -8,6 +8,7 @@ import msgspec
 from starlette.types import Message, Receive, Scope
 
 from shop.errors import BadRequest, BodyTooLarge, Invalid, UnsupportedMediaType
+from shop.problem_members import violation
 from shop.seckill.order_ids import SALE_ID_MAX
 
 QUANTITY_MAX = 10_000
@@ -90,7 +91,7 @@ def parse_body(body: bytes) -> PurchaseBody:
         reason, _, pointer = str(error).partition(" - at `$")
         raise Invalid(
             "The body breaks a rule",
-            errors=[{"pointer": pointer.rstrip("`").replace(".", "/"), "detail": reason, "code": "invalid"}],
+            errors=[violation("body", pointer.rstrip("`").replace(".", "/"), "rule", reason)],
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest("The body is not JSON") from error

@@ -35,6 +35,7 @@ BLOCKING = problems(Unauthorized, Forbidden, UserBlocked, UserNotFound, Invalid,
 @router.post(
     "/users",
     status_code=201,
+    summary="Make an account",
     tags=["accounts"],
     responses=problems(BadRequest, EmailTaken, BodyTooLarge, Invalid, RateLimited, Overloaded, Unavailable),
 )

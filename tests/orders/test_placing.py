@@ -110,7 +110,7 @@ async def test_a_quantity_that_is_no_number_of_units_is_invalid(shop: Shop, quan
 
     document = problem_of(await place(shop, user, line(product, quantity)), 422, "invalid")
 
-    assert document["errors"][0]["pointer"] == "/body/lines/0/quantity"
+    assert document["errors"][0]["pointer"] == "/lines/0/quantity"
     assert await stock(shop, product) == [10]
 
 

@@ -37,10 +37,17 @@ class Document(NamedTuple):
     def routes(self) -> list[Route]:
         return list(self._routes())
 
+    def resolved(self, node: dict[str, Any]) -> dict[str, Any]:
+        """What a reference means; anything else as it is."""
+        while "$ref" in node:
+            _, _, kind, name = node["$ref"].split("/")
+            node = self.content["components"][kind][name]
+        return node
+
     def _routes(self) -> Iterator[Route]:
         for path, item in self.content["paths"].items():
             for method, operation in item.items():
-                parameters: list[dict[str, Any]] = operation.get("parameters", [])
+                parameters = [self.resolved(each) for each in operation.get("parameters", [])]
                 yield Route(
                     method.upper(),
                     path.format(**{each["name"]: _example(each) for each in parameters if each["in"] == "path"}),
@@ -56,8 +63,7 @@ class Document(NamedTuple):
         while waiting:
             schema = waiting.pop()
             if "$ref" in schema:
-                name = schema["$ref"].rpartition("/")[2]
-                resolved = self.content["components"]["schemas"][name]
+                name, resolved = schema["$ref"].rpartition("/")[2], self.resolved(schema)
                 yield name, resolved
                 waiting += resolved.get("properties", {}).values()
             else:

@@ -33,6 +33,7 @@ router = APIRouter(prefix="/v1")
 @router.post(
     "/seckill/sales/{sale_id}/explain",
     tags=["sales"],
+    summary="Ask why a purchase was refused",
     responses=problems(
         BadRequest,
         Unauthorized,

@@ -1,0 +1,28 @@
+"""The headers of answers as the OpenAPI document has them, each said once."""
+
+from typing import Any
+
+
+def _header(description: str, example: str, *, always: bool = True, **schema: object) -> dict[str, Any]:
+    described = {"description": description, "schema": {"type": "string", **schema}, "example": example}
+    return {**described, "required": True} if always else described
+
+
+HEADERS: dict[str, dict[str, Any]] = {
+    "X-Request-Id": _header("The id of the request, the client's own if it sent one.", "9f86d081884c7d65"),
+    "Retry-After": _header("Seconds after which to ask again.", "2", pattern="^[0-9]+$"),
+    "RateLimit": _header("The limit, what is left of it, and when there is more.", '"buy";r=0;t=2'),
+    "RateLimit-Policy": _header("The limit: how many requests in how many seconds.", '"buy";q=10;w=2'),
+    "WWW-Authenticate": _header("What kind of token is needed.", "Bearer"),
+    "Location": _header("Where the thing is.", "/v1/orders/00000001-0000-8000-8000-000000000001"),
+    "ETag": _header("The state that was answered, for `If-None-Match`.", '"2"'),
+    "Link": _header("The next page, if there is one.", '</v1/orders?limit=20>; rel="next"', always=False),
+    "Allow": _header("The methods of this path.", "GET, HEAD"),
+    "Idempotency-Replayed": _header("An earlier request with this key did it.", "true", always=False, enum=["true"]),
+    "Preference-Applied": _header("What was done of `Prefer`.", "wait=5", always=False),
+}
+
+
+def headers(*names: str) -> dict[str, Any]:
+    """The `headers` of a response in the document."""
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
