@@ -51,6 +51,7 @@ class Isolation:
         self._loop = loop
         self._delay_min = settings.retry_delay_min_seconds
         self._delay_max = settings.item_retry_seconds_max
+        self._transient_delay_max = min(settings.retry_delay_max_seconds, self._delay_max)
         self._failing: dict[Hashable, _Failing] = {}
         # From the start: a counter that begins at 1 has not increased.
         self._failures = metrics.ITEM_FAILURES.labels(loop)
@@ -134,7 +135,8 @@ class Isolation:
         tries = failing.tries + 1 if failing else 1
         if failing is not None:
             failing.forgetting.cancel()
-        if is_transient(error):
+        transient = is_transient(error)
+        if transient:
             log.warning("item_waits", loop=self._loop, item=str(item), tries=tries, reason=repr(error)[:200])
         else:
             stack = error if tries == 1 else None
@@ -147,7 +149,8 @@ class Isolation:
                 return
             self._count.inc()
         clock = asyncio.get_running_loop()
-        delay = min(self._delay_min * 2 ** min(tries - 1, 30), self._delay_max)
+        delay_max = self._transient_delay_max if transient else self._delay_max
+        delay = min(self._delay_min * 2 ** min(tries - 1, 30), delay_max)
         due = clock.time() + delay
         self._failing[item] = _Failing(due, tries, clock.call_at(due + FORGET_SECONDS, self.succeeded, item))
 

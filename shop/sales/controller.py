@@ -6,7 +6,8 @@ change nothing twice. It never sets stock: a ledger that does not agree with Pos
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 import redis.asyncio as aioredis
 import structlog
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop import metrics
 from shop.auth import CONTROLLER
 from shop.database import UNAVAILABLE_ERRORS, Database
+from shop.isolation import Isolation, is_transient
 from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown, load_scripts, scripts_loaded
 from shop.sales import repository, service
 from shop.sales.changes import ChangeOutOfOrder, apply_open_changes
@@ -29,7 +31,7 @@ from shop.sales.loading import (
 from shop.sales.models import ChangeKind, Sale, SaleStatus
 from shop.sales.recovery import repository as recoveries
 from shop.sales.recovery.demand import demand_recovery
-from shop.sales.repository import Alive
+from shop.sales.repository import Alive, AliveName
 from shop.seckill import building, ledger
 from shop.seckill.ledger import LedgerState, LoadedSale, RedisClock
 from shop.settings import Settings
@@ -59,6 +61,7 @@ class Controller:
         self._settings = settings
         self._stopping = stopping
         self._unfinished = unfinished
+        self._isolation = Isolation("controller", settings)
 
     async def run(self) -> None:
         """Follow until `stopping` is set; what fails because a server is away is tried again at the next pass."""
@@ -74,60 +77,84 @@ class Controller:
             await rest(self._stopping, self._settings.controller_interval_seconds)
 
     async def step(self) -> None:
-        """One pass over all sales that have a ledger or should have one."""
-        async with self._database.transaction() as session:
-            alive = await repository.alive(session)
+        """One pass over all sales that have a ledger or should have one. What one of them raises is its own."""
+        alive, unreadable = await self._read_alive()
         await self._compare_after_restart(alive)
-        await self._ensure_scripts(alive)
+        await self._ensure_scripts(alive, unreadable)
         metrics.ALARMS.set(sum(each.sale.alarm is not None for each in alive))
         metrics.SALES_STOPPED.set(sum(each.stopped for each in alive))
         listed = {entry.sale_id: entry for entry in await ledger.read_directory(self._client, RedisClock())}
-        await self._forget_settled(listed.keys() - {each.sale.id for each in alive})
+        gone = listed.keys() - {each.sale.id for each in alive} - {name.sale_id for name in unreadable}
+        await self._isolation.each(gone, self._forget_settled)
+        await self._isolation.each(alive, partial(self._attend, listed), key=lambda each: each.sale.id)
+
+    async def _read_alive(self) -> tuple[Sequence[Alive], Sequence[AliveName]]:
+        """The alive sales, and the names of those whose rows cannot be read; such a row does not hide the others."""
+        try:
+            return await self._read(None), ()
+        except Exception as error:
+            if is_transient(error):
+                raise
+        async with self._database.transaction() as session:
+            names = {name.sale_id: name for name in await repository.alive_names(session)}
+        alive = await self._isolation.together(list(names), self._read)
         for each in alive:
-            if each.recovering:
-                continue
-            if each.stopped:
-                await self._keep_closed(each.sale)
-                continue
-            try:
-                await self._follow(each, listed.get(each.sale.id))
-            except (LedgerLost, ChangeOutOfOrder) as error:
-                await self._demand_recovery(each.sale, str(error))
+            names.pop(each.sale.id, None)
+        return alive, list(names.values())
+
+    async def _read(self, sale_ids: Sequence[int] | None) -> Sequence[Alive]:
+        async with self._database.transaction() as session:
+            return await repository.alive(session, sale_ids)
 
     async def _compare_after_restart(self, alive: Sequence[Alive]) -> None:
         """Another run of Redis may have begun with older data: only the processes that sold know how far it was."""
         run_id = await building.run_id(self._client)
         for each in alive:
             if each.loaded and not each.recovering and not each.stopped and each.run_id != run_id:
-                if each.run_id is not None:
-                    await self._demand_recovery(each.sale, "Redis is in another run")
-                    continue
-                async with self._database.transaction() as session:
-                    await recoveries.note_run(session, each.sale.id, each.sale.epoch, run_id)
+                await self._closed_unless(each, partial(self._note_run, each, run_id))
 
-    async def _ensure_scripts(self, alive: Sequence[Alive]) -> None:
+    async def _note_run(self, each: Alive, run_id: str) -> bool:
+        if each.run_id is not None:
+            await self._demand_recovery(each.sale, "Redis is in another run")
+        else:
+            async with self._database.transaction() as session:
+                await recoveries.note_run(session, each.sale.id, each.sale.epoch, run_id)
+        return True
+
+    async def _ensure_scripts(self, alive: Sequence[Alive], unreadable: Sequence[AliveName]) -> None:
         """Load the scripts where they are missing; on the ledger's Redis, only after every ledger was compared.
 
         A Redis that does not know the scripts was restarted, perhaps from an older state. Until they are there nobody
-        can sell, which makes their absence a fence.
+        can sell, which makes their absence a fence. A ledger that cannot be compared gets a fence of its own.
         """
         if self._side_client is not self._client and not await scripts_loaded(self._side_client):
             await load_scripts(self._side_client)
         if await scripts_loaded(self._client):
             return
         for each in alive:
-            if each.recovering:
-                await self._fence_again(each.sale.id)
-            elif each.stopped:
-                await self._keep_closed(each.sale)
-            elif each.loaded:
-                try:
-                    await require_agreement(self._client, each.sale)
-                    await require_entry_at_watermark(self._database, self._client, each.sale)
-                except LedgerLost as error:
-                    await self._demand_recovery(each.sale, str(error))
+            await self._closed_unless(each, partial(self._compare, each))
+        for name in unreadable:
+            await self._keep_closed(name)
         await load_scripts(self._client)
         log.info("scripts_loaded")
+
+    async def _closed_unless(self, each: Alive, compare: Callable[[], Awaitable[bool]]) -> None:
+        """Compare a ledger with what is recorded; close it if that fails as nobody foresaw."""
+        if not await self._isolation.run(("comparing", each.sale.id), compare, False):
+            await self._keep_closed(each.name)
+
+    async def _compare(self, each: Alive) -> bool:
+        if each.recovering:
+            await self._fence_again(each.sale.id)
+        elif each.stopped:
+            await self._keep_closed(each.name)
+        elif each.loaded:
+            try:
+                await require_agreement(self._client, each.sale)
+                await require_entry_at_watermark(self._database, self._client, each.sale)
+            except LedgerLost as error:
+                await self._demand_recovery(each.sale, str(error))
+        return True
 
     async def _demand_recovery(self, sale: Sale, reason: str) -> None:
         await demand_recovery(self._database, self._client, sale, reason, may_load=True)
@@ -139,16 +166,29 @@ class Controller:
         if recovery is not None:
             await building.fence(self._client, sale_id, range(1, recovery.from_epoch + 1), number=recovery.n)
 
-    async def _keep_closed(self, sale: Sale) -> None:
-        """An audit found it wrong: whoever was to fence it may have died, and Redis may have forgotten the fence."""
-        await building.fence(self._client, sale.id, [sale.epoch], number=sale.recovery + 1)
+    async def _keep_closed(self, name: AliveName) -> None:
+        """Fence a ledger that an audit found wrong, or that cannot be compared.
 
-    async def _forget_settled(self, sale_ids: Iterable[int]) -> None:
-        for sale_id in sale_ids:
-            async with self._database.transaction() as session:
-                sale = await repository.find(session, sale_id)
-            if sale is not None and sale.status == SaleStatus.SETTLED:
-                await ledger.drop(self._client, sale_id, sale.epoch)
+        Whoever was to fence it may have died, and Redis may have forgotten the fence.
+        """
+        await building.fence(self._client, name.sale_id, [name.epoch], number=name.recovery + 1)
+
+    async def _forget_settled(self, sale_id: int) -> None:
+        async with self._database.transaction() as session:
+            sale = await repository.find(session, sale_id)
+        if sale is not None and sale.status == SaleStatus.SETTLED:
+            await ledger.drop(self._client, sale_id, sale.epoch)
+
+    async def _attend(self, listed: Mapping[int, LoadedSale], each: Alive) -> None:
+        if each.recovering:
+            return
+        if each.stopped:
+            await self._keep_closed(each.name)
+            return
+        try:
+            await self._follow(each, listed.get(each.sale.id))
+        except (LedgerLost, ChangeOutOfOrder) as error:
+            await self._demand_recovery(each.sale, str(error))
 
     async def _follow(self, alive: Alive, listed: LoadedSale | None) -> None:
         sale = alive.sale

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.sales.models import ChangeKind, LedgerRow, Sale, SaleChange, SaleEpoch, SaleStatus
@@ -30,6 +30,14 @@ class LedgerName(NamedTuple):
     settled: bool
 
 
+class AliveName(NamedTuple):
+    """Which ledger an alive sale has, and how many recoveries it had."""
+
+    sale_id: int
+    epoch: int
+    recovery: int
+
+
 class Alive(NamedTuple):
     """A sale that has a ledger or should have one."""
 
@@ -38,6 +46,11 @@ class Alive(NamedTuple):
     run_id: str | None
     recovering: bool
     has_open_changes: bool
+
+    @property
+    def name(self) -> AliveName:
+        """Which ledger it has."""
+        return AliveName(self.sale.id, self.sale.epoch, self.sale.recovery)
 
     @property
     def stopped(self) -> bool:
@@ -72,14 +85,23 @@ async def page(
     return (await session.execute(query)).scalars().all()
 
 
-async def alive(session: AsyncSession) -> Sequence[Alive]:
-    """The sales that have a ledger, or should have one, with what the controller asks of each: in one query."""
+async def alive_names(session: AsyncSession) -> Sequence[AliveName]:
+    """The sales that have a ledger, or should have one, whatever else their rows hold."""
+    query = select(Sale.id, Sale.epoch, Sale.recovery).where(Sale.status.in_(ALIVE)).order_by(Sale.id)
+    return [AliveName(*row) for row in await session.execute(query)]
+
+
+async def alive(session: AsyncSession, sale_ids: Collection[int] | None = None) -> Sequence[Alive]:
+    """The sales that have a ledger, or should have one, with what the controller asks of each: in one query.
+
+    `sale_ids` leaves out all others.
+    """
     changes = select(SaleChange.n).where(SaleChange.sale_id == Sale.id, SaleChange.outcome.is_(None)).exists()
     recovery = select(Recovery.n).where(Recovery.sale_id == Sale.id, Recovery.finished_at.is_(None)).exists()
     query = (
         select(Sale, SaleEpoch.loaded_at.is_not(None), SaleEpoch.run_id, recovery, changes)
         .join(SaleEpoch, (SaleEpoch.sale_id == Sale.id) & (SaleEpoch.epoch == Sale.epoch))
-        .where(Sale.status.in_(ALIVE))
+        .where(Sale.status.in_(ALIVE), true() if sale_ids is None else Sale.id.in_(sale_ids))
         .order_by(Sale.id)
     )
     return [Alive(*row) for row in await session.execute(query)]

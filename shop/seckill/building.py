@@ -160,7 +160,7 @@ async def forget_epochs(client: aioredis.Redis, sale_id: int, epochs: Iterable[i
 
 
 async def read_heads(client: aioredis.Redis, ledgers: Sequence[tuple[int, int]]) -> list[tuple[int, int, int] | None]:
-    """Where each of these ledgers (sale, epoch) is: seq, available, held_back; None for one that is away or fenced.
+    """Where each of these ledgers (sale, epoch) is: seq, available, held_back; None for what is away, fenced or broken.
 
     They are read in few round trips, `HEADS_AT_ONCE` in each, and not all at the same moment.
     """
@@ -178,7 +178,10 @@ async def read_heads(client: aioredis.Redis, ledgers: Sequence[tuple[int, int]])
 def _head(epoch: int, fields: Sequence[bytes | None] | Exception) -> tuple[int, int, int] | None:
     if isinstance(fields, Exception) or None in fields or fields[0] != b"%d" % epoch:
         return None
-    seq, available, held_back = (int(value or 0) for value in fields[1:])
+    try:
+        seq, available, held_back = (int(value or 0) for value in fields[1:])
+    except ValueError:
+        return None
     return seq, available, held_back
 
 

@@ -234,13 +234,23 @@ def parse_order(entry: bytes) -> LedgerOrder:
 
 
 async def read_directory(client: aioredis.Redis, clock: RedisClock) -> list[LoadedSale]:
-    """Which sales are loaded; the process's clock learns from the same round trip."""
+    """Which sales are loaded; the process's clock learns from the same round trip.
+
+    An entry that cannot be read is passed over: the controller writes it anew if its sale is alive.
+    """
     async with client.pipeline(transaction=False) as pipe:
         pipe.hvals(DIRECTORY)
         pipe.time()
         entries, (seconds, microseconds) = await pipe.execute()
     clock.learn(seconds * 1000 + microseconds // 1000)
-    return [msgspec.json.decode(entry, type=LoadedSale) for entry in entries]
+    return [sale for entry in entries if (sale := _listed(entry)) is not None]
+
+
+def _listed(entry: bytes) -> LoadedSale | None:
+    try:
+        return msgspec.json.decode(entry, type=LoadedSale)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 async def list_in_directory(client: aioredis.Redis, sale: LoadedSale) -> None:

@@ -1,11 +1,9 @@
 """One item's failure is its own: the others of its loop are served, and it is tried again after a back-off."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
-from prometheus_client import REGISTRY
-from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from shop.isolation import Isolation
@@ -13,29 +11,15 @@ from shop.redis import NotSent
 from shop.settings import Settings
 from shop.stopping import keep_running
 from tests.harness import wait_until
+from tests.isolation.counted import failing, failures
 from tests.processes import copy_of
 
 
-@pytest.fixture(autouse=True)
-def logged() -> Iterator[list[EventDict]]:
-    """What is logged, which nobody has to read; to print a stack takes longer than the tests."""
-    with capture_logs() as events:
-        yield events
-
-
 @pytest.fixture
-def isolation(clean_settings: Settings, request: pytest.FixtureRequest) -> Isolation:
+def isolation(settings: Settings, request: pytest.FixtureRequest) -> Isolation:
     """One of a loop that only this test has, with short back-offs."""
-    quick = copy_of(clean_settings, retry_delay_min_seconds=0.3, item_retry_seconds_max=0.3)
+    quick = copy_of(settings, retry_delay_min_seconds=0.3, item_retry_seconds_max=0.3)
     return Isolation(request.node.name, quick)
-
-
-def failures(loop: str) -> float:
-    return REGISTRY.get_sample_value("shop_item_failures_total", {"loop": loop}) or 0.0
-
-
-def failing(loop: str) -> float:
-    return REGISTRY.get_sample_value("shop_items_failing", {"loop": loop}) or 0.0
 
 
 def unless(poisoned: str, served: list[str], error: Exception) -> Callable[[str], Awaitable[None]]:
