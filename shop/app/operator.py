@@ -1,14 +1,17 @@
 """For operators: is the process alive, is it ready, and what version is it."""
 
 from importlib.metadata import version
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from shop.errors import Invalid, NotFound
 from shop.problem_json import RETRYABLE_STATUSES, problems, refusals
 from shop.readiness import readiness
+
+CODE_LENGTH_MAX = 64
 
 router = APIRouter(tags=["operator"])
 
@@ -35,7 +38,7 @@ async def read_version() -> dict[str, str]:
 
 
 @router.get("/errors/{code}", responses=problems(NotFound, Invalid))
-async def explain_error(code: str) -> ErrorRead:
+async def explain_error(code: Annotated[str, Path(max_length=CODE_LENGTH_MAX)]) -> ErrorRead:
     """What the `type` of a problem document points to."""
     kind = refusals().get(code)
     if kind is None:

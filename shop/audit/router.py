@@ -7,6 +7,7 @@ from fastapi import APIRouter, Path, Request
 from shop.audit.schemas import AuditReport
 from shop.audit.service import audit_sale as audit
 from shop.auth import CurrentAdmin
+from shop.bounds import Digits
 from shop.errors import (
     NotReady,
     SaleNotFound,
@@ -24,7 +25,7 @@ router = APIRouter(prefix="/v1")
     responses=problems(*REFUSED_TO_OTHERS, SaleNotFound, SaleStateConflict, NotReady),
 )
 async def audit_sale(
-    sale_id: Annotated[int, Path(ge=1, le=SALE_ID_MAX)], admin: CurrentAdmin, request: Request
+    sale_id: Annotated[int, Digits(1, SALE_ID_MAX, SaleNotFound), Path()], admin: CurrentAdmin, request: Request
 ) -> AuditReport:
     """Prove I1–I6 of a sale from Postgres and Redis at one watermark, and tell what its audits have found so far."""
     return await audit(request.app.state.database, request.app.state.ledger, sale_id)

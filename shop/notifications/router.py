@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from shop.auth import ActorDep, CurrentAdmin
+from shop.bounds import ROW_ID_MAX, Digits, Limit, WrittenId
 from shop.database import SessionDep
 from shop.errors import (
     DeadLetterNotFound,
@@ -15,7 +16,6 @@ from shop.errors import (
 )
 from shop.notifications import repository, service
 from shop.notifications.schemas import (
-    DELIVERY_ID_MAX,
     ID_MAX,
     DeadLetterPage,
     DeliveryRead,
@@ -27,14 +27,12 @@ from shop.notifications.schemas import (
 )
 from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
 
-PAGE_MAX = 100
-
-WebhookId = Annotated[int, Path(ge=1, le=ID_MAX)]
-DeliveryId = Annotated[int, Path(ge=1, le=DELIVERY_ID_MAX)]
-Limit = Annotated[int, Query(ge=1, le=PAGE_MAX, description="How many to return.")]
-AfterWebhook = Annotated[int | None, Query(ge=1, le=ID_MAX, description="The last id of the page before.")]
-AfterDelivery = Annotated[int | None, Query(ge=1, le=DELIVERY_ID_MAX, description="The last id of the page before.")]
-OfWebhook = Annotated[int | None, Query(ge=1, le=ID_MAX, description="Only those of this webhook.")]
+WebhookId = Annotated[int, Digits(1, ID_MAX, WebhookNotFound), Path()]
+DeliveryId = Annotated[int, Digits(1, ROW_ID_MAX, DeadLetterNotFound), Path()]
+WrittenWebhookId = Annotated[int, Digits(1, ID_MAX)]
+AfterWebhook = Annotated[WrittenWebhookId | None, Query(description="The last id of the page before.")]
+AfterDelivery = Annotated[WrittenId | None, Query(description="The last id of the page before.")]
+OfWebhook = Annotated[WrittenWebhookId | None, Query(description="Only those of this webhook.")]
 
 router = APIRouter(prefix="/v1/admin/webhooks", tags=["admin"])
 

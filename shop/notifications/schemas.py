@@ -6,20 +6,18 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from shop.bounds import Text
 from shop.notifications.addresses import URL_LENGTH_MAX
 from shop.notifications.kinds import ORDER_KINDS, Kind, Sink
 
 ID_MAX = 2**31 - 1
-DELIVERY_ID_MAX = 2**63 - 1
 
 Url = Annotated[
     str,
     StringConstraints(min_length=1, max_length=URL_LENGTH_MAX, pattern=r"^[\x21-\x7e]+$"),
     Field(description="Where to post: https, at a public address.", examples=["https://merchant.example/hooks/shop"]),
 ]
-Description = Annotated[
-    str, StringConstraints(strip_whitespace=True, max_length=200, pattern=r"^[^\x00]*$"), Field(examples=["The ERP"])
-]
+Description = Annotated[str, Text(200, length_min=0), Field(examples=["The ERP"])]
 OrderKind = Literal[Kind.RESERVED, Kind.EXPIRING_SOON, Kind.PAID, Kind.CANCELLED, Kind.EXPIRED, Kind.REFUNDED]
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from typing import Annotated
-from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import StreamingResponse
@@ -23,6 +22,7 @@ from shop.errors import (
 from shop.order_changes import Changes, Listener
 from shop.orders import service
 from shop.orders.following import is_final, stream
+from shop.orders.schemas import OrderId
 from shop.orders.versions import last_seen, version_of
 from shop.problem_json import problems
 
@@ -44,7 +44,7 @@ HEADERS = {"Cache-Control": "private, no-store", "Vary": "Authorization", "X-Acc
 router = APIRouter(prefix="/v1")
 
 
-async def _listener(order_id: UUID, _: CurrentUser, request: Request) -> AsyncIterator[Listener]:
+async def _listener(order_id: OrderId, _: CurrentUser, request: Request) -> AsyncIterator[Listener]:
     """It listens before the state is read, and until the response is over."""
     changes: Changes = request.app.state.changes
     with changes.listening(order_id.bytes) as listener:
@@ -66,7 +66,7 @@ async def _listener(order_id: UUID, _: CurrentUser, request: Request) -> AsyncIt
     },
 )
 async def follow_order(
-    order_id: UUID,
+    order_id: OrderId,
     buyer: CurrentUser,
     request: Request,
     listener: Annotated[Listener, Depends(_listener)],

@@ -6,6 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from shop.auth import CurrentUser
+from shop.bounds import Digits, Hyphenated, Limit
 from shop.cache import CacheDep
 from shop.database import SessionDep, see_one_moment
 from shop.errors import (
@@ -39,13 +40,14 @@ from shop.errors import (
 from shop.http_headers import headers
 from shop.idempotency.keys import parse_key
 from shop.orders import claims, placing, repeats, repository, service, versions
-from shop.orders.schemas import OrderPage, OrderRead, OrderRequest, OrderSummary, PurchaseRead, PurchaseRequest
+from shop.orders.schemas import OrderId, OrderPage, OrderRead, OrderRequest, OrderSummary, PurchaseRead, PurchaseRequest
 from shop.problem_json import problems
 from shop.rate_limit import limit as admit
 from shop.seckill.order_ids import SALE_ID_MAX
 from shop.seckill.waiting import WAIT_SECONDS_MAX
 
-SaleId = Annotated[int, Path(ge=0, le=SALE_ID_MAX)]
+SaleId = Annotated[int, Digits(0, SALE_ID_MAX, SaleNotFound), Path()]
+AfterOrder = Annotated[Annotated[UUID, Hyphenated()] | None, Query(description="The last id of the page before.")]
 NeededKey = Annotated[str | None, Header(alias="Idempotency-Key", description="Needed: 1–128 visible ASCII.")]
 ReceiptHeader = Annotated[str | None, Header(max_length=1024, description="The receipt of the 202.")]
 KeyHeader = Annotated[str | None, Header(alias="Idempotency-Key", max_length=130, description="1–128 visible ASCII.")]
@@ -200,8 +202,8 @@ async def list_orders(
     request: Request,
     response: Response,
     session: SessionDep,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    starting_after: UUID | None = None,
+    limit: Limit = 20,
+    starting_after: AfterOrder = None,
 ) -> OrderPage:
     """The buyer's orders, the newest first. An order accepted a moment ago may still be missing: ask for it by id."""
     found = await repository.page(session, buyer.user_id, limit=limit + 1, starting_after=starting_after)
@@ -223,7 +225,7 @@ async def list_orders(
     },
 )
 async def read_order(
-    order_id: UUID,
+    order_id: OrderId,
     buyer: CurrentUser,
     request: Request,
     session: SessionDep,
@@ -267,7 +269,7 @@ async def read_order(
         Unauthorized, UserBlocked, OrderNotFound, OrderClosed, Invalid, NotReady, NotRecordedYet, Unavailable
     ),
 )
-async def cancel_order(order_id: UUID, buyer: CurrentUser, request: Request, cache: CacheDep) -> OrderRead:
+async def cancel_order(order_id: OrderId, buyer: CurrentUser, request: Request, cache: CacheDep) -> OrderRead:
     """Give the held units back. Cancelling twice is the same as once."""
     state = request.app.state
     return await service.cancel(

@@ -6,13 +6,16 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
+from shop.bounds import Hyphenated, RowId
+from shop.errors import OrderNotFound
 from shop.orders.life import By
 from shop.orders.models import OrderStatus
-from shop.products.schemas import ID_MAX
 from shop.seckill.requests import QUANTITY_MAX
 from shop.seckill.times import iso_time
 
 LINES_MAX = 20
+
+OrderId = Annotated[UUID, Hyphenated(OrderNotFound)]
 
 
 def _as_the_lane_writes_it(at: datetime) -> str:
@@ -54,7 +57,7 @@ class OrderLineRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    product_id: Annotated[int, Field(strict=True, ge=1, le=ID_MAX, examples=[1])]
+    product_id: RowId
     quantity: Annotated[int, Field(strict=True, ge=1, le=QUANTITY_MAX, examples=[2])]
 
 

@@ -1,7 +1,6 @@
 """Payments over HTTP: for buyers, for the provider, and for admins who refund."""
 
 from typing import Annotated
-from uuid import UUID
 
 from fastapi import APIRouter, Header, Request, Response
 
@@ -32,6 +31,7 @@ from shop.http_headers import headers
 from shop.idempotency.keys import parse_key
 from shop.idempotency.requests import KEY_PROBLEMS, AskedDep, answer
 from shop.idempotency.service import once
+from shop.orders.schemas import OrderId
 from shop.payments import repository, service
 from shop.payments.events import take
 from shop.payments.schemas import MoneyReport, PaymentRead, RefundRead, RefundRequest
@@ -63,7 +63,7 @@ router = APIRouter(prefix="/v1")
     ),
 )
 async def start_payment(
-    order_id: UUID, buyer: CurrentUser, request: Request, idempotency_key: NeededKey = None
+    order_id: OrderId, buyer: CurrentUser, request: Request, idempotency_key: NeededKey = None
 ) -> PaymentRead:
     """Say where to pay. An order has one payment: asking again gives the same one, and never extends the hold."""
     if parse_key(idempotency_key) is None:
@@ -109,7 +109,7 @@ async def receive_webhook(request: Request, session: SessionDep) -> None:
     },
 )
 async def refund_order(
-    order_id: UUID, wish: RefundRequest, asked: AskedDep, actor: ActorDep, request: Request, session: SessionDep
+    order_id: OrderId, wish: RefundRequest, asked: AskedDep, actor: ActorDep, request: Request, session: SessionDep
 ) -> Response:
     """Give all the money of a paid order back, with or without its units. A repeat refunds nothing more."""
     state = request.app.state

@@ -6,9 +6,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shop.bounds import SUM_MINOR_MAX, Text
 from shop.payments.models import PaymentStatus, RefundStatus
-
-AMOUNT_MINOR_MAX = 2**63 - 1
 
 
 class PaymentRead(BaseModel):
@@ -30,9 +29,9 @@ class RefundRequest(BaseModel):
 
     restock: Annotated[bool, Field(strict=True)] = True
     amount_minor: Annotated[
-        int | None, Field(strict=True, ge=0, le=AMOUNT_MINOR_MAX, description="If sent, what was captured.")
+        int | None, Field(strict=True, ge=0, le=SUM_MINOR_MAX, description="If sent, what was captured.")
     ] = None
-    reason: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")] = "refunded by the shop"
+    reason: Annotated[str, Text(64)] = "refunded by the shop"
 
 
 class RefundRead(BaseModel):

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from shop.auth import ActorDep, CurrentAdmin
+from shop.bounds import ROW_ID_MAX, Digits, Limit, WrittenId
 from shop.cache import CacheDep
 from shop.database import SessionDep
 from shop.errors import (
@@ -20,7 +21,6 @@ from shop.idempotency.service import once
 from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
 from shop.products import repository, service
 from shop.products.schemas import (
-    ID_MAX,
     AdminProductPage,
     AdminProductRead,
     ProductCreate,
@@ -30,11 +30,8 @@ from shop.products.schemas import (
     StockChange,
 )
 
-PAGE_MAX = 100
-
-ProductId = Annotated[int, Path(ge=1, le=ID_MAX)]
-Limit = Annotated[int, Query(ge=1, le=PAGE_MAX, description="How many to return.")]
-StartingAfter = Annotated[int | None, Query(ge=1, le=ID_MAX, description="The last id of the page before.")]
+ProductId = Annotated[int, Digits(1, ROW_ID_MAX, ProductNotFound), Path()]
+StartingAfter = Annotated[WrittenId | None, Query(description="The last id of the page before.")]
 
 router = APIRouter(prefix="/v1")
 

@@ -4,16 +4,15 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from shop.bounds import Description, Name
 from shop.products.models import Product
 
-ID_MAX = 2**63 - 1
 # Far below the four bytes of the column, so that what sales give back always fits in beside it.
 STOCK_MAX = 1_000_000_000
-# A price times any quantity that one order can have stays a whole number in every language on the way.
-PRICE_MINOR_MAX = 1_000_000_000_000
-DESCRIPTION_LENGTH_MAX = 4_000
+# A price times any quantity that one line can have is a sum (`shop.bounds.SUM_MINOR_MAX`).
+PRICE_MINOR_MAX = 900_000_000_000
 LOW_STOCK_UNITS = 10
 
 
@@ -23,17 +22,6 @@ def _not_zero(delta: int) -> int:
     return delta
 
 
-# No control characters in a name; Postgres refuses NUL in any text.
-Name = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$"),
-    Field(examples=["Phone"]),
-]
-Description = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, max_length=DESCRIPTION_LENGTH_MAX, pattern=r"^[^\x00]*$"),
-    Field(examples=["Sixty-four gigabytes, blue."]),
-]
 PriceMinor = Annotated[int, Field(strict=True, ge=0, le=PRICE_MINOR_MAX, examples=[19_900])]
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$", examples=["EUR"])]
 Published = Annotated[bool, Field(strict=True)]

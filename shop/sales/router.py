@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.auth import Actor, ActorDep, CurrentAdmin
+from shop.bounds import Digits, Limit
 from shop.database import UNAVAILABLE_ERRORS, SessionDep, after_commit
 from shop.errors import (
     ChangeRefused,
@@ -41,9 +42,8 @@ from shop.sales.schemas import (
 )
 from shop.seckill.order_ids import SALE_ID_MAX
 
-SaleId = Annotated[int, Path(ge=1, le=SALE_ID_MAX)]
-Limit = Annotated[int, Query(ge=1, le=100)]
-Cursor = Annotated[int | None, Query(ge=1, le=SALE_ID_MAX)]
+SaleId = Annotated[int, Digits(1, SALE_ID_MAX, SaleNotFound), Path()]
+Cursor = Annotated[Annotated[int, Digits(1, SALE_ID_MAX)] | None, Query(description="The last id of the page before.")]
 
 PUBLIC = (SaleStatus.SCHEDULED, SaleStatus.ENDED, SaleStatus.SETTLED)
 WRITE = (*REFUSED_TO_OTHERS, *REFUSED_BODIES, SaleNotFound, SaleStateConflict)

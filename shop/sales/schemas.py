@@ -3,23 +3,19 @@
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from shop.bounds import Name, RowId, Time
+from shop.products.schemas import PriceMinor
 from shop.sales.models import ChangeKind, SaleStatus
 
 UNITS_MAX = 100_000_000
 HOLD_SECONDS_MAX = 30 * 24 * 3600
-PRICE_MAX = 10**12
 
-# No control characters: a terminal would obey them.
-Name = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
-]
 Units = Annotated[int, Field(strict=True, ge=1, le=UNITS_MAX)]
 UnitsPerUser = Annotated[int, Field(strict=True, ge=1, le=10_000)]
 OrdersPerUser = Annotated[int, Field(strict=True, ge=1, le=100)]
 HoldSeconds = Annotated[int, Field(strict=True, ge=1, le=HOLD_SECONDS_MAX)]
-PriceMinor = Annotated[int, Field(strict=True, ge=0, le=PRICE_MAX)]
 
 Phase = Literal["draft", "scheduled", "open", "paused", "ended", "settled"]
 StockBand = Literal["plenty", "few", "none"]
@@ -30,15 +26,15 @@ class SaleCreate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    product_id: Annotated[int, Field(strict=True, ge=1, le=2**63 - 1)]
+    product_id: RowId
     name: Name
     units: Units
     price_minor: PriceMinor | None = None
     units_per_user: UnitsPerUser = 1
     orders_per_user: OrdersPerUser = 10
     hold_seconds: HoldSeconds = 900
-    starts_at: AwareDatetime
-    ends_at: AwareDatetime
+    starts_at: Time
+    ends_at: Time
 
     @model_validator(mode="after")
     def _window(self) -> Self:
@@ -58,8 +54,8 @@ class SalePatch(BaseModel):
     units_per_user: UnitsPerUser | None = None
     orders_per_user: OrdersPerUser | None = None
     hold_seconds: HoldSeconds | None = None
-    starts_at: AwareDatetime | None = None
-    ends_at: AwareDatetime | None = None
+    starts_at: Time | None = None
+    ends_at: Time | None = None
 
 
 class WindowChange(BaseModel):
@@ -67,8 +63,8 @@ class WindowChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    starts_at: AwareDatetime | None = None
-    ends_at: AwareDatetime | None = None
+    starts_at: Time | None = None
+    ends_at: Time | None = None
 
 
 class UnitsChange(BaseModel):

@@ -14,13 +14,16 @@ from shop.seckill.order_ids import SALE_ID_MAX
 QUANTITY_MAX = 10_000
 PATH_START, PATH_END = "/v1/seckill/sales/", "/orders"
 SALE_ID_DIGITS_MAX = 10
+# As the shop writes an id itself (`shop.bounds.Digits`): another way to write it names no sale.
+SALE_ID = r"(?:0|[1-9][0-9]{0,9})"
 PATH_CHARS_MAX = len(PATH_START) + SALE_ID_DIGITS_MAX + len(PATH_END)
 CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
 JSON = b"application/json"
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 PURCHASE_START = b"POST " + PATH_START.encode()
 # The request line of a purchase.
-PURCHASE = re.compile(rb"POST (/v1/seckill/sales/[0-9]{1,10}/orders) HTTP/1\.1\r\n")
+PURCHASE = re.compile(rb"POST (/v1/seckill/sales/%b/orders) HTTP/1\.1\r\n" % SALE_ID.encode())
+PATH = re.compile(f"{PATH_START}({SALE_ID}){PATH_END}")
 # What says how long a request is, what becomes of its connection, and its id; whatever stands behind the name.
 TELLING = re.compile(
     rb"\r\n(content-length|transfer-encoding|connection|expect|upgrade|x-request-id)([^\r\n]*)", re.IGNORECASE
@@ -47,12 +50,8 @@ def sale_in_path(path: str) -> int | None:
 
 @lru_cache(maxsize=4096)
 def _sale_in_path(path: str) -> int | None:
-    if not (path.startswith(PATH_START) and path.endswith(PATH_END)):
-        return None
-    digits = path[len(PATH_START) : -len(PATH_END)]
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= SALE_ID_DIGITS_MAX):
-        return None
-    sale_id = int(digits)
+    named = PATH.fullmatch(path)
+    sale_id = int(named[1]) if named else SALE_ID_MAX + 1
     return sale_id if sale_id <= SALE_ID_MAX else None
 
 

@@ -3,8 +3,9 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, EmailStr, Field, SecretStr, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, EmailStr, Field, SecretStr
 
+from shop.bounds import Text
 from shop.users.models import Role
 
 PASSWORD_LENGTH_MIN = 10
@@ -12,8 +13,7 @@ PASSWORD_LENGTH_MIN = 10
 PASSWORD_LENGTH_MAX = 128
 EMAIL_LENGTH_MAX = 254
 
-# Postgres refuses the NUL character in a text.
-Username = Annotated[str, StringConstraints(min_length=1, max_length=EMAIL_LENGTH_MAX, pattern=r"^[^\x00]*$")]
+Username = Annotated[str, Text(EMAIL_LENGTH_MAX)]
 
 
 def _is_text(password: SecretStr) -> SecretStr:

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from shop.bounds import ROW_ID_MAX
 from shop.orders.placing import TOTAL_MINOR_MAX
 from shop.orders.schemas import LINES_MAX
-from shop.products.schemas import ID_MAX, PRICE_MINOR_MAX
+from shop.products.schemas import PRICE_MINOR_MAX
 from shop.seckill.requests import QUANTITY_MAX
 from tests.api.answers import problem_of
 from tests.harness import Shop, new_user_id, running_shop
@@ -114,7 +115,7 @@ async def test_a_quantity_that_is_no_number_of_units_is_invalid(shop: Shop, quan
     assert await stock(shop, product) == [10]
 
 
-@pytest.mark.parametrize("product_id", [0, -1, ID_MAX + 1, 10**30, True, "1", 1.0, None], ids=repr)
+@pytest.mark.parametrize("product_id", [0, -1, ROW_ID_MAX + 1, 10**30, True, "1", 1.0, None], ids=repr)
 async def test_a_product_id_that_is_none_is_invalid(shop: Shop, product_id: object) -> None:
     problem_of(await place(shop, new_user_id(), {"product_id": product_id, "quantity": 1}), 422, "invalid")
 
@@ -167,7 +168,7 @@ async def test_a_product_stands_in_one_line_only(shop: Shop) -> None:
 async def test_a_product_that_the_public_cannot_see_is_not_found(shop: Shop, *, published: bool) -> None:
     """It is named, and the lines beside it are not taken."""
     known, hidden = await make_product(shop), await make_product(shop, published=published)
-    missing = ID_MAX if published else hidden.id
+    missing = ROW_ID_MAX if published else hidden.id
 
     document = problem_of(await place(shop, new_user_id(), line(known), line(missing)), 404, "not_found")
 

@@ -112,7 +112,11 @@ def test_everything_else_is_for_the_parser(data: bytes) -> None:
     ("path", "sale_id"),
     [
         (PATH, 7),
-        ("/v1/seckill/sales/007/orders", 7),
+        ("/v1/seckill/sales/0/orders", 0),
+        ("/v1/seckill/sales/007/orders", None),
+        ("/v1/seckill/sales/+7/orders", None),
+        ("/v1/seckill/sales/7.0/orders", None),
+        ("/v1/seckill/sales/7\n/orders", None),
         ("/v1/seckill/sales/9999999999/orders", None),
         ("/v1/seckill/sales/00000000007/orders", None),
         (f"/v1/seckill/sales/{'1' * 30_000}/orders", None),

@@ -19,6 +19,11 @@ class Route(NamedTuple):
     parameters: list[dict[str, Any]]
     body: dict[str, Any]
 
+    def path_with(self, name: str, value: object) -> str:
+        """The path with this value in one parameter, and examples in the others."""
+        examples = {each["name"]: _example(each) for each in self.parameters if each["in"] == "path"}
+        return self.path.format(**{**examples, name: value})
+
     @property
     def is_admins(self) -> bool:
         return self.path.startswith("/v1/admin")

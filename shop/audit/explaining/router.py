@@ -7,6 +7,7 @@ from fastapi import APIRouter, Path, Request
 from shop.audit.explaining import service
 from shop.audit.explaining.schemas import ExplainRequest, Explanation
 from shop.auth import CurrentUser
+from shop.bounds import Digits
 from shop.database import SessionDep
 from shop.errors import (
     BadRequest,
@@ -50,7 +51,7 @@ router = APIRouter(prefix="/v1")
     ),
 )
 async def explain(
-    sale_id: Annotated[int, Path(ge=1, le=SALE_ID_MAX)],
+    sale_id: Annotated[int, Digits(1, SALE_ID_MAX, SaleNotFound), Path()],
     asked: ExplainRequest,
     buyer: CurrentUser,
     request: Request,

@@ -1,13 +1,12 @@
 """The trail of an order over HTTP, for admins."""
 
-from uuid import UUID
-
 from fastapi import APIRouter, Request
 
 from shop.audit.trail.schemas import OrderTrail
 from shop.audit.trail.service import trail
 from shop.auth import CurrentAdmin
 from shop.errors import NotReady, OrderNotFound
+from shop.orders.schemas import OrderId
 from shop.problem_json import REFUSED_TO_OTHERS, problems
 
 router = APIRouter(prefix="/v1")
@@ -18,7 +17,7 @@ router = APIRouter(prefix="/v1")
     tags=["admin"],
     responses=problems(*REFUSED_TO_OTHERS, OrderNotFound, NotReady),
 )
-async def read_trail(order_id: UUID, admin: CurrentAdmin, request: Request) -> OrderTrail:
+async def read_trail(order_id: OrderId, admin: CurrentAdmin, request: Request) -> OrderTrail:
     """Everything that happened to one order, in order of time: in the ledger, its rows, its money, who was told.
 
     An order that is accepted and not recorded yet is told from the ledger alone.
