@@ -5,13 +5,12 @@ import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
-from typing import Any, cast
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import shop.audit.explaining.router
 import shop.audit.router
@@ -28,6 +27,7 @@ from shop.app.beats import follow_beats
 from shop.app.connections import STATE, Connections
 from shop.app.context import RequestContext
 from shop.app.directory import follow_directory, follow_latches
+from shop.app.forwarding import Forwarded
 from shop.audit.explaining.service import explain_limiter
 from shop.auth import BlockedUsers, TokenVerifier
 from shop.cache import Cache
@@ -178,11 +178,8 @@ def create_app(settings: Settings) -> ShopApp:
     limiter = rate_limiter(
         side, settings, name="buy", rate_per_second=settings.purchase_rate_per_second, burst=settings.purchase_burst
     )
-    ordinary = cast(
-        ASGIApp, ProxyHeadersMiddleware(cast(Any, RequestContext(fastapi, settings)), settings.trusted_proxies)
-    )
     lane = PurchaseLane(
-        ordinary,
+        Forwarded(RequestContext(fastapi, settings), settings),
         settings=settings,
         gate=gate,
         limiter=limiter,

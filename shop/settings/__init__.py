@@ -8,6 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validat
 from pydantic_settings import SettingsConfigDict
 
 from shop.settings.audit import AuditSettings
+from shop.settings.edge import EdgeSettings
 from shop.settings.notifications import NotificationSettings
 from shop.settings.payments import PaymentSettings
 from shop.settings.purchases import PurchaseSettings
@@ -15,10 +16,9 @@ from shop.settings.purchases import PurchaseSettings
 DEVELOPMENT_SECRET = "a-secret-for-development-only-never-for-production"  # noqa: S105 - refused outside development
 SECRET_BYTES_MIN = 32
 NOT_FOR_PRODUCTION = ("Development only", "Tests only")
-EVERYBODY = frozenset({"*", "0.0.0.0/0", "::/0"})
 
 
-class Settings(AuditSettings, NotificationSettings, PaymentSettings, PurchaseSettings):
+class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSettings, PurchaseSettings):
     """The configuration of one process. Wrong values stop the start with a message that names the variable."""
 
     model_config = SettingsConfigDict(
@@ -82,8 +82,6 @@ class Settings(AuditSettings, NotificationSettings, PaymentSettings, PurchaseSet
     """The worker's own metrics; 0 turns them off."""
     cors_origins: list[str] = Field([])
     """Origins of browsers that may use the API, as a JSON list."""
-    trusted_proxies: str = "127.0.0.1"
-    """Whose X-Forwarded-For is believed, comma-separated."""
     body_bytes_max: PositiveInt = 64 * 1024
     """The largest body of any request."""
     purchase_body_bytes_max: PositiveInt = 4 * 1024
@@ -225,8 +223,10 @@ class Settings(AuditSettings, NotificationSettings, PaymentSettings, PurchaseSet
         if self.environment == "production":
             self.require_encrypted_provider()
             self._require_nothing_of_development()
-        if self.environment == "production" and EVERYBODY & {part.strip() for part in self.trusted_proxies.split(",")}:
-            raise ValueError("SHOP_TRUSTED_PROXIES must name your proxies: else a client says himself where he is from")
+        if self.environment == "production" and (wide := self.proxies.too_wide):
+            raise ValueError(
+                f"SHOP_TRUSTED_PROXIES must name your proxies: within {wide} a client could say where it is from"
+            )
         if self.persist_block_seconds >= self.redis_timeout_seconds:
             raise ValueError("SHOP_PERSIST_BLOCK_SECONDS must be below SHOP_REDIS_TIMEOUT_SECONDS")
         return self

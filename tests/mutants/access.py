@@ -184,4 +184,12 @@ MUTANTS = (
         "    if False:\n",
         "tests/notifications/test_addresses.py",
     ),
+    breaks(
+        "client_that_says_who_it_is",
+        "Of X-Forwarded-For the first entry counts, which the client has written.",
+        "shop/client_addresses.py",
+        '        for entry in reversed(",".join(forwarded_for).split(",")):\n',
+        '        for entry in ",".join(forwarded_for).split(","):\n',
+        "tests/security/test_addresses.py::test_the_client_is_the_nearest_address_that_is_no_trusted_proxy",
+    ),
 )

@@ -9,7 +9,7 @@ from fastapi import Request
 
 from shop.errors import RateLimited
 from shop.settings import Settings
-from shop.users.throttle import address_key, sign_in_limiters, throttle
+from shop.users.throttle import sign_in_limiters, throttle
 from tests.harness import Shop
 
 PASSWORD = "correct horse battery"
@@ -48,21 +48,6 @@ async def test_addresses_of_accounts_are_not_written_into_keys(redis: aioredis.R
 
     assert b"ada" not in keys
     assert b"192.0.2.1" in keys
-
-
-@pytest.mark.parametrize(
-    ("host", "key"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
-        ("2001:db8:1:2::9", "2001:db8:1:2::"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("not an address", "not an address"),
-    ],
-)
-def test_a_customer_counts_as_one_address(host: str, key: str) -> None:
-    """He gets a whole network of version 6, so the network is what is counted."""
-    assert address_key(host) == key
 
 
 async def test_a_guesser_gets_429_over_http(shop: Shop, settings: Settings) -> None:
