@@ -3,12 +3,16 @@
 Each key has a generation, a random word. A value carries the generation that was read before its load began, and
 readers take it only while that is still the key's generation. `invalidate` sets a new one, so a load that was under way
 may write whatever it likes: nobody will take it. A generation that Redis forgets is replaced by a new random one.
+
+What a client makes up is never written: a key of which Redis knows nothing is asked for in the database first, and that
+there is no such thing stays in the process.
 """
 
 import asyncio
 import random
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,14 +23,17 @@ import structlog
 from fastapi import Depends, Request
 from redis.exceptions import RedisError
 
+from shop.errors import Overloaded
 from shop.metrics import CACHE
 from shop.redis import CONNECTION_ERRORS
 from shop.settings import Settings
 
 Load = Callable[[], Awaitable[bytes | None]]
+Exists = Callable[[], Awaitable[bool]]
 
 GENERATION_BYTES = 12
 PRESENT, ABSENT = b"1", b"0"
+EXISTENCE = b"?"  # instead of a generation
 POLL_SECONDS = 0.02
 REDIS_ERRORS = (RedisError, *CONNECTION_ERRORS)
 
@@ -48,7 +55,10 @@ class _Names:
 
 @dataclass(frozen=True)
 class _Lookup:
-    """The generation of the key, and whether a value of it is there; None is the value of a thing that is absent."""
+    """The generation of the key, and whether a value of it is there; None is the value of a thing that is absent.
+
+    The generation is empty if the key has none.
+    """
 
     generation: bytes
     found: bool
@@ -56,7 +66,11 @@ class _Lookup:
 
 
 class Cache:
-    """Values by key. Keys are written by the shop, never by a client."""
+    """Values by key. Keys are written by the shop, never by a client.
+
+    At most `cache_absent_max` things that are absent are remembered; `cache_unknown_loads_max` unknown ones are asked
+    for at the same time, and `cache_unknown_queue_max` may wait for that.
+    """
 
     def __init__(self, redis: aioredis.Redis, settings: Settings) -> None:
         self._redis = redis
@@ -67,20 +81,33 @@ class Cache:
         self._rest_seconds = settings.side_redis_rest_seconds
         self._rest_until = 0.0
         self._loads: dict[tuple[str, bytes], asyncio.Task[bytes | None]] = {}
+        self._absent: OrderedDict[str, float] = OrderedDict()
+        self._absent_max = settings.cache_absent_max
+        self._unknown_gate = asyncio.Semaphore(settings.cache_unknown_loads_max)
+        self._unknown_waiting = 0
+        self._unknown_waiting_max = settings.cache_unknown_queue_max
 
-    async def get_or_load(self, key: str, load: Load, *, part: str = "") -> bytes | None:
+    async def get_or_load(self, key: str, load: Load, *, part: str = "", exists: Exists | None = None) -> bytes | None:
         """The value of this key, or None for a thing that does not exist; both are kept for a while.
 
         `part` names one of several values of the key, which are invalidated together. `load` is called when there is
         no value; many callers share one call, so it must not use anything that belongs to one of them, such as the
         session of a request. What it raises, they all get. Without Redis every value is loaded.
+
+        A client may name any key, so whoever takes one from a client says with `exists` whether there is such a thing;
+        it is asked where Redis has never heard of the key. Raises Overloaded when too many ask for unknown ones.
         """
         names = _names(key, part)
         try:
-            lookup = await self._look_up(names)
+            lookup = await self._look_up(names, starting=exists is None)
         except REDIS_ERRORS as error:
             self._redis_failed(error)
             return await self._share((names.value, b""), load)
+        if not lookup.generation and exists is not None:
+            if await self._is_absent(names.value, exists):
+                _ABSENT.inc()
+                return None
+            return await self.get_or_load(key, load, part=part)
         if lookup.found:
             (_HIT if lookup.value is not None else _ABSENT).inc()
             return lookup.value
@@ -107,13 +134,39 @@ class Cache:
             self._redis_failed(error)
             _log.warning("cache_not_invalidated", keys=keys, error=repr(error))
 
-    async def _look_up(self, names: _Names) -> _Lookup:
+    async def _is_absent(self, name: str, exists: Exists) -> bool:
+        """Whether there is no such thing, by the process's memory or by asking once for all who ask now.
+
+        The memory ends before a generation does that an invalidation has set meanwhile, and with one nobody asks here.
+        """
+        if self._absent.get(name, 0.0) > time.monotonic():
+            return True
+        return await self._share((name, EXISTENCE), partial(self._ask, name, exists)) is None
+
+    async def _ask(self, name: str, exists: Exists) -> bytes | None:
+        if self._unknown_waiting >= self._unknown_waiting_max:
+            raise Overloaded("Too many ask for what nobody knows here")
+        self._unknown_waiting += 1
+        try:
+            async with self._unknown_gate:
+                until = time.monotonic() + self._absent_ttl_seconds
+                if await exists():
+                    return b""
+        finally:
+            self._unknown_waiting -= 1
+        self._absent[name] = until
+        self._absent.move_to_end(name)
+        if len(self._absent) > self._absent_max:
+            self._absent.popitem(last=False)
+        return None
+
+    async def _look_up(self, names: _Names, *, starting: bool = True) -> _Lookup:
         if time.monotonic() < self._rest_until:
             raise RedisError("Redis is left alone after a failure")
         generation, stored = await self._redis.mget(names.generation, names.value)
         if generation is None:
-            generation = await self._start_generation(names)
-        if stored is None or not stored.startswith(generation):
+            generation = await self._start_generation(names) if starting else b""
+        if not generation or stored is None or not stored.startswith(generation):
             return _Lookup(generation, found=False, value=None)
         mark, value = stored[GENERATION_BYTES : GENERATION_BYTES + 1], stored[GENERATION_BYTES + 1 :]
         return _Lookup(generation, found=True, value=value if mark == PRESENT else None)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import redis.asyncio as aioredis
 
 from shop.cache import Cache
+from shop.errors import Overloaded
 from shop.metrics import CACHE
 from shop.redis import connect
 from shop.settings import Settings
@@ -137,6 +139,66 @@ async def test_an_absent_thing_is_remembered_too(cache: Cache, redis: aioredis.R
     assert lookups("absent") == before + 2
     longest_ms = settings.cache_absent_ttl_seconds * (1 + settings.cache_jitter) * 1000
     assert 0 < await redis.pttl("shop:{cache:thing}:value") <= longest_ms
+
+
+async def test_what_nobody_knows_is_asked_for_once_and_never_written(
+    cache: Cache, redis: aioredis.Redis, settings: Settings
+) -> None:
+    """A client may name any key: that there is no such thing stays in the process, for a while and within a bound."""
+    source, asked = Source(), 0
+
+    async def exists() -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    for _ in range(3):
+        answers = await asyncio.gather(*(cache.get_or_load("made up", source.load, exists=exists) for _ in range(20)))
+        assert answers == [None] * 20
+
+    assert (asked, source.loads) == (1, 0)
+    assert await redis.keys("*") == []
+    few = Cache(redis, settings.model_copy(update={"cache_absent_max": 3}))
+    for n in range(10):
+        await few.get_or_load(f"made up {n}", source.load, exists=exists)
+    assert len(few._absent) == 3
+
+
+async def test_what_was_absent_is_there_after_its_invalidation(cache: Cache, elsewhere: Cache) -> None:
+    source, there = Source(), False
+
+    async def exists() -> bool:
+        return there
+
+    assert await cache.get_or_load("thing", source.load, exists=exists) is None
+    there = True
+    await elsewhere.invalidate("thing")
+
+    assert await cache.get_or_load("thing", source.load, exists=exists) == b"first"
+
+
+async def test_only_so_many_unknown_things_are_asked_for_at_once(redis: aioredis.Redis, settings: Settings) -> None:
+    """Whoever makes names up does not take the connections that others need."""
+    bounds = {"cache_unknown_loads_max": 2, "cache_unknown_queue_max": 5}
+    cache, source, gate = Cache(redis, settings.model_copy(update=bounds)), Source(), asyncio.Event()
+    asking = most = 0
+
+    async def exists() -> bool:
+        nonlocal asking, most
+        asking += 1
+        most = max(most, asking)
+        await gate.wait()
+        asking -= 1
+        return False
+
+    reading = [asyncio.ensure_future(cache.get_or_load(f"made up {n}", source.load, exists=exists)) for n in range(9)]
+    refused, _ = await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
+    gate.set()
+    answers = await asyncio.gather(*reading, return_exceptions=True)
+
+    assert refused
+    assert Counter(type(answer) for answer in answers) == {type(None): 5, Overloaded: 4}
+    assert most == 2
 
 
 async def test_empty_is_not_absent(cache: Cache) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Integer, Select, cast, column, select, update, values
+from sqlalchemy import BigInteger, Integer, Select, cast, column, exists, select, update, values
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.products.models import Product
@@ -18,6 +18,11 @@ async def find_published(session: AsyncSession, product_id: int) -> Product | No
     """The product, if the public may see it."""
     statement = select(Product).where(Product.id == product_id, Product.published)
     return (await session.scalars(statement)).one_or_none()
+
+
+async def is_published(session: AsyncSession, product_id: int) -> bool:
+    """Whether the public may see this product."""
+    return bool(await session.scalar(select(exists().where(Product.id == product_id, Product.published))))
 
 
 async def page(

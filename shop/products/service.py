@@ -17,6 +17,8 @@ from shop.products.schemas import STOCK_MAX, ProductCreate, ProductPage, Product
 
 # One key for the first pages of every size, so that one invalidation drops them all.
 FIRST_PAGES = "products"
+# What a client that names no size gets, and the largest.
+KEPT_SIZES = (20, 100)
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,10 @@ class _Row(msgspec.Struct):
     id: int
 
 
-class _Cursor(msgspec.Struct):
-    data: list[_Row]
-    has_more: bool
-
-
 async def read_public(database: Database, cache: Cache, product_id: int) -> bytes:
     """The published product as JSON. Raises ProductNotFound, which the cache remembers too."""
-    body = await cache.get_or_load(_key(product_id), partial(_load_product, database, product_id))
+    load, exists = partial(_load_product, database, product_id), partial(_is_published, database, product_id)
+    body = await cache.get_or_load(_key(product_id), load, exists=exists)
     if body is None:
         raise ProductNotFound
     return body
@@ -47,15 +45,24 @@ async def read_public(database: Database, cache: Cache, product_id: int) -> byte
 async def read_public_page(database: Database, cache: Cache, *, limit: int, starting_after: int | None) -> PublicPage:
     """One page of published products.
 
-    Only first pages are cached, which is where a crowd is. A client can ask for as many other pages as there are
-    numbers, so keeping them would let him fill Redis; and they cost Postgres no more than a range of its primary key.
+    Only the first page is cached, which is where a crowd is, in few sizes: every other one is cut from the next larger.
+    A client can ask for as many other pages as there are numbers, so keeping them would let it fill Redis; and they
+    cost Postgres no more than a range of its primary key.
     """
-    load = partial(_load_page, database, limit, starting_after)
-    body = await cache.get_or_load(FIRST_PAGES, load, part=str(limit)) if starting_after is None else None
-    if body is None:
-        body = await load()
-    cursor = msgspec.json.decode(body, type=_Cursor)
-    return PublicPage(body, cursor.data[-1].id if cursor.has_more else None)
+    size = min((kept for kept in KEPT_SIZES if kept >= limit), default=limit)
+    if starting_after is None:
+        load = partial(_load_page, database, size, None)
+        body = await cache.get_or_load(FIRST_PAGES, load, part=str(size)) or await load()
+    else:
+        size, body = limit, await _load_page(database, limit, starting_after)
+    page = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    rows = msgspec.json.decode(page["data"], type=list[msgspec.Raw])
+    if len(rows) > limit:
+        rows = rows[:limit]
+        body = msgspec.json.encode({**page, "data": rows, "has_more": True})
+    elif not msgspec.json.decode(page["has_more"], type=bool):
+        return PublicPage(body, None)
+    return PublicPage(body, msgspec.json.decode(rows[-1], type=_Row).id)
 
 
 async def create(session: AsyncSession, cache: Cache, actor: Actor, new: ProductCreate) -> Product:
@@ -128,6 +135,11 @@ async def _load_product(database: Database, product_id: int) -> bytes | None:
     async with database.transaction() as session:
         product = await repository.find_published(session, product_id)
     return public_view(product).model_dump_json().encode() if product else None
+
+
+async def _is_published(database: Database, product_id: int) -> bool:
+    async with database.transaction() as session:
+        return await repository.is_published(session, product_id)
 
 
 async def _load_page(database: Database, limit: int, starting_after: int | None) -> bytes:

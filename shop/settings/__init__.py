@@ -124,6 +124,12 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
     """How long a product is cached."""
     cache_absent_ttl_seconds: PositiveFloat = 5.0
     """How long it is cached that there is no such product."""
+    cache_absent_max: PositiveInt = 10_000
+    """Products that are not there, of which one process remembers it."""
+    cache_unknown_loads_max: PositiveInt = 2
+    """Connections to Postgres with which one process asks for products that the cache does not know."""
+    cache_unknown_queue_max: PositiveInt = 1_000
+    """Requests for such products that may wait; more are refused with 503."""
     cache_jitter: float = Field(0.1, ge=0, lt=1)
     """Each time to live is varied by ± this share."""
     cache_load_wait_seconds: PositiveFloat = 2.0
