@@ -83,9 +83,9 @@ MUTANTS = (
     breaks(
         "every_proxy_is_trusted",
         "A client says himself where he comes from, and gets round every limit by address.",
-        "shop/app/factory.py",
-        "settings.trusted_proxies)",
-        '"*")',
+        "shop/app/forwarding.py",
+        "        self._proxies = settings.proxies\n",
+        '        self._proxies = settings.proxies.parse("*")\n',
         "tests/security/test_addresses.py",
     ),
     breaks(
@@ -164,8 +164,8 @@ MUTANTS = (
         "production_trusts_everybody",
         "A production shop that is told to trust every proxy starts.",
         "shop/settings/__init__.py",
-        '        if self.environment == "production" and EVERYBODY',
-        '        if self.environment == "never" and EVERYBODY',
+        '        if self.environment == "production" and (wide',
+        '        if self.environment == "never" and (wide',
         "tests/security/test_addresses.py",
     ),
     breaks(
