@@ -119,7 +119,7 @@ class _Places:
             case Fate.CANCEL:
                 await self._ask_shop(customer, "cancel", {200})
             case Fate.PAY | Fate.DECLINED_ONCE:
-                started = await self._ask_shop(customer, "payment", {201})
+                started = await self._ask_shop(customer, "payment", {200, 201})
                 intent_id = str(msgspec.json.decode(started.body)["pay_url"]).rsplit("/", 1)[1]
                 if customer.fate == Fate.DECLINED_ONCE:
                     await self._press(intent_id, "decline", {402})

@@ -157,6 +157,10 @@ class OrderPaid(Conflict):
     code, title = "order_paid", "The order is paid already"
 
 
+class PaymentOver(Conflict):
+    code, title = "payment_over", "The provider has ended the payment too often; cancel the order and buy again"
+
+
 class OrderNotPaid(Conflict):
     code, title = "order_not_paid", "The order is not paid, so there is nothing to refund"
     members = (member.ORDER_STATUS.sometimes(),)

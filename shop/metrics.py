@@ -89,10 +89,17 @@ SALES_STOPPED = Gauge(
 )
 OF_SALES = (STREAM_LAG, UNITS_AVAILABLE, UNITS_HELD_BACK, AUDIT_LAG, AUDIT_GOOD_AT)
 PROVIDER_EVENTS = Counter("shop_provider_events_total", "Events of the payment provider by outcome.", ["outcome"])
+for _outcome in ("unreadable", "failed"):
+    PROVIDER_EVENTS.labels(_outcome)
+REFUNDS_TAKEN_BACK = Gauge(
+    "shop_refunds_taken_back",
+    "Refunds that were done until the payment provider said otherwise: somebody must look.",
+    multiprocess_mode="mostrecent",
+)
 PAYMENT_MISMATCHES = Counter(
     "shop_payment_mismatches_total", "Events whose amount, currency or order is not ours: somebody must look.", ["kind"]
 )
-for _kind in ("mismatch", "unknown_order"):
+for _kind in ("mismatch", "unknown_order", "refund_taken_back"):
     PAYMENT_MISMATCHES.labels(_kind)
 PROVIDER_REFUSALS = Counter("shop_provider_refusals_total", "Requests that the provider refused.", ["operation"])
 for _operation in ("create", "cancel", "refund"):

@@ -8,74 +8,38 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import datetime
 from itertools import pairwise
-from typing import Annotated, Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 from urllib.parse import quote
 from uuid import UUID
 
 import httpx
 import msgspec
 import structlog
-from msgspec import Meta
 
 from shop import metrics
 from shop.errors import ProviderUnavailable
 from shop.payments.breaker import Breaker, BreakerOpen
+from shop.payments.contract import (
+    Intent,
+    ProviderEvent,
+    ProviderRefund,
+    Text,
+    UnreadableEvent,
+    read_events,
+    read_intent,
+    read_refund,
+)
 from shop.settings import Settings
 
 ANSWER_BYTES_MAX = 4 * 1024 * 1024
 KEEP_ALIVE_SECONDS = 4.0  # Below the five seconds after which many a server closes an idle connection.
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.05, 1.0
 RETRIED_STATUSES = frozenset({408, 425, 429})
-REFUNDS_MAX = 1_000
 
-Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-Text = Annotated[str, Meta(max_length=128)]
-Minor = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-Time = Annotated[datetime, Meta(tz=True)]
 Answer = TypeVar("Answer")
 
 log = structlog.get_logger(__name__)
-
-
-class ProviderRefund(msgspec.Struct, frozen=True):
-    """Money that goes back; `key` is the one it was asked for with."""
-
-    id: Id
-    key: Text
-    amount_minor: Minor
-
-
-class Intent(msgspec.Struct, frozen=True):
-    """A payment at the provider, as it was at one moment."""
-
-    id: Id
-    order_id: Text
-    amount_minor: Minor
-    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}$")]
-    status: Literal["open", "captured", "cancelled"]
-    captured_minor: Minor
-    refunded_minor: Minor
-    refunds: Annotated[tuple[ProviderRefund, ...], Meta(max_length=REFUNDS_MAX)]
-    attempts: Count
-    pay_url: Annotated[str, Meta(max_length=2_000, pattern=r"^https?://[^\s]+$")]
-    created_at: Time
-
-
-class ProviderEvent(msgspec.Struct, frozen=True):
-    """What happened to an intent, as a webhook or the list tells it; its `type` may be new to us."""
-
-    id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
-    seq: Count
-    type: Annotated[str, Meta(min_length=1, max_length=64)]
-    created_at: Time
-    data: Intent
-
-
-class _Events(msgspec.Struct, frozen=True):
-    data: list[ProviderEvent]
 
 
 class _Problem(msgspec.Struct, frozen=True):
@@ -98,8 +62,8 @@ class Gateway(Protocol):
     the same arguments. It raises ProviderRefused when the provider says no.
     """
 
-    async def create(self, *, order_id: UUID, amount_minor: int, currency: str) -> Intent:
-        """The one intent of this order, made by the first call and found by the others."""
+    async def create(self, *, order_id: UUID, amount_minor: int, currency: str, attempt: int = 1) -> Intent:
+        """The one intent of this attempt to pay the order, made by the first call and found by the others."""
 
     async def read(self, intent_id: str) -> Intent:
         """The intent as it is now."""
@@ -110,15 +74,21 @@ class Gateway(Protocol):
     async def refund(self, intent_id: str, *, key: str, amount_minor: int) -> ProviderRefund:
         """Give money back, once for each key."""
 
-    async def events(self, *, after: int, limit: int) -> list[ProviderEvent]:
-        """The events with a `seq` above `after`, oldest first, at most `limit`."""
+    async def events(self, *, after: int, limit: int) -> list[ProviderEvent | UnreadableEvent]:
+        """The events with a `seq` above `after`, oldest first, at most `limit`. One that breaks the contract is told as
+        such, and hides no other.
+        """
 
     async def close(self) -> None:
         """Give the connections up."""
 
 
 class _Failed(Exception):
-    """The provider failed: a status of 5xx, or an answer that cannot be read. It may work the next time."""
+    """The provider failed: a status of 5xx. It may work the next time."""
+
+
+class _Unreadable(Exception):
+    """The provider works, and its answer to this one question breaks the contract. It may be better the next time."""
 
 
 class _Busy(Exception):
@@ -155,28 +125,29 @@ class HttpGateway:
             trust_env=False,  # The settings alone say where the money is.
         )
 
-    async def create(self, *, order_id: UUID, amount_minor: int, currency: str) -> Intent:
+    async def create(self, *, order_id: UUID, amount_minor: int, currency: str, attempt: int = 1) -> Intent:
         """See `Gateway`. Refused with 422 `idempotency_mismatch` for another amount or currency than before."""
         body = {"order_id": str(order_id), "amount_minor": amount_minor, "currency": currency}
-        return await self._call("create", Intent, "POST", "/v1/intents", body=body, key=str(order_id))
+        key = str(order_id) if attempt == 1 else f"{order_id}.{attempt}"
+        return await self._call("create", read_intent, "POST", "/v1/intents", body=body, key=key)
 
     async def read(self, intent_id: str) -> Intent:
         """See `Gateway`. Refused with 404 `not_found`."""
-        return await self._call("read", Intent, "GET", _path(intent_id))
+        return await self._call("read", read_intent, "GET", _path(intent_id))
 
     async def cancel(self, intent_id: str) -> Intent:
         """See `Gateway`."""
-        return await self._call("cancel", Intent, "POST", _path(intent_id, "cancel"))
+        return await self._call("cancel", read_intent, "POST", _path(intent_id, "cancel"))
 
     async def refund(self, intent_id: str, *, key: str, amount_minor: int) -> ProviderRefund:
         """See `Gateway`. Refused with 409 `not_captured`, or 422 `refund_too_large`."""
         body = {"amount_minor": amount_minor}
-        return await self._call("refund", ProviderRefund, "POST", _path(intent_id, "refunds"), body=body, key=key)
+        return await self._call("refund", read_refund, "POST", _path(intent_id, "refunds"), body=body, key=key)
 
-    async def events(self, *, after: int, limit: int) -> list[ProviderEvent]:
+    async def events(self, *, after: int, limit: int) -> list[ProviderEvent | UnreadableEvent]:
         """See `Gateway`."""
-        found = (await self._call("events", _Events, "GET", f"/v1/events?after={after}&limit={limit}")).data
-        numbers = [after, *(event.seq for event in found)]
+        found = await self._call("events", read_events, "GET", f"/v1/events?after={after}&limit={limit}")
+        numbers = [after, *(event.seq for event in found if event.seq is not None)]
         if len(found) > limit or any(later <= earlier for earlier, later in pairwise(numbers)):
             log.error("provider_events_disordered", after=after, limit=limit, numbers=numbers[:10])
             raise ProviderUnavailable("The provider's events are not in order")
@@ -187,7 +158,14 @@ class HttpGateway:
         await self._client.aclose()
 
     async def _call(
-        self, operation: str, kind: type[Answer], method: str, path: str, *, body: object = None, key: str | None = None
+        self,
+        operation: str,
+        read: Callable[[bytes], Answer],
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        key: str | None = None,
     ) -> Answer:
         headers = {} if key is None else {"Idempotency-Key": key}
         content = None
@@ -196,7 +174,7 @@ class HttpGateway:
 
         async def ask() -> Answer:
             # A new request each time: one that was sent cannot be sent again.
-            return await self._ask(self._client.build_request(method, path, content=content, headers=headers), kind)
+            return await self._ask(self._client.build_request(method, path, content=content, headers=headers), read)
 
         outcome = "abandoned"
         try:
@@ -228,7 +206,7 @@ class HttpGateway:
                 return await self._try_once(ask, deadline)
             except BreakerOpen as error:
                 raise ProviderUnavailable(retry_after=error.rest_seconds) from error
-            except (*FAILURES, _Busy) as error:
+            except (*FAILURES, _Busy, _Unreadable) as error:
                 failure = error
                 log.warning("provider_failed", operation=operation, attempt=attempt + 1, reason=repr(error)[:200])
         raise ProviderUnavailable from failure
@@ -240,7 +218,7 @@ class HttpGateway:
                 async with asyncio.timeout(self._settings.payment_timeout_seconds):
                     return await ask()
 
-    async def _ask(self, request: httpx.Request, kind: type[Answer]) -> Answer:
+    async def _ask(self, request: httpx.Request, read: Callable[[bytes], Answer]) -> Answer:
         response = await self._client.send(request, stream=True)
         try:
             content = await _content(response)
@@ -248,7 +226,7 @@ class HttpGateway:
             await response.aclose()
         status = response.status_code
         if response.is_success:
-            return _decode(content, kind)
+            return _understood(content, read)
         if status in RETRIED_STATUSES:
             raise _Busy(f"status {status}")
         if response.is_client_error:
@@ -262,15 +240,15 @@ async def _content(response: httpx.Response) -> bytes:
     async for part in response.aiter_raw():
         content += part
         if len(content) > ANSWER_BYTES_MAX:
-            raise _Failed(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
+            raise _Unreadable(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
     return bytes(content)
 
 
-def _decode(content: bytes, kind: type[Answer]) -> Answer:
+def _understood(content: bytes, read: Callable[[bytes], Answer]) -> Answer:
     try:
-        return msgspec.json.decode(content, type=kind)
+        return read(content)
     except (ValueError, RecursionError) as error:
-        raise _Failed(f"an answer that is not understood: {error}") from error
+        raise _Unreadable(f"an answer that is not understood: {error}") from error
 
 
 def _code(content: bytes) -> str:

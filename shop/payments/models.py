@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, SmallInteger, String, func
+from sqlalchemy import ARRAY, BigInteger, CheckConstraint, ForeignKey, Index, Integer, SmallInteger, String, false, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from shop.database import Base, Recorded
@@ -23,10 +23,11 @@ class PaymentStatus(StrEnum):
 
 
 class Payment(Recorded, Base):
-    """The one payment of an order; the order's id is its idempotency key at the provider.
+    """The one payment of an order; the order's id and the number of its attempt are the key at the provider.
 
-    Once captured, the money is `paid_order_id`'s (the order, or its replacement), or belongs to a `Refund`, or is
-    unsettled: then the settling job gives it one of the two (I11).
+    One intent can be paid at a time: the next attempt begins when the provider has said that the last one is over; its
+    intent is a `SupersededIntent` then. Once captured, the money is `paid_order_id`'s (the order, or its replacement),
+    or belongs to a `Refund`, or is unsettled: then the settling job gives it one of the two (I11).
     """
 
     __tablename__ = "payments"
@@ -55,11 +56,34 @@ class Payment(Recorded, Base):
     ask_at: Mapped[datetime] = mapped_column(server_default=func.now())
     """When the provider is to be asked for the truth, if nothing is heard of it."""
     tries: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    attempt: Mapped[int] = mapped_column(SmallInteger, server_default="1")
+    start_keys: Mapped[list[str]] = mapped_column(ARRAY(String(128)), server_default="{}")
+    """The newest keys with which a buyer has started it: who comes with one again is told that this is a repeat."""
+    declines: Mapped[int] = mapped_column(Integer, server_default="0")
+    decline_code: Mapped[str | None] = mapped_column(String(128))
+    version: Mapped[int] = mapped_column(Integer, server_default="0")
+    """How often what its buyer sees of it has changed."""
+    told_seq: Mapped[int | None] = mapped_column(BigInteger)
+    """The newest event that told of this money, when that was, and what it told."""
+    told_at: Mapped[datetime | None]
+    told_refunded_minor: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class SupersededIntent(Recorded, Base):
+    """An intent that the provider has ended while its order could still be paid: another one took its place."""
+
+    __tablename__ = "superseded_intents"
+
+    intent_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    order_id: Mapped[UUID] = mapped_column(ForeignKey("payments.order_id"), index=True)
 
 
 class RefundStatus(StrEnum):
+    """`taken_back` was done, until the provider said that the money did not go back after all: somebody must look."""
+
     PENDING = "pending"
     DONE = "done"
+    TAKEN_BACK = "taken_back"
 
 
 class Refund(Recorded, Base):
@@ -67,9 +91,10 @@ class Refund(Recorded, Base):
 
     __tablename__ = "refunds"
     __table_args__ = (
-        CheckConstraint("status IN ('pending', 'done')", name="status"),
+        CheckConstraint("status IN ('pending', 'done', 'taken_back')", name="status"),
         CheckConstraint("amount_minor >= 0", name="amount_not_negative"),
         Index("ix_refunds_pending", "ask_at", postgresql_where="status = 'pending'"),
+        Index("ix_refunds_taken_back", "payment_id", postgresql_where="status = 'taken_back'"),
     )
 
     payment_id: Mapped[UUID] = mapped_column(ForeignKey("payments.order_id"), primary_key=True)
@@ -79,10 +104,16 @@ class Refund(Recorded, Base):
     done_at: Mapped[datetime | None]
     ask_at: Mapped[datetime] = mapped_column(server_default=func.now())
     tries: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    told: Mapped[bool] = mapped_column(server_default=false())
+    """Whether an event of the provider has told of it, after which none may tell of less."""
 
 
 class ProviderEvent(Base):
-    """An event of the provider that was taken, once, and what it meant: `applied`, `repeated` or why it was not."""
+    """An event of the provider, once, and what became of it: `applied`, or why it was not.
+
+    `unreadable` and `failed` ones were passed, so that others did not wait for them; when they come again, they are
+    taken.
+    """
 
     __tablename__ = "provider_events"
 

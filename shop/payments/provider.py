@@ -7,20 +7,22 @@ repeated, and every request has a key that makes a repeat harmless.
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from uuid import UUID
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop import metrics
-from shop.database import Database
+from shop.database import Database, is_unavailable
 from shop.errors import ProviderUnavailable
 from shop.payments import repository
-from shop.payments.events import apply, take
-from shop.payments.gateway import Gateway, Intent, ProviderRefused
+from shop.payments.contract import Intent, ProviderEvent, UnreadableEvent
+from shop.payments.events import apply_answer, mark_done, mismatch, pass_over, take
+from shop.payments.gateway import Gateway, ProviderRefused
 from shop.payments.models import Payment, RefundStatus
-from shop.sales.repository import database_time
 from shop.settings import Settings
 
-ALREADY_CAPTURED = "already_captured"
+CONFLICT = 409  # it is captured, or over in another way
 
 log = structlog.get_logger(__name__)
 
@@ -40,23 +42,52 @@ async def reconcile(database: Database, gateway: Gateway, settings: Settings) ->
         if not events:
             break
         async with database.transaction() as session:
-            known = await repository.known_events(session, [event.id for event in events])
+            known = await repository.known_events(session, [event.id for event in events if event.id is not None])
         for event in events:
             if event.id not in known:
-                async with database.transaction() as session:
-                    taken += await take(session, event) != "repeated"
-        after = events[-1].seq
+                taken += await _take_or_pass(database, event)
+        places = [event.seq for event in events if event.seq is not None]
+        if not places:
+            break  # None says where it stands: those that come behind it will.
+        after = places[-1]
         async with database.transaction() as session:
             await repository.move_cursor(session, after)
+    metrics.REFUNDS_TAKEN_BACK.set(await _count_taken_back(database))
     return taken
+
+
+async def _take_or_pass(database: Database, event: ProviderEvent | UnreadableEvent) -> bool:
+    """Whether an event was taken now. One that cannot be is noted, and the others are not asked to wait for it.
+
+    Raises what says that Postgres is away: then every event waits.
+    """
+    if isinstance(event, UnreadableEvent):
+        outcome, reason = repository.UNREADABLE, event.reason
+    else:
+        try:
+            async with database.transaction() as session:
+                return await take(session, event) != "repeated"
+        except Exception as error:
+            if is_unavailable(error):
+                raise
+            log.exception("provider_event_failed", event_id=event.id)
+            outcome, reason = repository.FAILED, repr(error)[:200]
+    async with database.transaction() as session:
+        await pass_over(session, event, outcome, reason)
+    return False
+
+
+async def _count_taken_back(database: Database) -> int:
+    async with database.transaction() as session:
+        return await repository.count_taken_back(session)
 
 
 async def end_needless(database: Database, gateway: Gateway, settings: Settings) -> int:
     """Cancel the intents of orders that are closed, so that nobody pays for nothing; returns how many ended."""
 
     async def end(payment: Payment) -> Intent:
-        intent_id = payment.intent_id or (await _create(gateway, payment)).id
-        return await _cancel(gateway, intent_id)
+        intent_id = payment.intent_id or (await create(gateway, payment)).id
+        return await cancel(gateway, intent_id)
 
     async with database.transaction() as session:
         needless = await repository.lease_needless(
@@ -71,7 +102,7 @@ async def ask_again(database: Database, gateway: Gateway, settings: Settings) ->
         wanted = await repository.lease_without_intent(
             session, limit=settings.provider_batch_max, pause_seconds=settings.provider_pause_seconds
         )
-    return await _ask_and_apply(database, wanted, "create", partial(_create, gateway))
+    return await _ask_and_apply(database, wanted, "create", partial(create, gateway))
 
 
 async def _ask_and_apply(
@@ -86,7 +117,7 @@ async def _ask_and_apply(
             _not_done(operation, payment, error)
             continue
         async with database.transaction() as session:
-            applied += await apply(session, intent) == "applied"
+            applied += await apply_answer(session, payment.order_id, intent) == "applied"
     return applied
 
 
@@ -100,32 +131,55 @@ async def send_refunds(database: Database, gateway: Gateway, settings: Settings)
     for payment in pending:
         try:
             if payment.amount_minor:
-                await gateway.refund(
-                    payment.intent_id or "", key=str(payment.order_id), amount_minor=payment.amount_minor
-                )
+                await _refund(gateway, payment)
         except (ProviderUnavailable, ProviderRefused) as error:
             _not_done("refund", payment, error)
             continue
         async with database.transaction() as session:
-            refund = await repository.find_refund(session, payment.order_id)
-            if refund is not None and refund.status != RefundStatus.DONE:
-                refund.status, refund.done_at = RefundStatus.DONE, await database_time(session)
-                done += 1
+            done += await _is_done(session, payment.order_id)
     return done
 
 
-async def _create(gateway: Gateway, payment: Payment) -> Intent:
-    return await gateway.create(order_id=payment.order_id, amount_minor=payment.amount_minor, currency=payment.currency)
+async def _refund(gateway: Gateway, payment: Payment) -> None:
+    """Raises ProviderRefused for an answer about other money than was asked for."""
+    key = str(payment.order_id)
+    refund = await gateway.refund(payment.intent_id or "", key=key, amount_minor=payment.amount_minor)
+    if (refund.key, refund.amount_minor) != (key, payment.amount_minor):
+        mismatch(payment.intent_id or "", payment.order_id)
+        raise ProviderRefused(200, "another_refund")
 
 
-async def _cancel(gateway: Gateway, intent_id: str) -> Intent:
-    """The intent, cancelled, or captured if the buyer was faster."""
+async def _is_done(session: AsyncSession, order_id: UUID) -> bool:
+    """Record that a refund which was pending is done; whether it was."""
+    locked = await repository.lock_now(session, order_id)
+    refund = await repository.find_refund(session, order_id)
+    if locked is None or refund is None or refund.status != RefundStatus.PENDING:
+        return False
+    mark_done(session, locked[0], refund, locked[1])
+    return True
+
+
+async def create(gateway: Gateway, payment: Payment) -> Intent:
+    """The intent of the present attempt to pay."""
+    return await gateway.create(
+        order_id=payment.order_id,
+        amount_minor=payment.amount_minor,
+        currency=payment.currency,
+        attempt=payment.attempt,
+    )
+
+
+async def cancel(gateway: Gateway, intent_id: str) -> Intent:
+    """The intent, over, or captured if the buyer was faster."""
     try:
         return await gateway.cancel(intent_id)
     except ProviderRefused as refused:
-        if refused.code != ALREADY_CAPTURED:
+        if refused.status != CONFLICT:
             raise
-        return await gateway.read(intent_id)
+        intent = await gateway.read(intent_id)
+        if intent.status == "open":
+            raise
+        return intent
 
 
 def _not_done(operation: str, payment: Payment, error: Exception) -> None:

@@ -10,9 +10,20 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.orders.models import Order, OrderStatus
-from shop.payments.models import Payment, PaymentStatus, ProviderCursor, ProviderEvent, Refund, RefundStatus
+from shop.payments.models import (
+    Payment,
+    PaymentStatus,
+    ProviderCursor,
+    ProviderEvent,
+    Refund,
+    RefundStatus,
+    SupersededIntent,
+)
 
 UNFINISHED = (PaymentStatus.WANTED, PaymentStatus.OPEN)
+# What became of an event that was passed, so that others need not wait for it: when it comes again, it is taken.
+UNREADABLE, FAILED = "unreadable", "failed"
+PASSED = (UNREADABLE, FAILED)
 # The n-th try of something at the provider waits 2^n times the first pause, but no longer than this many times.
 BACK_OFF_DOUBLINGS_MAX = 7
 # Tries are counted up to here. Whoever is refused for weeks must not run out of the two bytes of the column.
@@ -27,6 +38,7 @@ class Money:
     paid: int
     refunded: int
     refund_pending: int
+    refund_taken_back: int
     unsettled: int
     wrong_payments: int
 
@@ -44,6 +56,11 @@ async def get(session: AsyncSession, order_id: UUID) -> Payment:
 async def lock(session: AsyncSession, order_id: UUID) -> Payment | None:
     """The payment of an order, locked. Whoever locks both takes the payment before the order."""
     return await session.get(Payment, order_id, with_for_update=True, populate_existing=True)
+
+
+async def get_locked(session: AsyncSession, order_id: UUID) -> Payment:
+    """As `lock`, for an order that has a payment."""
+    return await session.get_one(Payment, order_id, with_for_update=True, populate_existing=True)
 
 
 async def lock_now(session: AsyncSession, order_id: UUID) -> tuple[Payment, datetime] | None:
@@ -68,6 +85,30 @@ async def add_wanted(session: AsyncSession, order: Order) -> Payment:
     )
     await session.execute(statement)
     return await get(session, order.id)
+
+
+async def owner_of_intent(session: AsyncSession, intent_id: str) -> UUID | None:
+    """The order whose payment has this intent, or had it; nobody else can become its owner before the commit."""
+    number = func.hashtextextended(intent_id, 0)
+    await session.execute(select(func.pg_advisory_xact_lock(number)))
+    has_it = select(Payment.order_id).where(Payment.intent_id == intent_id)
+    had_it = select(SupersededIntent.order_id).where(SupersededIntent.intent_id == intent_id)
+    return (await session.execute(has_it.union_all(had_it))).scalars().first()
+
+
+async def supersede(session: AsyncSession, payment: Payment) -> None:
+    """Begin the next attempt of a locked payment whose intent is over."""
+    session.add(SupersededIntent(intent_id=payment.intent_id, order_id=payment.order_id))
+    payment.intent_id, payment.pay_url, payment.start_keys = None, None, []
+    payment.status, payment.ask_at = PaymentStatus.WANTED, func.now()
+    payment.attempt += 1
+    await session.flush()
+
+
+async def count_taken_back(session: AsyncSession) -> int:
+    """How many refunds the provider has taken back."""
+    query = select(func.count()).where(Refund.status == RefundStatus.TAKEN_BACK)
+    return (await session.execute(query)).scalar_one()
 
 
 async def add_refund(session: AsyncSession, payment: Payment, *, reason: str) -> Refund:
@@ -171,13 +212,14 @@ async def any_payment(session: AsyncSession) -> bool:
 
 async def note_event(session: AsyncSession, *, event_id: str, kind: str, intent_id: str, outcome: str) -> bool:
     """Take note of an event; False when it was taken before. A second taker waits here for the first."""
-    statement = (
-        insert(ProviderEvent)
-        .values(id=event_id, kind=kind, intent_id=intent_id, outcome=outcome)
-        .on_conflict_do_nothing(index_elements=[ProviderEvent.id])
-        .returning(ProviderEvent.id)
-    )
-    return (await session.execute(statement)).scalar_one_or_none() is not None
+    noted = {"kind": kind, "intent_id": intent_id, "outcome": outcome}
+    passed = ProviderEvent.outcome.in_(PASSED)
+    statement = insert(ProviderEvent).values(id=event_id, **noted)
+    if outcome in PASSED:
+        statement = statement.on_conflict_do_nothing(index_elements=[ProviderEvent.id])
+    else:
+        statement = statement.on_conflict_do_update(index_elements=[ProviderEvent.id], set_=noted, where=passed)
+    return (await session.execute(statement.returning(ProviderEvent.id))).scalar_one_or_none() is not None
 
 
 async def set_outcome(session: AsyncSession, event_id: str, outcome: str) -> None:
@@ -226,7 +268,8 @@ async def money(session: AsyncSession) -> Money:
             total(captured),
             total(pays),
             total(and_(has_refund, done)),
-            total(and_(has_refund, ~done)),
+            total(and_(has_refund, Refund.status == RefundStatus.PENDING)),
+            total(and_(has_refund, Refund.status == RefundStatus.TAKEN_BACK)),
             total(open_money),
             func.count().filter(wrong),
         )

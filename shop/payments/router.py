@@ -19,6 +19,7 @@ from shop.errors import (
     OrderNotFound,
     OrderNotPaid,
     OrderPaid,
+    PaymentOver,
     ProviderUnavailable,
     Unauthorized,
     Unavailable,
@@ -29,7 +30,7 @@ from shop.errors import (
 )
 from shop.http_headers import headers
 from shop.idempotency.keys import parse_key
-from shop.idempotency.requests import KEY_PROBLEMS, AskedDep, answer
+from shop.idempotency.requests import KEY_PROBLEMS, REPLAYED, AskedDep, answer
 from shop.idempotency.service import once
 from shop.orders.schemas import OrderId
 from shop.payments import repository, service
@@ -47,31 +48,53 @@ router = APIRouter(prefix="/v1")
     "/orders/{order_id}/payment",
     tags=["orders"],
     status_code=201,
-    responses=problems(
-        IdempotencyKeyMissing,
-        IdempotencyKeyInvalid,
-        Unauthorized,
-        UserBlocked,
-        OrderNotFound,
-        OrderPaid,
-        OrderClosed,
-        Invalid,
-        NotReady,
-        NotRecordedYet,
-        ProviderUnavailable,
-        UnknownOutcome,
-    ),
+    responses={
+        200: {
+            "model": PaymentRead,
+            "description": "A request with this key has started it before: the payment as it is now.",
+            "headers": headers(REPLAYED),
+        },
+        **problems(
+            IdempotencyKeyMissing,
+            IdempotencyKeyInvalid,
+            Unauthorized,
+            UserBlocked,
+            OrderNotFound,
+            OrderPaid,
+            OrderClosed,
+            PaymentOver,
+            Invalid,
+            NotReady,
+            NotRecordedYet,
+            ProviderUnavailable,
+            UnknownOutcome,
+        ),
+    },
 )
 async def start_payment(
-    order_id: OrderId, buyer: CurrentUser, request: Request, idempotency_key: NeededKey = None
+    order_id: OrderId, buyer: CurrentUser, request: Request, response: Response, idempotency_key: NeededKey = None
 ) -> PaymentRead:
-    """Say where to pay. An order has one payment: asking again gives the same one, and never extends the hold."""
-    if parse_key(idempotency_key) is None:
+    """Say where to pay. An order has one payment: asking again gives the same one, and never extends the hold.
+
+    If the provider has ended it unpaid, asking again begins the next attempt while the hold lasts.
+    """
+    key = parse_key(idempotency_key)
+    if key is None:
         raise IdempotencyKeyMissing
     state = request.app.state
-    return await service.start(
-        state.database, state.ledger, state.gateway, order_id=order_id, buyer_id=buyer.user_id, settings=state.settings
+    started = await service.start(
+        state.database,
+        state.ledger,
+        state.gateway,
+        order_id=order_id,
+        buyer_id=buyer.user_id,
+        settings=state.settings,
+        key=key,
     )
+    if started.replayed:
+        response.status_code = 200
+        response.headers[REPLAYED] = "true"
+    return started.payment
 
 
 @router.post(

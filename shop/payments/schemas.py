@@ -35,7 +35,7 @@ class RefundRequest(BaseModel):
 
 
 class RefundRead(BaseModel):
-    """A refund: `pending` until the provider has said that it is done."""
+    """A refund: `pending` until the provider has said that it is done; `taken_back` if it says later that it is not."""
 
     object: Literal["refund"] = "refund"
     order_id: UUID
@@ -54,6 +54,7 @@ class MoneyReport(BaseModel):
     paid_minor: int
     refunded_minor: int
     refund_pending_minor: int
+    refund_taken_back_minor: int
     unsettled_minor: int
     wrong_payments: int
     balanced: bool

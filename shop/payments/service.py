@@ -1,6 +1,8 @@
 """Starting a payment, and giving money back: what buyers and admins may ask for."""
 
 import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass
 from uuid import UUID
 
 import redis.asyncio as aioredis
@@ -18,6 +20,7 @@ from shop.errors import (
     OrderNotFound,
     OrderNotPaid,
     OrderPaid,
+    PaymentOver,
     ProviderUnavailable,
 )
 from shop.orders import repository as orders
@@ -26,17 +29,28 @@ from shop.orders.models import Order, OrderStatus
 from shop.orders.release import owed_to_sales, release
 from shop.orders.service import in_ledger
 from shop.payments import repository
-from shop.payments.events import apply
-from shop.payments.gateway import Gateway, Intent, ProviderRefused
+from shop.payments.contract import Intent
+from shop.payments.events import apply_answer, show
+from shop.payments.gateway import Gateway, ProviderRefused
 from shop.payments.models import Payment, PaymentStatus
+from shop.payments.provider import cancel, create
 from shop.payments.repository import Money
 from shop.payments.schemas import MoneyReport, PaymentRead, RefundRead, RefundRequest
 from shop.sales.repository import database_time
 from shop.settings import Settings
 
 POLL_SECONDS = 0.05
+START_KEYS_MAX = 16
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A payment, and whether an earlier request with this key has started it."""
+
+    payment: PaymentRead
+    replayed: bool
 
 
 async def start(
@@ -47,21 +61,32 @@ async def start(
     order_id: UUID,
     buyer_id: str,
     settings: Settings,
-) -> PaymentRead:
+    key: str | None = None,
+) -> Started:
     """The payment of an order that waits for it. An order has one payment, so starting it again is the same.
 
-    The hold is absolute: nothing here extends it. Raises OrderNotFound, OrderPaid, OrderClosed, NotRecordedYet while
-    the order's row is on its way, or ProviderUnavailable.
+    Only when the provider has ended it unpaid, starting it again begins another attempt. The hold is absolute: nothing
+    here extends it. Raises OrderNotFound, OrderPaid, OrderClosed, PaymentOver, NotRecordedYet while the order's row is
+    on its way, or ProviderUnavailable.
     """
     order, payment = await _wanted(database, client, order_id=order_id, buyer_id=buyer_id, settings=settings)
+    if payment.status == PaymentStatus.CANCELLED:
+        payment = await _begin_again(database, gateway, order, payment, settings)
+    replayed = key in payment.start_keys
     if payment.status == PaymentStatus.WANTED:
-        intent = await _create(gateway, payment)
+        intent = await _asked("create", payment, create(gateway, payment))
         async with database.transaction() as session:
-            outcome = await apply(session, intent)
+            outcome = await apply_answer(session, order_id, intent)
             payment = await repository.get(session, order_id)
-        if outcome != "applied" or payment.status == PaymentStatus.CANCELLED:
+            can_be_paid = outcome == "applied" and payment.status != PaymentStatus.CANCELLED
+            if can_be_paid:
+                _remember_key(payment, key)
+        if not can_be_paid:
             raise ProviderUnavailable("The payment provider has no use for this payment")
-    return PaymentRead(
+    elif not replayed:
+        async with database.transaction() as session:
+            _remember_key(payment := await repository.get_locked(session, order_id), key)
+    read = PaymentRead(
         order_id=order_id,
         status=payment.status,
         amount_minor=payment.amount_minor,
@@ -69,18 +94,38 @@ async def start(
         pay_url=payment.pay_url if payment.status == PaymentStatus.OPEN else None,
         expires_at=order.expires_at,
     )
+    return Started(read, replayed)
 
 
-async def _create(gateway: Gateway, payment: Payment) -> Intent:
+async def _begin_again(
+    database: Database, gateway: Gateway, order: Order, payment: Payment, settings: Settings
+) -> Payment:
+    """The next attempt to pay, once the provider says that the intent of the last one can never be paid."""
+    intent = await _asked("cancel", payment, cancel(gateway, payment.intent_id or ""))
+    async with database.transaction() as session:
+        await apply_answer(session, order.id, intent)
+        payment = await repository.get_locked(session, order.id)
+        if payment.status == PaymentStatus.CANCELLED and payment.intent_id == intent.id:
+            if payment.attempt >= settings.payment_attempts_max:
+                raise PaymentOver
+            await repository.supersede(session, payment)
+            show(session, payment)
+    return payment
+
+
+async def _asked(operation: str, payment: Payment, asking: Awaitable[Intent]) -> Intent:
     try:
-        return await gateway.create(
-            order_id=payment.order_id, amount_minor=payment.amount_minor, currency=payment.currency
-        )
+        return await asking
     except ProviderRefused as refused:
         # No buyer can do anything about it: a wrong key, or an amount that the provider does not take.
-        metrics.PROVIDER_REFUSALS.labels("create").inc()
-        log.error("provider_refused", operation="create", order_id=str(payment.order_id), reason=str(refused))
+        metrics.PROVIDER_REFUSALS.labels(operation).inc()
+        log.error("provider_refused", operation=operation, order_id=str(payment.order_id), reason=str(refused))
         raise ProviderUnavailable("The payment provider does not take this payment at the moment") from refused
+
+
+def _remember_key(payment: Payment, key: str | None) -> None:
+    if key is not None and key not in payment.start_keys:
+        payment.start_keys = [*payment.start_keys, key][-START_KEYS_MAX:]
 
 
 async def _wanted(
@@ -116,6 +161,7 @@ async def _want(session: AsyncSession, order: Order) -> Payment:
         payment.status, payment.captured_at = PaymentStatus.CAPTURED, now
         if await move(session, [order.id], OrderStatus.PAID, by=By.SHOP, reason="there is nothing to pay"):
             payment.paid_order_id, payment.settled_at = order.id, now
+        show(session, payment)
     return payment
 
 
@@ -127,9 +173,10 @@ def money_report(money: Money) -> MoneyReport:
         paid_minor=money.paid,
         refunded_minor=money.refunded,
         refund_pending_minor=money.refund_pending,
+        refund_taken_back_minor=money.refund_taken_back,
         unsettled_minor=money.unsettled,
         wrong_payments=money.wrong_payments,
-        balanced=money.captured == accounted and money.wrong_payments == 0,
+        balanced=money.captured == accounted and money.wrong_payments == 0 and money.refund_taken_back == 0,
     )
 
 

@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping
 
-import msgspec
+import structlog
 from standardwebhooks import Webhook
 
+from shop import metrics
 from shop.errors import WebhookInvalid, WebhookUnsigned
-from shop.payments.gateway import ProviderEvent
+from shop.payments.contract import ProviderEvent, UnreadableEvent, read_event
+from shop.payments.repository import UNREADABLE
 from shop.settings import Settings
 
 SIGNED_HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature")
 HEADER_CHARACTERS_MAX = 2_048
+
+log = structlog.get_logger(__name__)
 
 
 def parse_webhook(settings: Settings, headers: Mapping[str, str], body: bytes) -> ProviderEvent:
@@ -22,10 +26,12 @@ def parse_webhook(settings: Settings, headers: Mapping[str, str], body: bytes) -
     signed = {name: headers.get(name, "") for name in SIGNED_HEADERS}
     if not any(_is_signed(secret, signed, body) for secret in settings.webhook_secrets):
         raise WebhookUnsigned
-    try:
-        return msgspec.json.decode(body, type=ProviderEvent)
-    except (ValueError, RecursionError) as error:
-        raise WebhookInvalid(str(error)) from error
+    event = read_event(body)
+    if isinstance(event, UnreadableEvent):
+        metrics.PROVIDER_EVENTS.labels(UNREADABLE).inc()
+        log.error("provider_event_unreadable", event_id=event.id, intent_id=event.intent_id, reason=event.reason)
+        raise WebhookInvalid(event.reason)
+    return event
 
 
 def _is_signed(secret: str, headers: dict[str, str], body: bytes) -> bool:

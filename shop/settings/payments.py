@@ -34,6 +34,8 @@ class PaymentSettings(BaseSettings):
     """After so many failures in a row the provider is left alone for a while."""
     payment_breaker_rest_seconds: PositiveFloat = 5.0
     """For how long; then one call tries whether it is back."""
+    payment_attempts_max: int = Field(20, ge=1, le=1_000)
+    """Intents of one order, one after the other: the next is made when the provider has ended the last unpaid."""
     settle_batch_max: PositiveInt = 200
     """Payments whose money one run of the settling job looks at."""
     provider_batch_max: PositiveInt = 50

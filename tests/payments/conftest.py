@@ -40,6 +40,10 @@ class Paying:
         client = await self.shop.client()
         return await client.post(f"/v1/orders/{order_id}/payment", headers=self.shop.headers(user_id, key=key))
 
+    def provider_headers(self) -> dict[str, str]:
+        """What the shop shows the provider."""
+        return {"Authorization": f"Bearer {self.shop.settings.payment_api_key.get_secret_value()}"}
+
     async def attempt(self, pay_url: str, outcome: str = "pay") -> httpx.Response:
         """Press a button of the payment page."""
         intent_id = pay_url.rsplit("/", 1)[1]
@@ -47,10 +51,7 @@ class Paying:
 
     async def intent(self, order_id: object) -> dict[str, Any]:
         """The intent of this order at the provider."""
-        key = self.shop.settings.payment_api_key.get_secret_value()
-        listed = await self.provider.get(
-            "/v1/events", params={"limit": 500}, headers={"Authorization": f"Bearer {key}"}
-        )
+        listed = await self.provider.get("/v1/events", params={"limit": 500}, headers=self.provider_headers())
         assert listed.status_code == 200, listed.text
         found: list[dict[str, Any]] = [each["data"] for each in listed.json()["data"]]
         return [each for each in found if each["order_id"] == str(order_id)][-1]

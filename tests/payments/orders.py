@@ -12,8 +12,8 @@ from sqlalchemy import func, select, update
 from shop.orders import repository as orders
 from shop.orders.models import Order, OrderEvent, OrderStatus
 from shop.payments import repository
+from shop.payments.contract import Intent, ProviderEvent, ProviderRefund
 from shop.payments.events import take
-from shop.payments.gateway import Intent, ProviderEvent, ProviderRefund
 from shop.payments.models import Payment
 from shop.payments.service import money_report
 from shop.sales.models import Sale

@@ -1,6 +1,7 @@
 """Whatever the provider tells, in whatever order and however often: the order ends as the truth at the provider."""
 
 import asyncio
+from datetime import UTC, datetime
 from itertools import product
 
 import msgspec
@@ -8,9 +9,10 @@ import pytest
 
 from shop import metrics
 from shop.orders.models import Order, OrderStatus
-from shop.payments.gateway import Intent
+from shop.payments.contract import Intent
 from shop.payments.models import PaymentStatus, RefundStatus
-from shop.payments.repository import find_refund
+from shop.payments.repository import find_refund, money
+from shop.payments.service import money_report
 from tests.harness import Shop
 from tests.payments.orders import (
     balanced,
@@ -143,3 +145,74 @@ async def test_money_that_the_provider_returned_by_itself_refunds_the_order_and_
     assert refund is not None
     assert refund.status == RefundStatus.DONE
     await balanced(shop, sale, live=1)
+
+
+async def _refunded(shop: Shop) -> Order:
+    (order,) = await bought(shop, await shop.open_sale(units=1), 1)
+    await pay(shop, order)
+    await tell(shop, event_of(intent_of(order, captured=True, refunded=True), "payment.refunded"))
+    return order
+
+
+async def _refund_status(shop: Shop, order: Order) -> str | None:
+    async with shop.database.transaction() as session:
+        refund = await find_refund(session, order.id)
+    return refund and refund.status
+
+
+async def _money_is_balanced(shop: Shop) -> bool:
+    async with shop.database.transaction() as session:
+        return money_report(await money(session)).balanced
+
+
+@pytest.mark.parametrize("left", [0, 1])
+async def test_a_refund_that_the_provider_takes_back_rings_and_is_no_balance(shop: Shop, left: int) -> None:
+    """All of it or a part. When the money goes back after all, it is right again."""
+    order = await _refunded(shop)
+    alarms = metrics.PAYMENT_MISMATCHES.labels("refund_taken_back")._value.get()
+    less = msgspec.structs.replace(intent_of(order, captured=True), refunded_minor=left)
+
+    told = await tell(shop, event_of(less, "payment.refund_failed"))
+
+    assert told == "refund_taken_back"
+    assert await _refund_status(shop, order) == "taken_back"
+    assert metrics.PAYMENT_MISMATCHES.labels("refund_taken_back")._value.get() == alarms + 1
+    assert not await _money_is_balanced(shop)
+    assert (await order_of(shop, order.id)).status == OrderStatus.REFUNDED
+    await tell(shop, event_of(intent_of(order, captured=True, refunded=True), "payment.refunded"))
+    assert await _refund_status(shop, order) == "done"
+    assert await _money_is_balanced(shop)
+
+
+async def test_a_refund_taken_back_before_it_was_told_of_is_taken_back(shop: Shop) -> None:
+    (order,) = await bought(shop, await shop.open_sale(units=1), 1)
+    await pay(shop, order)
+    refunded = event_of(intent_of(order, captured=True, refunded=True), "payment.refunded")
+    await tell(shop, event_of(intent_of(order, captured=True), "payment.refund_failed"))
+
+    await tell(shop, refunded)
+
+    assert await _refund_status(shop, order) == "taken_back"
+    await tell(shop, event_of(intent_of(order, captured=True, refunded=True), "payment.refunded"))
+
+
+async def test_a_captured_event_that_is_younger_than_the_refund_takes_it_back(shop: Shop) -> None:
+    """Whatever the provider calls it: late is only what is older."""
+    order = await _refunded(shop)
+    event = event_of(intent_of(order, captured=True))
+
+    assert await tell(shop, event) == "applied"
+    younger = msgspec.structs.replace(event, id="evt_younger", seq=event.seq + 1, created_at=datetime.now(UTC))
+    assert await tell(shop, younger) == "refund_taken_back"
+    again = event_of(intent_of(order, captured=True, refunded=True), "payment.refunded")
+    await tell(shop, msgspec.structs.replace(again, seq=younger.seq + 1))
+    assert await _money_is_balanced(shop)
+
+
+async def test_captured_money_that_the_provider_denies_rings(shop: Shop) -> None:
+    (order,) = await bought(shop, await shop.open_sale(units=1), 1)
+    await pay(shop, order)
+
+    assert await tell(shop, event_of(intent_of(order), "payment.updated")) == "mismatch"
+
+    assert (await order_of(shop, order.id)).status == OrderStatus.PAID

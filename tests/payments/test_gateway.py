@@ -6,13 +6,15 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 from prometheus_client import REGISTRY
 
 from shop.errors import ProviderUnavailable
 from shop.payments import gateway as module
 from shop.payments.breaker import BreakerOpen
-from shop.payments.gateway import Gateway, HttpGateway, Intent, ProviderRefund, ProviderRefused
+from shop.payments.contract import Intent, ProviderEvent, ProviderRefund, UnreadableEvent
+from shop.payments.gateway import Gateway, HttpGateway, ProviderRefused
 from tests.harness import wait_until
 from tests.payments.raw import (
     EVENT,
@@ -305,6 +307,57 @@ async def test_a_kind_of_event_that_is_new_is_only_a_word() -> None:
         (event,) = await gateway.events(after=0, limit=1)
 
     assert event.type == "payment.blessed"
+
+
+BAD_EVENTS: dict[str, bytes] = {
+    **{
+        name: msgspec.json.encode({**EVENT, "data": {**INTENT, **changes}})
+        for name, changes in {
+            "an unknown status": {"status": "perhaps"},
+            "a currency in small letters": {"currency": "eur"},
+            "less than nothing": {"amount_minor": -1},
+            "more than a bigint": {"captured_minor": 2**63},
+            "money as text": {"amount_minor": "990"},
+            "an id that is a path": {"id": "../x"},
+            "an order with a zero byte": {"order_id": "\0"},
+            "a page with a zero byte": {"pay_url": "https://pay.example/\0"},
+            "a time without a zone": {"created_at": "2026-11-21T12:00:00"},
+        }.items()
+    },
+    "no intent": msgspec.json.encode({**EVENT, "data": None}),
+    "a missing field": msgspec.json.encode({**EVENT, "data": {"id": "pi_1"}}),
+    "a long id": msgspec.json.encode({**EVENT, "id": "x" * 129}),
+    "a kind with a zero byte": msgspec.json.encode({**EVENT, "type": "\0"}),
+    "no place": msgspec.json.encode({**EVENT, "seq": None}),
+    "a place beyond all numbers": b'{"seq": 1' + b"0" * 400 + b"}",
+    "a number": b"7",
+    "nothing": b"null",
+    "half a character": b'{"id": "evt_1", "type": "\\ud800", "seq": 1}',
+    "a number that is none": b'{"id": "evt_1", "more": NaN, "seq": 1}',
+    "too deep": b'{"id": "evt_1", "more": ' + b"[" * 20_000 + b"]" * 20_000 + b', "seq": 1}',
+}
+
+
+@pytest.mark.parametrize("sent", BAD_EVENTS.values(), ids=BAD_EVENTS.keys())
+async def test_an_event_that_cannot_be_read_hides_no_other_and_blames_nobody(sent: bytes) -> None:
+    """The breaker would open at the first failure."""
+    others = [msgspec.json.encode({**EVENT, "id": f"evt_{number}", "seq": number}) for number in (2, 3)]
+    page = b'{"data": [' + b", ".join([sent, *others]) + b'], "has_more": false}'
+    async with asking(says_bytes(page), payment_breaker_failures=1) as (_, gateway):
+        for _ in range(2):
+            strange, *rest = await gateway.events(after=0, limit=3)
+
+            assert isinstance(strange, UnreadableEvent), strange
+            assert [event.id for event in rest if isinstance(event, ProviderEvent)] == ["evt_2", "evt_3"]
+
+
+async def test_an_answer_about_one_payment_that_cannot_be_read_keeps_nobody_from_asking_about_another() -> None:
+    settings = {"payment_tries_max": 1, "payment_breaker_failures": 1}
+    async with asking(says_intent(status="perhaps"), says_intent(), **settings) as (_, gateway):
+        with pytest.raises(ProviderUnavailable):
+            await gateway.read("pi_strange")
+
+        assert (await gateway.read("pi_1")).id == "pi_1"
 
 
 @pytest.mark.parametrize("numbers", [[7], [8, 8], [9, 8], [8, 9, 10]], ids=str)

@@ -9,19 +9,20 @@ from uuid import UUID
 import msgspec
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from standardwebhooks import Webhook
 
 from shop import metrics
 from shop.errors import ProviderUnavailable
 from shop.orders.models import Order, OrderStatus
 from shop.payments import service
-from shop.payments.gateway import HttpGateway, Intent, ProviderEvent
+from shop.payments.contract import Intent, ProviderEvent
+from shop.payments.gateway import HttpGateway
 from shop.payments.models import Payment
 from tests.harness import new_user_id, wait_until
 from tests.orders.catalogue import line, placed
 from tests.payments.conftest import Paying
-from tests.payments.orders import event_of, intent_of, make_due, one_bought, order_of, payment_of
+from tests.payments.orders import event_of, intent_of, make_due, one_bought, order_of, payment_of, tell
 
 HOOK = "/v1/payments/webhook"
 
@@ -296,3 +297,82 @@ async def test_a_payment_that_nobody_can_make_is_no_success(
 
     assert (answer.status_code, answer.json()["code"]) == (503, "provider_unavailable")
     assert (await order_of(paying.shop, order.id)).status == OrderStatus.RESERVED
+
+
+async def _cancelled_at_the_provider(paying: Paying, order: Order) -> tuple[str, str]:
+    """The page and the id of an intent that the provider has ended while its order waits for it."""
+    pay_url = (await paying.start(order.id, order.user_id)).json()["pay_url"]
+    intent_id = pay_url.rsplit("/", 1)[1]
+    answer = await paying.provider.post(f"/v1/intents/{intent_id}/cancel", headers=paying.provider_headers())
+    assert answer.status_code == 200, answer.text
+
+    async def known() -> bool:
+        return (await payment_of(paying.shop, order.id)).status == "cancelled"
+
+    await wait_until(known, reason="the shop knows that the intent is cancelled")
+    return pay_url, intent_id
+
+
+async def test_an_order_whose_intent_the_provider_has_ended_is_paid_with_the_next_one(paying: Paying) -> None:
+    """At most one of them can be paid at a time, and what is told of the old one later says nothing any more."""
+    order = await _bought(paying)
+    old_url, old_id = await _cancelled_at_the_provider(paying, order)
+
+    answer = await paying.start(order.id, order.user_id)
+
+    assert (answer.status_code, answer.json()["status"]) == (201, "open"), answer.text
+    assert answer.json()["pay_url"] != old_url
+    assert (await paying.attempt(old_url)).json()["code"] == "intent_cancelled"
+    late = intent_of(order, status="cancelled", intent_id=old_id)
+    assert await tell(paying.shop, event_of(late, "payment.cancelled")) == "superseded"
+    assert (await paying.attempt(answer.json()["pay_url"])).status_code == 200
+    await _paid(paying, order.id)
+
+
+async def test_money_on_an_intent_that_was_given_up_rings_and_pays_nothing(paying: Paying) -> None:
+    order = await _bought(paying)
+    _, old_id = await _cancelled_at_the_provider(paying, order)
+    await paying.start(order.id, order.user_id)
+    alarms = metrics.PAYMENT_MISMATCHES.labels("mismatch")._value.get()
+
+    told = await tell(paying.shop, event_of(intent_of(order, captured=True, intent_id=old_id)))
+
+    assert told == "mismatch"
+    assert metrics.PAYMENT_MISMATCHES.labels("mismatch")._value.get() == alarms + 1
+    assert (await order_of(paying.shop, order.id)).status == OrderStatus.RESERVED
+
+
+async def test_an_order_whose_intents_are_ended_again_and_again_is_refused_at_the_bound(paying: Paying) -> None:
+    order = await _bought(paying)
+    await _cancelled_at_the_provider(paying, order)
+    async with paying.shop.database.transaction() as session:
+        most = paying.shop.settings.payment_attempts_max
+        await session.execute(update(Payment).where(Payment.order_id == order.id).values(attempt=most))
+
+    answer = await paying.start(order.id, order.user_id)
+
+    assert (answer.status_code, answer.json()["code"]) == (409, "payment_over")
+
+
+async def test_the_same_key_starts_once_and_says_so(paying: Paying) -> None:
+    order = await _bought(paying)
+
+    first, again, other = [await paying.start(order.id, order.user_id, key=key) for key in ("a", "a", "b")]
+
+    assert [answer.status_code for answer in (first, again, other)] == [201, 200, 201]
+    assert [answer.headers.get("Idempotency-Replayed") for answer in (first, again, other)] == [None, "true", None]
+    assert first.json() == again.json() == other.json()
+
+
+async def test_a_start_that_failed_is_no_start_for_its_key(paying: Paying) -> None:
+    order = await _bought(paying)
+    await paying.behave(refuse_share=1.0)
+    assert (await paying.start(order.id, order.user_id)).status_code == 503
+    await paying.behave()
+
+    async def started() -> Any:
+        answer = await paying.start(order.id, order.user_id)
+        return answer if answer.status_code != 503 else None
+
+    answer = await wait_until(started, reason="the provider is asked again")
+    assert (answer.status_code, answer.headers.get("Idempotency-Replayed")) == (201, None)

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from shop.payments.gateway import ProviderEvent
+from shop.payments.contract import ProviderEvent
 from shop.payments.webhook_signature import parse_webhook
 from shop.sandbox.behaviour import Behaviour
 from shop.sandbox.provider import Provider
