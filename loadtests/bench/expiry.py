@@ -23,7 +23,7 @@ from loadtests.bench.sales import fill, forget, open_sales, row, until_drained
 from loadtests.bench.stage import HOST, NotMeasured, Stage
 from loadtests.http import Address, Pool
 from shop.orders.models import Order, OrderStatus
-from shop.payments.gateway import Intent, ProviderEvent
+from shop.payments.contract import Intent, ProviderEvent
 from shop.payments.models import Payment, PaymentStatus
 from shop.seckill import ledger
 

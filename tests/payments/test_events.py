@@ -157,7 +157,7 @@ async def _refunded(shop: Shop) -> Order:
 async def _refund_status(shop: Shop, order: Order) -> str | None:
     async with shop.database.transaction() as session:
         refund = await find_refund(session, order.id)
-    return refund and refund.status
+    return None if refund is None else refund.status
 
 
 async def _money_is_balanced(shop: Shop) -> bool:

@@ -59,7 +59,7 @@ def _paid(order: Order, seq: int) -> dict[str, Any]:
 
 
 def _counted(outcome: str) -> float:
-    return metrics.PROVIDER_EVENTS.labels(outcome)._value.get()
+    return float(metrics.PROVIDER_EVENTS.labels(outcome)._value.get())
 
 
 async def test_an_event_that_nobody_can_read_is_noted_and_counted_and_those_behind_it_are_taken(shop: Shop) -> None:
