@@ -117,8 +117,8 @@ def _order_id(intent: Intent) -> UUID | None:
 def _agrees(payment: Payment, intent: Intent) -> bool:
     """Whether the money of an intent is what was asked for, and all of it or none."""
     return (
-        payment.amount_minor == intent.amount_minor
-        and payment.currency == intent.currency
+        payment.currency == intent.currency
+        and payment.amount_minor == intent.amount_minor
         and intent.captured_minor in (0, payment.amount_minor)
         and intent.refunded_minor in (0, intent.captured_minor)
     )

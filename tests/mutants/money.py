@@ -69,6 +69,14 @@ MUTANTS = (
         f"{OF_EVENTS}::test_money_that_was_not_asked_for_leaves_the_order_as_it_is_and_rings",
     ),
     breaks(
+        "strange_events_stop_the_list",
+        "An event that the shop cannot read keeps the money of all others from being seen.",
+        "shop/payments/contract.py",
+        "    except (ValueError, RecursionError) as error:\n        named,",
+        "    except ZeroDivisionError as error:\n        named,",
+        "tests/payments/test_gateway.py::test_an_event_that_cannot_be_read_hides_no_other_and_blames_nobody",
+    ),
+    breaks(
         "refund_without_its_key",
         "An admin whose answer was lost refunds again, or is told that he cannot.",
         "shop/payments/router.py",
