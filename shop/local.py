@@ -35,7 +35,11 @@ SERVER_URLS = {"database_url", "redis_url"}
 
 
 class NotStarted(Exception):
-    """A process of the local shop did not come up; the message ends with the tail of its log."""
+    """A process of the local shop did not come up, or has ended; `details` is the tail of its log."""
+
+    def __init__(self, problem: str, details: str = "") -> None:
+        super().__init__("\n".join(filter(None, (problem, details))))
+        self.problem, self.details = problem, details
 
 
 @dataclass
@@ -94,12 +98,12 @@ class LocalShop:
         while time.monotonic() < deadline:
             for name, process in self.processes.items():
                 if process.poll() is not None:
-                    raise NotStarted(f"{name} ended with status {process.returncode}\n{self._tail(name)}")
+                    raise NotStarted(f"{name} ended with status {process.returncode}", self._tail(name))
             ready, reason = _ready(self.base_url)
             if ready:
                 return
             time.sleep(POLL_SECONDS)
-        raise NotStarted(f"the API is not ready after {READY_SECONDS:g} s: {reason}\n{self._tail('api')}")
+        raise NotStarted(f"the API is not ready after {READY_SECONDS:g} s: {reason}", self._tail("api"))
 
     def _tail(self, name: str) -> str:
         lines = self.log(name).read_text(errors="replace").splitlines() if self.log(name).exists() else []

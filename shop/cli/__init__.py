@@ -1,18 +1,17 @@
-"""The `shop` command. Exit status: 0 done, 1 refused or failed, 2 wrong usage or wrong settings."""
+"""The `shop` command."""
+
+import io
+import sys
 
 import typer
-from pydantic import ValidationError
-from sqlalchemy.exc import DBAPIError
 
 from shop.cli import orders, products, sales, sandbox, servers, users
-from shop.cli.output import fail
-from shop.database import UNAVAILABLE_ERRORS, is_unavailable
-from shop.embedded import ServerUnavailable
-from shop.errors import ShopError
-from shop.local import NotStarted
-from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown, ScriptMissing
+from shop.cli.failures import told_in_a_line
 
 EXAMPLES = """
+Exit status: 0 done, 1 refused or failed, 2 wrong usage or settings, 3 a process of the API did not start, 4 done, but
+the result cannot be printed, 130 interrupted. An error is one line, or with --json one JSON object.
+
 Examples:
 
   shop demo                                     a whole flash sale on this machine, verified
@@ -49,21 +48,8 @@ app.add_typer(orders.app, name="order")
 
 def main() -> None:
     """Run the command; what goes wrong is one clear line, and never a traceback for what can be foreseen."""
-    try:
-        app()  # which shows wrong usage itself, and ends with the status of `typer.Exit`
-    except ValidationError as error:
-        reasons = "; ".join(
-            f"{'.'.join(map(str, each['loc'])) or 'settings'}: {each['msg']}" for each in error.errors()
-        )
-        fail(reasons, code="invalid", status=2)
-    except ShopError as error:
-        fail(f"{error.title}: {error.detail}" if error.detail else error.title, code=error.code)
-    except (ServerUnavailable, NotStarted, ScriptMissing, FileNotFoundError) as error:
-        fail(str(error), code="not_started")
-    except (NotSent, OutcomeUnknown, *CONNECTION_ERRORS, *UNAVAILABLE_ERRORS, DBAPIError) as error:
-        if isinstance(error, DBAPIError) and not is_unavailable(error):
-            raise
-        fail(
-            f"a server cannot be reached: {str(error).splitlines()[0] if str(error) else repr(error)}",
-            code="unavailable",
-        )
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # A result that cannot be shown as it is, is shown escaped.
+    with told_in_a_line():
+        sys.exit(app(standalone_mode=False))

@@ -6,6 +6,7 @@ import typer
 
 from shop.auth import COMMAND_LINE
 from shop.cache import Cache
+from shop.cli.arguments import ROW_ID_MAX
 from shop.cli.output import Clients, Json, Key, emit, keyed, run
 from shop.idempotency.service import once
 from shop.products import service
@@ -38,7 +39,7 @@ def create(
 
 @app.command(epilog="Example: shop product stock 1 -- -5")
 def stock(
-    product: Annotated[int, typer.Argument(min=1, help="The product's id.")],
+    product: Annotated[int, typer.Argument(min=1, max=ROW_ID_MAX, help="The product's id.")],
     delta: Annotated[int, typer.Argument(help="Units more (positive) or fewer (negative, after `--`).")],
     key: Key = None,
     json: Json = False,

@@ -5,23 +5,28 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.audit.schemas import AuditReport
 from shop.audit.service import audit_sale
 from shop.auth import COMMAND_LINE
-from shop.cli.output import Clients, Json, Key, emit, keyed, run
-from shop.errors import NotReady
+from shop.cli.arguments import ROW_ID_MAX
+from shop.cli.output import Clients, Json, Key, emit, keyed, run, warn
+from shop.cli.unreachable import SERVER_ERRORS
 from shop.orders import poison
-from shop.redis import NotSent, OutcomeUnknown
 from shop.sales import phase, repository, service
 from shop.sales.changes import ChangeOutOfOrder, outcome_of
 from shop.sales.loading import LedgerLost, load
 from shop.sales.models import SaleChange
 from shop.sales.recovery import demand
-from shop.sales.schemas import ChangeRead, SaleAdminRead, SaleCreate
+from shop.sales.schemas import ChangeRead, SaleAdminRead, SaleCreate, UnitsChange, WindowChange
+from shop.seckill.order_ids import SALE_ID_MAX
 
-SaleArgument = Annotated[int, typer.Argument(min=1, help="The sale's id.")]
+SECONDS_MAX = 10 * 366 * 24 * 3600
+
+
+SaleArgument = Annotated[int, typer.Argument(min=1, max=SALE_ID_MAX, help="The sale's id.")]
 Moment = Annotated[datetime | None, typer.Option(help="A time, UTC unless it names a zone.")]
 
 app = typer.Typer(help="Sales, from draft to audit.", no_args_is_help=True)
@@ -29,15 +34,15 @@ app = typer.Typer(help="Sales, from draft to audit.", no_args_is_help=True)
 
 @app.command(epilog="Example: shop sale create --product 1 --units 1000 --starts-in 60 --lasts 600")
 def create(
-    product: Annotated[int, typer.Option(min=1, help="The product's id.")],
+    product: Annotated[int, typer.Option(min=1, max=ROW_ID_MAX, help="The product's id.")],
     units: Annotated[int, typer.Option(min=1, help="Units on sale.")],
     name: Annotated[str, typer.Option(help="What the sale is called.")] = "Flash sale",
     price: Annotated[int | None, typer.Option(min=0, help="Price in minor units; the product's if not given.")] = None,
     units_per_user: Annotated[int, typer.Option(min=1)] = 1,
     orders_per_user: Annotated[int, typer.Option(min=1)] = 10,
     hold_seconds: Annotated[int, typer.Option(min=1, help="How long a reservation waits for payment.")] = 900,
-    starts_in: Annotated[float, typer.Option(min=0, help="Seconds from now until it opens.")] = 60,
-    lasts: Annotated[float, typer.Option(min=0.001, help="Seconds that it is open.")] = 3600,
+    starts_in: Annotated[float, typer.Option(min=0, max=SECONDS_MAX, help="Seconds from now until it opens.")] = 60,
+    lasts: Annotated[float, typer.Option(min=0.001, max=SECONDS_MAX, help="Seconds that it is open.")] = 3600,
     json: Json = False,
 ) -> None:
     """Make a draft."""
@@ -72,8 +77,8 @@ def schedule(sale: SaleArgument, json: Json = False) -> None:
             read = phase.admin_read(scheduled, await repository.database_time(session))
         try:
             await load(clients.database, clients.ledger, scheduled, clients.settings)
-        except (NotSent, OutcomeUnknown, LedgerLost) as error:
-            typer.echo(f"the ledger is not loaded yet, the worker will do it: {error}", err=True)
+        except (LedgerLost, DBAPIError, *SERVER_ERRORS) as error:
+            warn(f"it is scheduled; the ledger is not loaded yet, the worker will do it: {error!r}")
         return read
 
     emit(run(work), as_json=json)
@@ -82,8 +87,8 @@ def schedule(sale: SaleArgument, json: Json = False) -> None:
 @app.command(epilog="Example: shop sale window 1 --ends-at 2030-01-01T12:00:00")
 def window(sale: SaleArgument, starts_at: Moment = None, ends_at: Moment = None, json: Json = False) -> None:
     """Move the window; the start only before it."""
-    starts, ends = _in_utc(starts_at), _in_utc(ends_at)
-    _change(lambda s: service.change_window(s, COMMAND_LINE, sale, starts_at=starts, ends_at=ends), json)
+    window = WindowChange(starts_at=_in_utc(starts_at), ends_at=_in_utc(ends_at))
+    _change(lambda session: service.change_window(session, COMMAND_LINE, sale, **window.model_dump()), json)
 
 
 @app.command()
@@ -112,9 +117,10 @@ def stock(
     json: Json = False,
 ) -> None:
     """Put units on sale or take some off, never below what is taken."""
+    units = UnitsChange(delta=delta)
 
     async def ask(session: AsyncSession) -> SaleChange:
-        change, _ = await service.change_units_once(session, COMMAND_LINE, sale, asked, delta=delta)
+        change, _ = await service.change_units_once(session, COMMAND_LINE, sale, asked, delta=units.delta)
         return change
 
     with keyed(key, "sale", "stock", sale, delta) as asked:
@@ -136,7 +142,7 @@ def audit(sale: SaleArgument, json: Json = False) -> None:
 @app.command(epilog="Example: shop sale quarantine 1 4711")
 def quarantine(
     sale: SaleArgument,
-    seq: Annotated[int, typer.Argument(min=1, help="The entry that the alarm names.")],
+    seq: Annotated[int, typer.Argument(min=1, max=ROW_ID_MAX, help="The entry that the alarm names.")],
     json: Json = False,
 ) -> None:
     """Set a poisoned entry aside, so that what follows it is recorded; the worker then recovers the sale."""
@@ -163,10 +169,12 @@ def _without_evidence(report: AuditReport) -> dict[str, object]:
     """The report for people: a finding is one line."""
     shown = report.model_dump(mode="json")
     found = [f"{each.created_at:%Y-%m-%d %H:%M:%S} UTC: {'; '.join(each.violations)}" for each in report.findings]
-    return {**shown, "violations": "\n".join(report.violations), "findings": "\n".join(found)}
+    return {**shown, "findings": found}
 
 
 def _change(ask: Callable[[AsyncSession], Awaitable[SaleChange]], json: bool) -> None:
+    """Commit a numbered change, then offer it to the ledger; without an outcome when the ledger does not answer."""
+
     async def work(clients: Clients) -> ChangeRead:
         async with clients.database.transaction() as session:
             change = await ask(session)
@@ -174,8 +182,8 @@ def _change(ask: Callable[[AsyncSession], Awaitable[SaleChange]], json: bool) ->
         epoch = sale.epoch if sale else 0
         try:
             change = await outcome_of(clients.database, clients.ledger, change, epoch, clients.settings)
-        except ChangeOutOfOrder as error:
-            raise NotReady(str(error)) from error
+        except (ChangeOutOfOrder, DBAPIError, *SERVER_ERRORS) as error:
+            warn(f"change {change.n} is recorded, and the worker will apply it; do not repeat it: {error!r}")
         return ChangeRead.model_validate(change)
 
     emit(run(work), as_json=json)

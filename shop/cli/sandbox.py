@@ -11,6 +11,7 @@ import typer
 from shop.cli.output import Json, emit, fail
 from shop.logs import configure_logs
 from shop.settings import get_settings
+from shop.settings.places import server_url
 
 EPILOG = """
 The key and the secret that it signs with are those of the shop: SHOP_PAYMENT_API_KEY and SHOP_PAYMENT_WEBHOOK_SECRET.
@@ -35,11 +36,22 @@ def add_to(app: typer.Typer) -> None:
     app.command(name="sandbox-provider", epilog=EPILOG)(sandbox_provider)
 
 
+def _http(url: str | None) -> str | None:
+    try:
+        return url and server_url(url, ("http", "https"))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def sandbox_provider(
     host: Annotated[str, typer.Option(help="Where it listens.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where it listens; 0 is any free port.")] = 8900,
-    public_url: Annotated[str | None, typer.Option(help="Where shoppers find it, if that is elsewhere.")] = None,
-    webhook_url: Annotated[str | None, typer.Option(help="Where webhooks go; without it there are none.")] = None,
+    public_url: Annotated[
+        str | None, typer.Option(callback=_http, help="Where shoppers find it, if that is elsewhere.")
+    ] = None,
+    webhook_url: Annotated[
+        str | None, typer.Option(callback=_http, help="Where webhooks go; without it there are none.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(dir_okay=False, help="Keep the books in this file.")] = None,
     lose: Annotated[float, typer.Option(min=0, max=1, help="Share of webhooks that are never sent.")] = 0.0,
     duplicate: Annotated[float, typer.Option(min=0, max=1, help="Share of webhooks that are sent twice.")] = 0.0,

@@ -19,10 +19,10 @@ from typing import Annotated, NoReturn
 import typer
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
-from rich.console import Console
 
 from shop import metrics
-from shop.cli.output import Json, emit, fail
+from shop.cli.output import Json, emit, fail, write
+from shop.cli.unreachable import advice_for
 from shop.database import Database, migrate
 from shop.embedded.process import locked
 from shop.logs import configure_logs
@@ -31,6 +31,7 @@ from shop.processes import START_FAILED
 from shop.readiness import readiness
 from shop.redis import all_scripts, connect
 from shop.settings import DEVELOPMENT_SECRET, Settings, get_settings
+from shop.terminal import console, visible
 
 DATA = Path(".shop")
 SERVING = ("postgres", "migrations", "redis", "durability")
@@ -121,7 +122,9 @@ def reset(
     if not DATA.exists():
         emit({"deleted": False, "directory": str(DATA)}, as_json=json)
         return
-    if not yes and not typer.confirm(f"Delete everything in {DATA.absolute()}?"):
+    if json and not yes:
+        raise typer.BadParameter("--json asks nothing: give --yes as well")
+    if not yes and not typer.confirm(f"Delete everything in {visible(DATA.absolute())}?", err=True):
         raise typer.Exit(1)
     with locked(DATA / "valkey"), locked(DATA / "postgres"):
         shutil.rmtree(DATA)
@@ -191,7 +194,7 @@ def openapi(json: Json = False) -> None:
     from shop.app import create_app
 
     document = create_app(Settings(environment="development")).fastapi.openapi()
-    print(jsonlib.dumps(document, indent=None if json else 2))  # noqa: T201 - this is the command's output
+    write(jsonlib.dumps(document, indent=None if json else 2))
 
 
 def list_settings(
@@ -207,7 +210,7 @@ def list_settings(
     ]
     if markdown:
         lines = [f"| `{row['variable']}` | {row['default']} | {row['meaning']} |" for row in rows]
-        print(CONFIGURATION_HEAD + "\n".join(lines))  # noqa: T201 - this is the command's output
+        write(CONFIGURATION_HEAD + "\n".join(lines))
     else:
         emit(rows, as_json=json)
 
@@ -237,9 +240,13 @@ async def _preflight(settings: Settings, names: tuple[str, ...], *, api_processe
     finally:
         await database.close()
         await ledger.aclose(close_connection_pool=True)
+    advice = {
+        "postgres": f". {advice_for('SHOP_DATABASE_URL', settings.database_url)}",
+        "redis": f". {advice_for('SHOP_REDIS_URL', settings.redis_url)}",
+    }
     for name in names:
         if checks[name] is not None:
-            fail(f"{name}: {checks[name]}", code="not_ready")
+            fail(f"{name}: {checks[name]}{advice.get(name, '')}", code="not_ready")
 
 
 def _serve_metrics(host: str, port: int) -> None:
@@ -274,7 +281,7 @@ def _development_settings() -> Settings:
     settings = get_settings()
     configure_logs(settings)
     if settings.secret_key.get_secret_value() == DEVELOPMENT_SECRET:
-        Console(stderr=True).print("[dim]a development shop: not for the internet[/dim]")
+        console(stderr=True).print("a development shop: not for the internet", style="dim")
     return settings
 
 

@@ -10,7 +10,7 @@ import typer
 
 from shop.admin_events import record_admin_event
 from shop.auth import COMMAND_LINE, issue_token
-from shop.cli.output import Clients, Json, emit, run
+from shop.cli.output import Clients, Json, emit, run, write
 from shop.users import repository, service
 from shop.users.models import Role
 from shop.users.passwords import Passwords
@@ -65,16 +65,17 @@ def tokens(
             for user_id in ids
         ]
 
+    # Opened first, so that nobody is made whose token cannot be written.
+    file = None if output is None else os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w")
     made = run(work)
+    lines = [f"{each['user_id']} {each['token']}" for each in made]
+    if file is not None:
+        with file:
+            file.writelines(f"{line}\n" for line in lines)
     if json:
         emit(made, as_json=True)
-        return
-    lines = "".join(f"{each['user_id']} {each['token']}\n" for each in made)
-    if output is None:
-        sys.stdout.write(lines)
-    else:
-        with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(lines)
+    elif file is None:
+        write("\n".join(lines))
 
 
 @app.command(epilog="Example: shop user block somebody@example.com")

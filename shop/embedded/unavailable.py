@@ -7,8 +7,13 @@ ADVICE = (
 
 
 class ServerUnavailable(Exception):
-    """A server cannot be had. The message is for a person: what happened, the server's last words, a way on."""
+    """A server cannot be had. The message is for a person: what happened, the server's last words, a way on.
 
-    def __init__(self, problem: str, *, log_tail: str = "") -> None:
-        last_words = f"\nIts log ends with:\n{log_tail}" if log_tail else ""
-        super().__init__(f"{problem}{last_words}\n{ADVICE}")
+    `problem` is its first line, `details` are the others.
+    """
+
+    def __init__(self, problem: str, *, log_tail: str = "", advice: str = ADVICE) -> None:
+        last_words = f"Its log ends with:\n{log_tail}" if log_tail else ""
+        self.problem = problem
+        self.details = "\n".join(filter(None, (last_words, advice)))
+        super().__init__("\n".join(filter(None, (problem, self.details))))

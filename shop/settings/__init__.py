@@ -11,11 +11,14 @@ from shop.settings.audit import AuditSettings
 from shop.settings.edge import EdgeSettings
 from shop.settings.notifications import NotificationSettings
 from shop.settings.payments import PaymentSettings
+from shop.settings.places import Host, PostgresUrl, RedisUrl
 from shop.settings.purchases import PurchaseSettings
 
 DEVELOPMENT_SECRET = "a-secret-for-development-only-never-for-production"  # noqa: S105 - refused outside development
 SECRET_BYTES_MIN = 32
 NOT_FOR_PRODUCTION = ("Development only", "Tests only")
+# No bound, wait or rate is larger; beyond it the clocks and timers of some library overflow.
+NUMBER_MAX = 1_000_000_000
 
 
 class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSettings, PurchaseSettings):
@@ -28,6 +31,7 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
         frozen=True,
         use_attribute_docstrings=True,
         hide_input_in_errors=True,  # It may be a secret.
+        allow_inf_nan=False,
     )
 
     environment: Literal["development", "test", "production"] = "production"
@@ -40,11 +44,11 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
     """The least severe event that is logged."""
 
     # Where the data is.
-    database_url: str = "postgresql+asyncpg://shop@localhost/shop"
+    database_url: PostgresUrl = "postgresql+asyncpg://shop@localhost/shop"
     """Postgres."""
-    redis_url: str = "redis://localhost:6379/0"
+    redis_url: RedisUrl = "redis://localhost:6379/0"
     """The ledger: append-only file on, never evicts; give API and worker a user each (`shop/redis_users.py`)."""
-    cache_redis_url: str | None = None
+    cache_redis_url: RedisUrl | None = None
     """Cache, limiter and queues; the ledger's Redis if unset."""
     redis_patched: bool = False
     """The distribution has closed the known holes of an older Redis; else production refuses such a version."""
@@ -64,7 +68,7 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
     """How long one command may take; after it the outcome of a purchase is unknown (504)."""
 
     # The API.
-    api_host: str = "127.0.0.1"
+    api_host: Host = "127.0.0.1"
     """Where the API listens."""
     api_port: int = Field(8000, ge=0, le=65535)
     """Where the API listens."""
@@ -74,7 +78,7 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
     """How many times `shop api` runs beside the same Postgres; with it the sum of all pools is checked at the start."""
     worker_instances: int = Field(1, ge=1, le=100)
     """How many times `shop worker` runs beside the same Postgres; counted in the same sum."""
-    metrics_host: str = "127.0.0.1"
+    metrics_host: Host = "127.0.0.1"
     """Where the metrics are shown; never a public address."""
     metrics_port: int = Field(9100, ge=0, le=65535)
     """The metrics have a port of their own; 0 turns it off."""
@@ -206,6 +210,13 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
     """Tests only: the point where a process breaks itself (`shop.faults`)."""
     skew_ms: int = 0
     """Tests only: the clock skew that a new ledger starts with."""
+
+    @field_validator("*")
+    @classmethod
+    def _bounded(cls, value: object) -> object:
+        if isinstance(value, int | float) and abs(value) > NUMBER_MAX:
+            raise ValueError(f"it must not be above {NUMBER_MAX:,}")
+        return value
 
     @field_validator("database_url")
     @classmethod

@@ -1,5 +1,6 @@
 """The settings of notifications."""
 
+from email.errors import HeaderParseError
 from email.headerregistry import Address
 from typing import Self
 from urllib.parse import urlsplit
@@ -59,7 +60,10 @@ class NotificationSettings(BaseSettings):
     @field_validator("mail_from")
     @classmethod
     def _address(cls, address: str) -> str:
-        return Address(addr_spec=address).addr_spec
+        try:
+            return Address(addr_spec=address).addr_spec
+        except (HeaderParseError, IndexError) as error:  # The parser's own, of which only some are ValueErrors.
+            raise ValueError("it must be an e-mail address") from error
 
     @model_validator(mode="after")
     def _outlives(self) -> Self:
