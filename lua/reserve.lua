@@ -45,6 +45,7 @@ if last_order_id ~= '' then
 end
 
 local starts_ms, ends_ms = tonumber(rules[3]), tonumber(rules[4])
+-- In answers both stand as they were written: Lua would shorten a number of more than 14 digits.
 local units_per_user, orders_per_user = tonumber(rules[5]), tonumber(rules[6])
 local price_minor, available, seq = rules[7], tonumber(rules[8]), tonumber(rules[9])
 local now_ms = clock_ms + tonumber(rules[11])
@@ -70,9 +71,9 @@ local new_entries, new_holdings, new_bits, events = {}, {}, {}, {}
 
 local function refusal_of_state(waiting)
   if honours and state ~= 'settled' then return nil end
-  if state == 'ended' or state == 'settled' or now_ms >= ends_ms then return 'ENDED ' .. seq .. ' ' .. ends_ms end
+  if state == 'ended' or state == 'settled' or now_ms >= ends_ms then return 'ENDED ' .. seq .. ' ' .. rules[4] end
   if state == 'paused' then return 'PAUSED ' .. seq end
-  if now_ms < starts_ms then return 'NOT_OPEN ' .. seq .. ' ' .. starts_ms end
+  if now_ms < starts_ms then return 'NOT_OPEN ' .. seq .. ' ' .. rules[3] end
   if backlog_left <= waiting then return 'BACKLOG ' .. seq end
   return nil
 end

@@ -7,6 +7,8 @@ from typing import Any
 from shop.problem_members import Member
 
 RETRY_SPREAD_SECONDS_MIN, RETRY_SPREAD_SECONDS_MAX = 1, 3
+# A sale may start in years; nobody waits so long, and not every client can count so far.
+RETRY_AFTER_SECONDS_MAX = 24 * 3600
 
 
 class ShopError(Exception):
@@ -37,5 +39,5 @@ class ShopError(Exception):
         if self.retry_after is None:
             return told_before
         spread = max(RETRY_SPREAD_SECONDS_MIN, min(round(self.retry_after / 2), RETRY_SPREAD_SECONDS_MAX))
-        seconds = math.ceil(self.retry_after) + random.randint(0, spread)  # noqa: S311 - no secret
+        seconds = math.ceil(min(self.retry_after, RETRY_AFTER_SECONDS_MAX)) + random.randint(0, spread)  # noqa: S311 - no secret
         return {"Retry-After": str(max(1, seconds)), **told_before}

@@ -25,7 +25,7 @@ async def repeat(
     Raises IdempotencyMismatch when it asked for something else; and when there is no such order SaleNotFound,
     SaleNotStarted, SaleEnded, or NotReady, because a sale that is open is sold by the ledger alone.
     """
-    sale = await sales.find(session, sale_id)
+    sale = await sales.read(session, sale_id)
     if sale is None or sale.status == SaleStatus.DRAFT:
         raise SaleNotFound
     order = await _find(session, sale, user_id, key)

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, CheckConstraint, Identity, Integer, String, Text, func
+from sqlalchemy import BigInteger, CheckConstraint, Identity, String, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from shop.database import Base, Recorded
@@ -23,6 +23,6 @@ class Product(Recorded, Base):
     description: Mapped[str] = mapped_column(Text, default="")
     price_minor: Mapped[int] = mapped_column(BigInteger)
     currency: Mapped[str] = mapped_column(String(3))
-    stock: Mapped[int] = mapped_column(Integer, default=0)
+    stock: Mapped[int] = mapped_column(BigInteger, default=0)
     published: Mapped[bool] = mapped_column(default=True)
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())

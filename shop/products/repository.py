@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Integer, Select, cast, column, exists, select, update, values
+from sqlalchemy import BigInteger, Integer, Select, column, exists, select, update, values
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.products.models import Product
@@ -53,14 +53,13 @@ async def change(session: AsyncSession, product_id: int, fields: dict[str, Any])
 
 
 async def move_stock(session: AsyncSession, product_id: int, delta: int, *, stock_max: int) -> Product | None:
-    """The product with its stock moved, or None when that would leave 0..`stock_max` or there is no such product."""
-    moved = cast(Product.stock, BigInteger) + delta
-    statement = (
-        update(Product)
-        .where(Product.id == product_id, moved.between(0, stock_max))
-        .values(stock=Product.stock + delta)
-        .returning(Product)
-    )
+    """The product with its stock moved; None when there is no such product, or it would go below 0 or up above the top.
+
+    It may stand above `stock_max` by what sales have given back.
+    """
+    moved = Product.stock + delta
+    allowed = moved >= 0 if delta < 0 else moved <= stock_max
+    statement = update(Product).where(Product.id == product_id, allowed).values(stock=moved).returning(Product)
     return (await session.scalars(statement, execution_options={"populate_existing": True})).one_or_none()
 
 

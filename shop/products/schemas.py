@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from shop.bounds import Description, Name
 from shop.products.models import Product
 
-# Far below the four bytes of the column, so that what sales give back always fits in beside it.
+# What may be put in by hand. What sales and orders give back comes on top, and fits into the eight bytes of the column.
 STOCK_MAX = 1_000_000_000
 # A price times any quantity that one line can have is a sum (`shop.bounds.SUM_MINOR_MAX`).
 PRICE_MINOR_MAX = 900_000_000_000

@@ -21,6 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from shop.bounds import TIME_MAX, TIME_MIN
 from shop.database import Base, Recorded
 
 
@@ -61,6 +62,7 @@ class Sale(Recorded, Base):
         CheckConstraint("orders_per_user >= 1", name="orders_per_user"),
         CheckConstraint("hold_seconds BETWEEN 1 AND 2592000", name="hold_seconds"),
         CheckConstraint("ends_at > starts_at", name="window"),
+        CheckConstraint(f"starts_at >= '{TIME_MIN}' AND ends_at <= '{TIME_MAX}'", name="horizon"),
         CheckConstraint("status IN ('draft', 'scheduled', 'ended', 'settled')", name="status"),
         CheckConstraint("watermark >= 0 AND watermark_balance >= 0", name="watermark"),
         CheckConstraint("held_back >= 0", name="held_back"),
@@ -127,6 +129,7 @@ class SaleChange(Recorded, Base):
         ),
         CheckConstraint("(kind = 'units') = (units_delta IS NOT NULL)", name="units_delta"),
         CheckConstraint("(kind = 'window') = (starts_at IS NOT NULL AND ends_at IS NOT NULL)", name="window"),
+        CheckConstraint(f"starts_at >= '{TIME_MIN}' AND ends_at <= '{TIME_MAX}'", name="horizon"),
         CheckConstraint("(outcome IS NULL) = (closed_at IS NULL)", name="closed"),
         Index("ix_sale_changes_open", "sale_id", "n", postgresql_where="outcome IS NULL"),
     )

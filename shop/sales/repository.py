@@ -5,13 +5,27 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import func, select, true, update
+from sqlalchemy import ColumnElement, DateTime, case, func, literal, select, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
+from shop.bounds import TIME_MAX, TIME_MIN
 from shop.sales.models import ChangeKind, LedgerRow, Sale, SaleChange, SaleEpoch, SaleStatus
 from shop.sales.recovery.models import Recovery
 
 ALIVE = (SaleStatus.SCHEDULED, SaleStatus.ENDED)
+
+
+def _readable(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The column, with times that nobody could say (`infinity`, the year 20000) as the nearest that can be said."""
+    if not isinstance(column.type, DateTime):
+        return column
+    first, last = literal(TIME_MIN, column.type), literal(TIME_MAX, column.type)
+    return case((column < first, first), (column > last, last), else_=column).label(column.key)
+
+
+# For those who only read: one row that somebody wrote by hand hides no other sale, nor itself.
+READABLE = aliased(Sale, select(*map(_readable, Sale.__table__.columns)).subquery(), adapt_on_names=True)
 
 
 class Entry(NamedTuple):
@@ -68,6 +82,11 @@ async def find(session: AsyncSession, sale_id: int) -> Sale | None:
     return await session.get(Sale, sale_id)
 
 
+async def read(session: AsyncSession, sale_id: int) -> Sale | None:
+    """The sale, to read."""
+    return (await session.execute(select(READABLE).where(READABLE.id == sale_id))).scalar_one_or_none()
+
+
 async def lock(session: AsyncSession, sale_id: int) -> Sale | None:
     """The sale, with its row locked until the transaction ends."""
     return await session.get(Sale, sale_id, with_for_update=True, populate_existing=True)
@@ -76,12 +95,12 @@ async def lock(session: AsyncSession, sale_id: int) -> Sale | None:
 async def page(
     session: AsyncSession, *, limit: int, starting_after: int | None, statuses: Sequence[SaleStatus] | None = None
 ) -> Sequence[Sale]:
-    """Up to `limit` sales, the newest first."""
-    query = select(Sale).order_by(Sale.id.desc()).limit(limit)
+    """Up to `limit` sales to read, the newest first."""
+    query = select(READABLE).order_by(READABLE.id.desc()).limit(limit)
     if starting_after is not None:
-        query = query.where(Sale.id < starting_after)
+        query = query.where(READABLE.id < starting_after)
     if statuses is not None:
-        query = query.where(Sale.status.in_(statuses))
+        query = query.where(READABLE.status.in_(statuses))
     return (await session.execute(query)).scalars().all()
 
 

@@ -71,7 +71,7 @@ async def list_sales(
 @router.get("/seckill/sales/{sale_id}", tags=["sales"], responses=problems(SaleNotFound, Invalid, Unavailable))
 async def read_sale(sale_id: SaleId, session: SessionDep) -> SaleRead:
     """One sale, with the server's time for a countdown."""
-    sale = await repository.find(session, sale_id)
+    sale = await repository.read(session, sale_id)
     if sale is None or sale.status not in PUBLIC:
         raise SaleNotFound
     return phase.read(sale, await repository.database_time(session))
@@ -97,7 +97,7 @@ async def list_sales_as_admin(
 @router.get("/admin/sales/{sale_id}", tags=["admin"], responses=problems(*REFUSED_TO_OTHERS, SaleNotFound))
 async def read_sale_as_admin(sale_id: SaleId, admin: CurrentAdmin, session: SessionDep) -> SaleAdminRead:
     """One sale with everything."""
-    sale = await repository.find(session, sale_id)
+    sale = await repository.read(session, sale_id)
     if sale is None:
         raise SaleNotFound
     return await _admin_read(session, sale)

@@ -1,6 +1,6 @@
 """Sales as JSON."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -11,6 +11,8 @@ from shop.sales.models import ChangeKind, SaleStatus
 
 UNITS_MAX = 100_000_000
 HOLD_SECONDS_MAX = 30 * 24 * 3600
+# The ledger knows no less.
+WINDOW_MIN = timedelta(milliseconds=1)
 
 Units = Annotated[int, Field(strict=True, ge=1, le=UNITS_MAX)]
 UnitsPerUser = Annotated[int, Field(strict=True, ge=1, le=10_000)]
@@ -38,7 +40,7 @@ class SaleCreate(BaseModel):
 
     @model_validator(mode="after")
     def _window(self) -> Self:
-        if self.ends_at <= self.starts_at:
+        if self.ends_at - self.starts_at < WINDOW_MIN:
             raise ValueError("ends_at must be after starts_at")
         return self
 
@@ -59,12 +61,18 @@ class SalePatch(BaseModel):
 
 
 class WindowChange(BaseModel):
-    """A new window. `starts_at` may only change before the start."""
+    """A new window: one of its times, or both. `starts_at` may only change before the start."""
 
     model_config = ConfigDict(extra="forbid")
 
     starts_at: Time | None = None
     ends_at: Time | None = None
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if self.starts_at is None and self.ends_at is None:
+            raise ValueError("starts_at or ends_at is needed")
+        return self
 
 
 class UnitsChange(BaseModel):

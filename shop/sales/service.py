@@ -5,7 +5,7 @@ see `shop.sales.changes` for what happens after the commit.
 """
 
 import os
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -15,21 +15,25 @@ from shop.auth import Actor
 from shop.errors import Invalid, NotEnoughStock, ProductNotFound, SaleNotFound, SaleStateConflict
 from shop.idempotency.service import Asked, once
 from shop.products import repository as products
+from shop.products.schemas import PRICE_MINOR_MAX
 from shop.sales import repository
 from shop.sales.models import ChangeKind, Sale, SaleChange, SaleEpoch, SaleStatus
-from shop.sales.schemas import UNITS_MAX, ChangeRead, SaleCreate, SalePatch
+from shop.sales.schemas import UNITS_MAX, WINDOW_MIN, ChangeRead, SaleCreate, SalePatch
 
 SALT_BYTES = 16
 
 
 async def create(session: AsyncSession, actor: Actor, wish: SaleCreate) -> Sale:
-    """Make a draft. No units leave the product yet. Raises ProductNotFound."""
+    """Make a draft. No units leave the product yet. Raises ProductNotFound, or Invalid for a price above the top."""
     product = await products.find(session, wish.product_id)
     if product is None:
         raise ProductNotFound
+    price_minor = product.price_minor if wish.price_minor is None else wish.price_minor
+    if price_minor > PRICE_MINOR_MAX:  # of a product from before there was a top
+        raise Invalid(f"A price is at most {PRICE_MINOR_MAX:,} minor units")
     sale = Sale(
         **wish.model_dump(exclude={"price_minor"}),
-        price_minor=product.price_minor if wish.price_minor is None else wish.price_minor,
+        price_minor=price_minor,
         currency=product.currency,
         salt=os.urandom(SALT_BYTES),
     )
@@ -47,7 +51,10 @@ async def edit(session: AsyncSession, actor: Actor, sale_id: int, patch: SalePat
     sale = await _locked(session, sale_id)
     if sale.status != SaleStatus.DRAFT:
         raise SaleStateConflict("Only a draft can be edited; use window, stock, pause, resume or close")
-    for name, value in patch.model_dump(exclude_unset=True, exclude_none=True).items():
+    changes = patch.model_dump(exclude_none=True)
+    if not changes:
+        return sale
+    for name, value in changes.items():
         setattr(sale, name, value)
     _check_window(sale.starts_at, sale.ends_at)
     record_admin_event(
@@ -56,7 +63,7 @@ async def edit(session: AsyncSession, actor: Actor, sale_id: int, patch: SalePat
         action="sale.edit",
         subject="sale",
         subject_id=sale_id,
-        **patch.model_dump(mode="json", exclude_unset=True),
+        **patch.model_dump(mode="json", exclude_none=True),
     )
     await session.flush()
     await session.refresh(sale)
@@ -200,5 +207,5 @@ async def _changeable(session: AsyncSession, sale_id: int) -> Sale:
 
 
 def _check_window(starts_at: datetime, ends_at: datetime) -> None:
-    if ends_at - starts_at < timedelta(milliseconds=1):
+    if ends_at - starts_at < WINDOW_MIN:
         raise Invalid("ends_at must be after starts_at", pointer="/ends_at")

@@ -74,6 +74,38 @@ def test_the_schema_goes_up_agrees_with_the_models_goes_down_and_up_again(empty_
     assert names(empty_settings) == made
 
 
+def test_times_that_nobody_could_read_become_the_nearest_that_can(empty_settings: Settings) -> None:
+    """Of sales that an earlier release has let in; their changes and the other sales stay what they are."""
+    migrate(empty_settings, "2026_11_26_index_stock_ledger")
+    rows = [("2030-01-01", "infinity"), ("-infinity", "2030-01-01"), ("2030-01-01", "2031-01-01")]
+
+    async def write() -> None:
+        connection = await asyncpg.connect(empty_settings.database_url.replace("+asyncpg", ""))
+        await connection.execute(
+            "INSERT INTO products (name, description, price_minor, currency, stock, published)"
+            " VALUES ('Phone', '', 1, 'EUR', 0, true)"
+        )
+        for starts_at, ends_at in rows:
+            await connection.execute(
+                "INSERT INTO sales (product_id, name, units, units_taken, price_minor, currency, units_per_user,"  # noqa: S608
+                " orders_per_user, hold_seconds, starts_at, ends_at, status, paused, salt, epoch, watermark,"
+                " watermark_balance, changes, held_back) VALUES (1, 'Sale', 1, 0, 1, 'EUR', 1, 1, 1,"
+                f" '{starts_at}', '{ends_at}', 'draft', false, '', 0, 0, 0, 0, 0)"
+            )
+        await connection.close()
+
+    async def years() -> list[tuple[int, int]]:
+        connection = await asyncpg.connect(empty_settings.database_url.replace("+asyncpg", ""))
+        found = await connection.fetch("SELECT starts_at, ends_at FROM sales ORDER BY id")
+        await connection.close()
+        return [(row["starts_at"].year, row["ends_at"].year) for row in found]
+
+    asyncio.run(write())
+    migrate(empty_settings)
+
+    assert asyncio.run(years()) == [(2030, 9000), (2000, 2030), (2030, 2031)]
+
+
 def test_two_that_migrate_at_once_do_not_disturb_each_other(empty_settings: Settings) -> None:
     """Every replica may try at its start: the advisory lock lets one work and the others find it done."""
     environment = {**os.environ, **environment_of(empty_settings)}

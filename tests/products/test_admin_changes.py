@@ -11,7 +11,7 @@ from shop.admin_events import AdminEvent
 from shop.auth import COMMAND_LINE
 from shop.cache import Cache
 from shop.database import Database
-from shop.errors import NotEnoughStock, ProductNotFound
+from shop.errors import Invalid, NotEnoughStock, ProductNotFound
 from shop.products import repository, service
 from shop.products.models import Product
 from shop.products.schemas import STOCK_MAX, ProductCreate, ProductPatch
@@ -255,6 +255,19 @@ async def test_the_stock_has_a_top(shop: Shop) -> None:
     )
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+
+
+async def test_a_stock_above_the_top_goes_down_but_not_up(database: Database, cache: Cache) -> None:
+    """Sales may give back more than anybody may put in."""
+    product = await make_product(database, cache, stock=STOCK_MAX)
+    async with database.transaction() as session:
+        await repository.give_stock(session, product.id, 2 * STOCK_MAX)
+
+    with pytest.raises(Invalid):
+        await move_stock(database, cache, product.id, 1)
+    await move_stock(database, cache, product.id, -1)
+
+    assert await stock_of(database, product.id) == 3 * STOCK_MAX - 1
 
 
 async def test_more_than_there_is_cannot_be_taken_out(shop: Shop) -> None:
