@@ -1,13 +1,13 @@
-"""Who is asking: bearer tokens, the set of blocked users, and the dependencies that routers name.
+"""Who is asking: bearer tokens, what was taken back of them, and the dependencies that routers name.
 
-`TokenVerifier` and `BlockedUsers` know nothing of FastAPI: the purchase lane calls them for every request.
+`TokenVerifier` and `Revocations` know nothing of FastAPI: the purchase lane calls them for every request.
 """
 
 import hmac
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -29,16 +29,24 @@ COMPACT_TOKEN = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 ADMIN = "admin"
 
 
+# Greater than every generation: no token of a blocked user is new enough.
+BLOCKED = 2**63
+
+
 class Identity(msgspec.Struct, frozen=True, gc=False):
-    """The user that a valid token names; `expires_at` is in seconds since 1970."""
+    """The user that a valid token names; `expires_at` is in seconds since 1970.
+
+    `generation` is the one that the user's tokens had when this was issued, see `Revocations`.
+    """
 
     user_id: str
     role: str
     expires_at: int
+    generation: int = 0
 
 
 class _Claims(msgspec.Struct, forbid_unknown_fields=True):
-    """Exactly what `issue_token` writes."""
+    """Exactly what `issue_token` writes; the release before wrote no generation."""
 
     sub: str
     role: str
@@ -46,18 +54,20 @@ class _Claims(msgspec.Struct, forbid_unknown_fields=True):
     aud: str
     iat: int
     exp: int
+    generation: int = 0
 
 
-def issue_token(settings: Settings, *, user_id: str, role: str) -> str:
-    """A token that is good for `token_lifetime_seconds`."""
+def issue_token(settings: Settings, *, user_id: str, role: str, generation: int = 0) -> str:
+    """A token that is good for `token_lifetime_seconds`, or until a later generation of this user's tokens begins."""
     now = int(time.time())
-    claims = {
+    claims: dict[str, str | int] = {
         "sub": user_id,
         "role": role,
         "iss": settings.token_issuer,
         "aud": settings.token_audience,
         "iat": now,
         "exp": now + settings.token_lifetime_seconds,
+        **({"generation": generation} if generation else {}),
     }
     return jwt.encode(claims, settings.secret, algorithm=ALGORITHM)
 
@@ -116,7 +126,7 @@ class TokenVerifier:
             return None
         if claims.iss != self._issuer or claims.aud != self._audience:
             return None
-        return _identity(claims.sub, claims.role, claims.exp)
+        return _identity(claims.sub, claims.role, claims.exp, claims.generation)
 
     def _verify_any(self, token: bytes) -> Identity:
         # The library skips characters that are not of base64; one token would have endless spellings.
@@ -131,9 +141,10 @@ class TokenVerifier:
                 audience=self._audience,
                 options={"require": list(REQUIRED_CLAIMS), "verify_iat": False},
             )
-            if not isinstance(claims["sub"], str) or not isinstance(claims["role"], str):
+            generation = claims.get("generation", 0)
+            if not isinstance(claims["sub"], str) or not isinstance(claims["role"], str) or type(generation) is not int:
                 raise Unauthorized
-            return _identity(claims["sub"], claims["role"], int(claims["exp"]))
+            return _identity(claims["sub"], claims["role"], int(claims["exp"]), generation)
         except Exception as error:
             # Whatever a hostile token makes the library raise, a RecursionError too, is a refusal.
             raise Unauthorized from error
@@ -144,18 +155,34 @@ class TokenVerifier:
         self._accepted[token] = identity
 
 
-class BlockedUsers:
-    """The users who may not do anything, as last read from Postgres."""
+class Revocations:
+    """What was taken back before it ran out, as last read from Postgres: who is blocked, and whose older tokens ended.
 
-    def __init__(self, ids: Iterable[str] = ()) -> None:
-        self._ids = frozenset(ids)
+    A change of password or role, or signing out everywhere, begins a new generation of the user's tokens. Only a token
+    of that generation or a later one is good. What follows the changes is `shop.users.following`.
+    """
 
-    def replace(self, ids: Iterable[str]) -> None:
-        """From now on these users are blocked, and no others."""
-        self._ids = frozenset(ids)
+    def __init__(self) -> None:
+        # The least generation that is good, by user. One look-up answers both questions: purchases ask for each.
+        self._least: dict[str, int] = {}
 
-    def __contains__(self, user_id: object) -> bool:
-        return user_id in self._ids
+    def check(self, identity: Identity) -> None:
+        """Whether this token is still good. Raises UserBlocked, or Unauthorized when it has ended."""
+        least = self._least.get(identity.user_id)
+        if least is None or identity.generation >= least:
+            return
+        if least == BLOCKED:
+            raise UserBlocked
+        raise Unauthorized("This token was revoked; sign in again")
+
+    def replace(self, blocked: Iterable[str], generations: Mapping[str, int]) -> None:
+        """From now on these users are blocked, these generations have begun, and nothing else was taken back."""
+        self._least = {**generations, **dict.fromkeys(blocked, BLOCKED)}
+
+    def begin(self, generations: Mapping[str, int]) -> None:
+        """These generations have begun, besides what is known. A blocked user stays blocked."""
+        for user_id, generation in generations.items():
+            self._least[user_id] = max(generation, self._least.get(user_id, 0))
 
 
 def _ascii(token: str | bytes) -> bytes:
@@ -164,10 +191,10 @@ def _ascii(token: str | bytes) -> bytes:
     return token.encode() if isinstance(token, str) else token
 
 
-def _identity(subject: str, role: str, expires_at: int) -> Identity:
-    if not SUBJECT.fullmatch(subject) or expires_at <= time.time():
+def _identity(subject: str, role: str, expires_at: int, generation: int) -> Identity:
+    if not SUBJECT.fullmatch(subject) or expires_at <= time.time() or not 0 <= generation < BLOCKED:
         raise Unauthorized
-    return Identity(subject, role, expires_at)
+    return Identity(subject, role, expires_at, generation)
 
 
 # The Authorize button of /docs asks this URL for a token.
@@ -176,10 +203,9 @@ _bearer = OAuth2PasswordBearer(tokenUrl="/v1/auth/token", auto_error=False)
 
 async def _current_user(request: Request, token: Annotated[str | None, Depends(_bearer)]) -> Identity:
     verifier: TokenVerifier = request.app.state.verifier
-    blocked: BlockedUsers = request.app.state.blocked
+    revocations: Revocations = request.app.state.revocations
     identity = verifier.verify(token or "")
-    if identity.user_id in blocked:
-        raise UserBlocked
+    revocations.check(identity)
     return identity
 
 

@@ -69,6 +69,10 @@ class UserBlocked(Forbidden):
     code, title = "user_blocked", "This account is blocked"
 
 
+class WrongPassword(Forbidden):
+    code, title = "wrong_password", "The current password is another one"
+
+
 class SaleNotStarted(Forbidden):
     code, title = "sale_not_started", "The sale has not started yet"
     members = (member.STARTS_AT, member.WITNESS.sometimes())
@@ -109,6 +113,10 @@ class Conflict(ShopError):
 
 class EmailTaken(Conflict):
     code, title = "email_taken", "An account with this e-mail address exists"
+
+
+class LastAdmin(Conflict):
+    code, title = "last_admin", "This is the last admin: make another one first"
 
 
 class NotEnoughStock(Conflict):

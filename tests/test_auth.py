@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from shop.auth import TOKEN_BYTES_MAX, BlockedUsers, TokenVerifier, issue_token
-from shop.errors import Unauthorized
+from shop.auth import TOKEN_BYTES_MAX, Identity, Revocations, TokenVerifier, issue_token
+from shop.errors import ShopError, Unauthorized
 from shop.settings import Settings
 
 HEADER = {"alg": "HS256", "typ": "JWT"}
@@ -236,10 +236,59 @@ def test_refused_tokens_are_not_remembered(settings: Settings) -> None:
     assert not verifier._accepted
 
 
-def test_a_set_of_blocked_users_is_replaced_as_a_whole() -> None:
-    blocked = BlockedUsers()
-    blocked.replace({"ada", "bob"})
-    blocked.replace(["bob"])
+def test_a_token_carries_its_generation(settings: Settings) -> None:
+    """One that was issued before there were generations is of the first."""
+    verifier = TokenVerifier(settings)
+    token = issue_token(settings, user_id="ada", role="shopper", generation=7)
 
-    assert "bob" in blocked
-    assert "ada" not in blocked
+    assert verifier.verify(token).generation == 7
+    assert verifier.verify(signed(settings)).generation == 0
+    assert verifier.verify(jwt.encode(claims_of(settings, generation=7), settings.secret)).generation == 7
+
+
+def said(revocations: Revocations, user_id: str, generation: int = 0) -> str:
+    """What is answered to a token: `good`, or the refusal's code."""
+    try:
+        revocations.check(Identity(user_id, "shopper", 0, generation))
+    except ShopError as error:
+        return error.code
+    return "good"
+
+
+def test_what_was_revoked_is_replaced_as_a_whole() -> None:
+    revocations = Revocations()
+    revocations.replace({"ada", "bob"}, {"cy": 5})
+    assert [said(revocations, name) for name in ("ada", "bob", "cy", "dan")] == [
+        "user_blocked", "user_blocked", "unauthorized", "good",
+    ]  # fmt: skip
+
+    revocations.replace(["bob"], {})
+
+    assert [said(revocations, name) for name in ("ada", "bob", "cy")] == ["good", "user_blocked", "good"]
+
+
+def test_only_the_newest_generation_known_and_later_ones_are_good() -> None:
+    """A token that was issued right after a change is good in a process that has not learned of the change."""
+    revocations = Revocations()
+    revocations.begin({"ada": 5})
+    revocations.begin({"ada": 3})
+
+    assert [said(revocations, "ada", generation) for generation in (0, 4, 5, 6)] == [
+        "unauthorized", "unauthorized", "good", "good",
+    ]  # fmt: skip
+
+
+def test_a_blocked_user_who_signs_out_stays_blocked() -> None:
+    revocations = Revocations()
+    revocations.replace({"ada"}, {})
+    revocations.begin({"ada": 5})
+
+    assert said(revocations, "ada", 6) == "user_blocked"
+
+
+@pytest.mark.parametrize("generation", [-1, 2**63, "1", 1.5, True, None, [1]])
+def test_a_token_whose_generation_is_no_number_is_refused(settings: Settings, generation: object) -> None:
+    claims = claims_of(settings) | {"generation": generation}
+
+    assert refused(settings, handmade(settings, HEADER, claims))
+    assert refused(settings, handmade(settings, {**HEADER, "kid": "1"}, claims))

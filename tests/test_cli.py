@@ -39,7 +39,7 @@ def test_every_command_explains_itself(tmp_path: Path) -> None:
     found = dict(commands(typer.main.get_command(app)))
 
     assert {("demo",), ("up",), ("reset",), ("api",), ("worker",), ("migrate",), ("openapi",)} <= found.keys()
-    assert {("user", name) for name in ("create", "tokens", "block")} <= found.keys()
+    assert {("user", name) for name in ("create", "tokens", "block", "role", "password", "sign-out")} <= found.keys()
     assert {("product", name) for name in ("create", "stock")} <= found.keys()
     assert ("order", "trail") in found
     verbs = ["create", "schedule", "window", "pause", "resume", "close", "stock", "audit", "quarantine", "recover"]
@@ -157,6 +157,9 @@ async def test_a_whole_sale_by_the_command_line(live_settings: Settings, tmp_pat
 
         admin = await shop("user", "create", "Admin@Example.com", "--admin", "--password", "a long password")
         assert (admin["email"], admin["role"]) == ("admin@example.com", "admin")
+        for _ in range(2):
+            kept = await shop("user", "role", admin["id"], "shopper", status=1)
+            assert kept["error"]["code"] == "last_admin"
         taken = await shop("user", "create", "admin@example.com", "--password", "a long password", status=1)
         assert taken["error"]["code"] == "email_taken"
         shoppers = await shop("user", "tokens", "--count", "3")
@@ -201,6 +204,22 @@ async def test_a_whole_sale_by_the_command_line(live_settings: Settings, tmp_pat
         assert (moved["outcome"], moved["ends_at"]) == ("applied", "2100-01-01T00:00:00Z")
         blocked = await shop("user", "block", shoppers[2]["user_id"])
         assert blocked == {"id": shoppers[2]["user_id"], "blocked": True}
+
+        assert (await shop("user", "role", shoppers[2]["user_id"], "admin"))["role"] == "admin"
+        assert await shop("user", "sign-out", "Admin@example.com") == {"id": admin["id"]}
+        assert (await shop("user", "sign-out", "nobody@example.com", status=1))["error"]["code"] == "not_found"
+        variables = environment_of(settings)
+        new = "Gr\u00fc\u00dfe aus K\u00f6ln"
+        said = await asyncio.to_thread(
+            run, tmp_path, "user", "password", "admin@example.com", answers=f"{new}\n", **variables
+        )
+        assert (said.status, new in said.output + said.errors) == (0, False), said
+        signed_in = await client.post("/v1/auth/token", data={"username": admin["email"], "password": new})
+        assert signed_in.status_code == 200
+        short = await asyncio.to_thread(
+            run, tmp_path, "user", "password", "admin@example.com", answers="short\n", **variables
+        )
+        assert (short.status, short.errors.startswith("error: new_password: ")) == (2, True), short
 
         order_id = (await buy(shoppers[1])).json()["id"]
         found = await shop("order", "trail", order_id)

@@ -29,7 +29,7 @@ from shop.app.context import RequestContext
 from shop.app.directory import follow_directory, follow_latches
 from shop.app.forwarding import Forwarded
 from shop.audit.explaining.service import explain_limiter
-from shop.auth import BlockedUsers, TokenVerifier
+from shop.auth import Revocations, TokenVerifier
 from shop.cache import Cache
 from shop.database import Database
 from shop.logs import configure_logs
@@ -46,8 +46,8 @@ from shop.seckill.gate import OverloadGate
 from shop.seckill.lane import PurchaseLane
 from shop.settings import Settings, get_settings
 from shop.stopping import end_tasks, keep_running
+from shop.users.following import follow_revocations
 from shop.users.passwords import Passwords
-from shop.users.service import follow_blocked
 from shop.users.throttle import sign_in_limiters
 
 EXPOSED_HEADERS = [
@@ -119,7 +119,7 @@ def create_app(settings: Settings) -> ShopApp:
     # What the process must learn waits behind no request: a closed sale sends its whole crowd to Postgres, until
     # the process has learned that it sells again.
     followed = Database(settings, application_name="shop-api", pool_max=FOLLOWERS_POOL_MAX)
-    verifier, blocked, passwords = TokenVerifier(settings), BlockedUsers(), Passwords(settings)
+    verifier, revocations, passwords = TokenVerifier(settings), Revocations(), Passwords(settings)
     gateway = HttpGateway(settings)
     gate = OverloadGate(
         delay_seconds_max=settings.overload_delay_seconds, refused_at_once_max=settings.overload_refused_at_once_max
@@ -128,14 +128,14 @@ def create_app(settings: Settings) -> ShopApp:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         # They are asked to stop first; who waits for a server that hangs is cancelled then, until he has ended.
-        stopping, looked = asyncio.Event(), asyncio.Event()
+        stopping, looked, read = asyncio.Event(), asyncio.Event(), asyncio.Event()
         followers: dict[str, Callable[[], Awaitable[None]]] = {
             "directory": lambda: follow_directory(
                 lane, followed, ledger, settings, requests=database, looked=looked, stopping=stopping
             ),
             "beats": lambda: follow_beats(lane, followed, settings, stopping),
             "latches": lambda: follow_latches(lane, settings, stopping),
-            "blocked": lambda: follow_blocked(followed, blocked, settings, stopping),
+            "revocations": lambda: follow_revocations(followed, revocations, settings, read=read, stopping=stopping),
             "connections": lambda: connections.keep(stopping),
             "changes": lambda: changes.follow(stopping),
             "changed_orders": lambda: look_again(followed, changes, settings, stopping),
@@ -145,10 +145,12 @@ def create_app(settings: Settings) -> ShopApp:
                 group.create_task(_keep_following(name, follow, settings, stopping))
                 for name, follow in followers.items()
             ]
-            # A process that does not know what is on sale would refuse the crowd that its predecessor served.
+            # A process that does not know what is on sale would refuse the crowd that its predecessor served, and one
+            # that does not know what was revoked would serve those whom its predecessor refused.
             with suppress(TimeoutError):
                 async with asyncio.timeout(FIRST_LOOK_SECONDS_MAX):
                     await looked.wait()
+                    await read.wait()
             yield {STATE: connections}
             stopping.set()
             await end_tasks(following, within=FOLLOWERS_END_SECONDS)
@@ -170,7 +172,7 @@ def create_app(settings: Settings) -> ShopApp:
     fastapi.state.order_reader = OrderReader(database, settings)
     fastapi.state.cache = Cache(side, settings)
     fastapi.state.verifier = verifier
-    fastapi.state.blocked = blocked
+    fastapi.state.revocations = revocations
     fastapi.state.passwords = passwords
     fastapi.state.limiters = sign_in_limiters(side, settings)
     fastapi.state.order_limiter = order_limiter(side, settings)
@@ -184,7 +186,7 @@ def create_app(settings: Settings) -> ShopApp:
         gate=gate,
         limiter=limiter,
         verifier=verifier,
-        blocked=blocked,
+        revocations=revocations,
         changes=changes,
     )
     fastapi.state.polls = lane.polls

@@ -3,20 +3,27 @@
 import getpass
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.admin_events import record_admin_event
 from shop.auth import COMMAND_LINE, issue_token
-from shop.cli.output import Clients, Json, emit, run, write
-from shop.users import repository, service
+from shop.cli.output import Clients, Json, Result, emit, run, write
+from shop.settings import get_settings
+from shop.users import service
 from shop.users.models import Role
 from shop.users.passwords import Passwords
-from shop.users.schemas import Registration
+from shop.users.schemas import PasswordReset, Registration
 
 TOKENS_MAX = 1_000_000
+PASSWORD_PROMPT = "Password (10 characters or more): "  # noqa: S105 - what is asked, not what is answered
+
+UserArgument = Annotated[str, typer.Argument(help="The id or the e-mail address of the account.")]
 
 app = typer.Typer(help="Accounts and tokens.", no_args_is_help=True)
 
@@ -80,23 +87,71 @@ def tokens(
 
 @app.command(epilog="Example: shop user block somebody@example.com")
 def block(
-    user: Annotated[str, typer.Argument(help="The id or the e-mail address of the account.")],
+    user: UserArgument,
     undo: Annotated[bool, typer.Option("--undo", help="Lift the block.")] = False,
     json: Json = False,
 ) -> None:
     """Refuse everything an account asks for; every process obeys within a second."""
 
-    async def work(clients: Clients) -> dict[str, str | bool]:
-        async with clients.database.transaction() as session:
-            found = await repository.find_by_email(session, service.canonical_email(user)) if "@" in user else None
-            user_id = found.id if found else user
-            await service.set_blocked(session, COMMAND_LINE, user_id=user_id, blocked=not undo)
+    async def change(session: AsyncSession, user_id: str) -> dict[str, str | bool]:
+        await service.set_blocked(session, COMMAND_LINE, user_id=user_id, blocked=not undo)
         return {"id": user_id, "blocked": not undo}
 
-    emit(run(work), as_json=json)
+    emit(_with_user(user, change), as_json=json)
+
+
+@app.command(epilog="Example: shop user role somebody@example.com admin")
+def role(
+    user: UserArgument,
+    role: Annotated[Role, typer.Argument(help="What the account may do from now on.")],
+    json: Json = False,
+) -> None:
+    """Give an account a role; tokens that name the one before end within a second."""
+
+    async def change(session: AsyncSession, user_id: str) -> dict[str, str]:
+        changed = await service.set_role(session, COMMAND_LINE, user_id=user_id, role=role)
+        return {"id": changed.id, "email": changed.email, "role": changed.role}
+
+    emit(_with_user(user, change), as_json=json)
+
+
+@app.command(epilog="Example: shop user password somebody@example.com < new-password.txt")
+def password(user: UserArgument, json: Json = False) -> None:
+    """Give an account another password, asked for or read from standard input; its tokens end within a second."""
+    chosen = getpass.getpass(PASSWORD_PROMPT) if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
+    new = PasswordReset(new_password=SecretStr(chosen)).new_password.get_secret_value()
+    passwords = Passwords(get_settings())
+
+    async def change(session: AsyncSession, user_id: str) -> dict[str, str]:
+        await service.set_password(session, passwords, COMMAND_LINE, user_id, new)
+        return {"id": user_id}
+
+    emit(_with_user(user, change), as_json=json)
+    passwords.close()
+
+
+@app.command(name="sign-out", epilog="Example: shop user sign-out somebody@example.com")
+def sign_out(user: UserArgument, json: Json = False) -> None:
+    """End every token of an account within a second."""
+
+    async def change(session: AsyncSession, user_id: str) -> dict[str, str]:
+        await service.sign_out_everywhere(session, user_id, actor=COMMAND_LINE)
+        return {"id": user_id}
+
+    emit(_with_user(user, change), as_json=json)
+
+
+def _with_user(user: str, change: Callable[[AsyncSession, str], Awaitable[Result]]) -> Result:
+    """Do this in one transaction with the account of an id or an e-mail address. Raises UserNotFound."""
+
+    async def work(clients: Clients) -> Result:
+        async with clients.database.transaction() as session:
+            return await change(session, await service.id_of(session, user))
+
+    return run(work)
 
 
 def _ask_password() -> str:
     if not sys.stdin.isatty():
         raise typer.BadParameter("give --password or SHOP_NEW_PASSWORD when there is no terminal")
-    return getpass.getpass("Password (10 characters or more): ")
+    return getpass.getpass(PASSWORD_PROMPT)

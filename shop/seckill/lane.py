@@ -11,8 +11,8 @@ import time
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shop.auth import BlockedUsers, TokenVerifier
-from shop.errors import Overloaded, ShopError, SoldOut, Unauthorized, UserBlocked
+from shop.auth import Revocations, TokenVerifier
+from shop.errors import Overloaded, ShopError, SoldOut, Unauthorized
 from shop.idempotency.keys import parse_key
 from shop.order_changes import Changes
 from shop.rate_limit import RateLimiter, limit
@@ -61,7 +61,7 @@ class PurchaseLane:
         gate: OverloadGate,
         limiter: RateLimiter,
         verifier: TokenVerifier,
-        blocked: BlockedUsers,
+        revocations: Revocations,
         changes: Changes,
     ) -> None:
         self.limiter = limiter
@@ -73,7 +73,7 @@ class PurchaseLane:
         self._app = app
         self.gate = gate
         self._verifier = verifier
-        self._blocked = blocked
+        self._revocations = revocations
         self._signer = Signer(settings.secret)
         self._body_bytes_max = settings.purchase_body_bytes_max
         self._deadline_seconds = settings.purchase_deadline_seconds
@@ -229,10 +229,9 @@ class PurchaseLane:
         """The buyer, the units that he wants, and his idempotency key. Raises a ShopError."""
         if authorization[:7].lower() != b"bearer ":
             raise Unauthorized
-        user_id = self._verifier.verify(authorization[7:]).user_id
-        if user_id in self._blocked:
-            raise UserBlocked
-        return user_id, parse_body(body).quantity, None if key is None else parse_key(key.decode("latin-1"))
+        identity = self._verifier.verify(authorization[7:])
+        self._revocations.check(identity)
+        return identity.user_id, parse_body(body).quantity, None if key is None else parse_key(key.decode("latin-1"))
 
     async def _sell(
         self,

@@ -19,6 +19,8 @@ SECRET_BYTES_MIN = 32
 NOT_FOR_PRODUCTION = ("Development only", "Tests only")
 # No bound, wait or rate is larger; beyond it the clocks and timers of some library overflow.
 NUMBER_MAX = 1_000_000_000
+# Every process remembers for so long whose tokens were revoked.
+TOKEN_LIFETIME_SECONDS_MAX = 7 * 24 * 3600
 
 
 class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSettings, PurchaseSettings):
@@ -108,8 +110,8 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
     """The `iss` claim of tokens."""
     token_audience: str = "shop"  # noqa: S105
     """The `aud` claim of tokens."""
-    token_lifetime_seconds: PositiveInt = 12 * 3600
-    """How long a token is valid."""
+    token_lifetime_seconds: int = Field(12 * 3600, ge=1, le=TOKEN_LIFETIME_SECONDS_MAX)
+    """How long a token is valid, unless it is revoked before."""
     token_cache_max: PositiveInt = 100_000
     """Verified tokens that one process remembers."""
     hashing_threads: PositiveInt = 2
@@ -121,7 +123,7 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
     sign_in_per_minute_per_account: PositiveInt = 10
     """Registrations and sign-ins for one account."""
     blocked_poll_seconds: PositiveFloat = 0.4
-    """How soon every process learns that an account is blocked."""
+    """How soon every process learns that an account is blocked, or that its tokens are revoked."""
 
     # The catalogue's cache.
     cache_ttl_seconds: PositiveFloat = 30.0

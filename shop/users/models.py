@@ -3,7 +3,7 @@
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import CheckConstraint, Index, String
+from sqlalchemy import BigInteger, CheckConstraint, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from shop.database import Base, Recorded, Xid8
@@ -23,6 +23,8 @@ class User(Recorded, Base):
         CheckConstraint("email = lower(email)", name="email_lower"),
         CheckConstraint("id ~ '^[A-Za-z0-9_-]{1,64}$'", name="id"),
         Index("ix_users_blocked_at", "blocked_at", postgresql_where="blocked_at IS NOT NULL"),
+        Index("ix_users_token_generation", "token_generation", postgresql_where="token_generation > 0"),
+        Index("ix_users_tokens_ended_tx", "tokens_ended_tx", postgresql_where="tokens_ended_tx IS NOT NULL"),
         Index("ix_users_tx", "tx", "id", postgresql_where="tx IS NOT NULL"),
     )
 
@@ -31,5 +33,9 @@ class User(Recorded, Base):
     password_hash: Mapped[str] = mapped_column(String(200))
     role: Mapped[Role] = mapped_column(String(16), default=Role.SHOPPER)
     blocked_at: Mapped[datetime | None]
+    token_generation: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """Only tokens of this generation are good: the millisecond at which it began, later than the one before."""
+    tokens_ended_tx: Mapped[int | None] = mapped_column(Xid8)
+    """Who began the generation, see `shop.database.Xid8`."""
     tx: Mapped[int | None] = mapped_column(Xid8)
     """Who registered has it, see `shop.database.Xid8`; accounts of load tests have none, and are not welcomed."""

@@ -1,17 +1,17 @@
-"""Accounts over HTTP: register, sign in, who am I; and for admins, block."""
+"""Accounts over HTTP: register, sign in and out, another password; and for admins, roles and blocks."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Path, Request, Response
 
-from shop.auth import ActorDep, CurrentUser, issue_token
+from shop.auth import ActorDep, CurrentAdmin, CurrentUser, issue_token
 from shop.database import SessionDep
 from shop.errors import (
     BadRequest,
     BodyTooLarge,
     EmailTaken,
-    Forbidden,
     Invalid,
+    LastAdmin,
     Overloaded,
     RateLimited,
     Unauthorized,
@@ -19,17 +19,28 @@ from shop.errors import (
     UserBlocked,
     UserNotFound,
     WrongCredentials,
+    WrongPassword,
 )
-from shop.problem_json import problems
+from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
 from shop.users import service
-from shop.users.schemas import Credentials, Registration, Token, UserRead
+from shop.users.models import User
+from shop.users.schemas import (
+    Credentials,
+    PasswordChange,
+    Registration,
+    RoleChange,
+    Token,
+    UserAdminRead,
+    UserRead,
+)
 from shop.users.throttle import throttle
 
 UserId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 router = APIRouter(prefix="/v1")
 
-BLOCKING = problems(Unauthorized, Forbidden, UserBlocked, UserNotFound, Invalid, Unavailable)
+OF_A_USER = problems(*REFUSED_TO_OTHERS, UserNotFound)
+OF_AN_ADMIN = problems(*REFUSED_TO_OTHERS, UserNotFound, LastAdmin)
 
 
 @router.post(
@@ -63,12 +74,18 @@ async def sign_in(form: Annotated[Credentials, Form()], request: Request, respon
     user = await service.sign_in(
         state.database, state.passwords, email=form.username, password=form.password.get_secret_value()
     )
-    # RFC 6749, section 5.1: nobody on the way may keep it.
-    response.headers["Cache-Control"] = "no-store"
-    return Token(
-        access_token=issue_token(state.settings, user_id=user.id, role=user.role),
-        expires_in=state.settings.token_lifetime_seconds,
-    )
+    return _token(user, request, response)
+
+
+@router.post(
+    "/auth/sign-out-everywhere",
+    status_code=204,
+    tags=["accounts"],
+    responses=problems(Unauthorized, UserBlocked, UserNotFound, Unavailable),
+)
+async def sign_out_everywhere(user: CurrentUser, session: SessionDep) -> None:
+    """End every token of this account, the one of this request too; every process obeys within a second."""
+    await service.sign_out_everywhere(session, user.user_id)
 
 
 @router.get("/me", tags=["accounts"], responses=problems(Unauthorized, UserBlocked, UserNotFound, Unavailable))
@@ -77,13 +94,80 @@ async def read_me(user: CurrentUser, session: SessionDep) -> UserRead:
     return UserRead.model_validate(await service.account(session, user.user_id))
 
 
-@router.post("/admin/users/{user_id}/block", status_code=204, tags=["admin"], responses=BLOCKING)
+@router.post(
+    "/me/password",
+    tags=["accounts"],
+    responses=problems(
+        BadRequest,
+        Unauthorized,
+        UserBlocked,
+        WrongPassword,
+        UserNotFound,
+        BodyTooLarge,
+        Invalid,
+        RateLimited,
+        Overloaded,
+        Unavailable,
+    ),
+)
+async def change_password(change: PasswordChange, user: CurrentUser, request: Request, response: Response) -> Token:
+    """Change the password and end every other token of this account within a second; here is a new one.
+
+    A try counts as one to sign in.
+    """
+    state = request.app.state
+    async with state.database.transaction() as session:
+        account = await service.account(session, user.user_id)
+    await throttle(request, email=account.email)
+    changed = await service.change_password(
+        state.database,
+        state.passwords,
+        account,
+        current=change.current_password.get_secret_value(),
+        new=change.new_password.get_secret_value(),
+    )
+    return _token(changed, request, response)
+
+
+@router.get("/admin/users/{user_id}", tags=["admin"], responses=OF_A_USER)
+async def read_user(user_id: UserId, admin: CurrentAdmin, session: SessionDep) -> UserAdminRead:
+    """One account."""
+    return UserAdminRead.model_validate(await service.account(session, user_id))
+
+
+@router.post("/admin/users/{user_id}/block", status_code=204, tags=["admin"], responses=OF_AN_ADMIN)
 async def block_user(user_id: UserId, actor: ActorDep, session: SessionDep) -> None:
     """Refuse everything this account asks for; every process obeys within a second."""
     await service.set_blocked(session, actor, user_id=user_id, blocked=True)
 
 
-@router.post("/admin/users/{user_id}/unblock", status_code=204, tags=["admin"], responses=BLOCKING)
+@router.post("/admin/users/{user_id}/unblock", status_code=204, tags=["admin"], responses=OF_A_USER)
 async def unblock_user(user_id: UserId, actor: ActorDep, session: SessionDep) -> None:
     """Lift the block of this account."""
     await service.set_blocked(session, actor, user_id=user_id, blocked=False)
+
+
+@router.post(
+    "/admin/users/{user_id}/role",
+    tags=["admin"],
+    responses=problems(*REFUSED_TO_OTHERS, *REFUSED_BODIES, UserNotFound, LastAdmin),
+)
+async def set_role(user_id: UserId, change: RoleChange, actor: ActorDep, session: SessionDep) -> UserAdminRead:
+    """Give this account a role, and end the tokens that name the one before within a second."""
+    return UserAdminRead.model_validate(await service.set_role(session, actor, user_id=user_id, role=change.role))
+
+
+@router.post("/admin/users/{user_id}/sign-out", status_code=204, tags=["admin"], responses=OF_A_USER)
+async def sign_user_out(user_id: UserId, actor: ActorDep, session: SessionDep) -> None:
+    """End every token of this account; every process obeys within a second."""
+    await service.sign_out_everywhere(session, user_id, actor=actor)
+
+
+def _token(user: User, request: Request, response: Response) -> Token:
+    settings = request.app.state.settings
+    # RFC 6749, section 5.1: nobody on the way may keep it.
+    response.headers["Cache-Control"] = "no-store"
+    return Token(
+        access_token=issue_token(settings, user_id=user.id, role=user.role, generation=user.token_generation),
+        expires_in=settings.token_lifetime_seconds,
+    )

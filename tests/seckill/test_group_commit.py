@@ -5,7 +5,7 @@ import asyncio
 import redis.asyncio as aioredis
 
 from shop.app import create_app
-from shop.auth import BlockedUsers, TokenVerifier
+from shop.auth import Revocations, TokenVerifier
 from shop.order_changes import Changes
 from shop.rate_limit import RateLimiter, rate_limiter
 from shop.seckill.gate import OverloadGate
@@ -60,7 +60,7 @@ async def test_a_process_never_goes_back_to_an_older_ledger(settings: Settings, 
         gate=OverloadGate(delay_seconds_max=1.0, refused_at_once_max=3_000),
         limiter=a_limiter(redis, settings),
         verifier=TokenVerifier(settings),
-        blocked=BlockedUsers(),
+        revocations=Revocations(),
         changes=Changes(redis, settings),
     )
 

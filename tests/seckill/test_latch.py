@@ -6,7 +6,7 @@ import pytest
 import redis.asyncio as aioredis
 
 from shop.app import create_app
-from shop.auth import BlockedUsers, TokenVerifier
+from shop.auth import Revocations, TokenVerifier
 from shop.order_changes import Changes
 from shop.rate_limit import rate_limiter
 from shop.sales.models import Sale
@@ -254,7 +254,7 @@ async def test_a_sale_may_be_taken_while_the_latches_are_polled(
         gate=OverloadGate(delay_seconds_max=1.0, refused_at_once_max=3_000),
         limiter=limiter,
         verifier=TokenVerifier(settings),
-        blocked=BlockedUsers(),
+        revocations=Revocations(),
         changes=Changes(redis, settings),
     )
 

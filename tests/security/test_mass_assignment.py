@@ -8,6 +8,8 @@ from tests.security.routes import document_of
 
 # RFC 6749, section 3.1: a token endpoint ignores parameters that it does not know; none of them is kept.
 IGNORES = {"Credentials"}
+# What one route is there for.
+NAMED = {("/v1/admin/users/{user_id}/role", "role")}
 NOT_THE_CLIENTS = {
     "id": 1,
     "user_id": "eve",
@@ -42,6 +44,8 @@ async def test_a_member_that_is_not_the_clients_is_refused_on_every_route(shop: 
     body = {member: NOT_THE_CLIENTS[member]}
     for route in (await document_of(shop)).routes:
         if route.media_type != "application/json" or (not route.needs_token and route.path != "/v1/users"):
+            continue
+        if (route.path, member) in NAMED:
             continue
         headers = {**shop.admin_headers(), "Idempotency-Key": new_user_id()}
         answer = await client.request(route.method, route.url, headers=headers, json=body)

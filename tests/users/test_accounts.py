@@ -124,6 +124,22 @@ async def test_half_a_surrogate_pair_is_no_password(shop: Shop) -> None:
     assert answer.status_code == 422
 
 
+async def test_a_password_is_the_same_from_every_keyboard(shop: Shop) -> None:
+    """Some send a letter and its accents one by one, in a form of their own for the sign-up or for the sign-in."""
+    composed, decomposed = "Gr\u00fc\u00dfe aus K\u00f6ln", "Gru\u0308\u00dfe aus Ko\u0308ln"
+    longest = ("\u00f6" * 128, "o\u0308" * 128)
+    for first, then in ((composed, decomposed), (decomposed, composed), longest):
+        email = new_email()
+        assert (await register(shop, email, first)).status_code == 201
+        assert (await sign_in(shop, email, then)).status_code == 200
+        assert (await sign_in(shop, email, then.upper())).status_code == 401
+
+
+@pytest.mark.parametrize("password", ["bell\x07 in a password", "two\nlines of it", "o\u0308" * 9, "\u00f6" * 129])
+async def test_a_new_password_is_measured_in_the_characters_that_a_person_sees(shop: Shop, password: str) -> None:
+    assert (await register(shop, new_email(), password)).status_code == 422
+
+
 async def test_passwords_are_never_echoed_or_logged(shop: Shop, capfd: pytest.CaptureFixture[str]) -> None:
     """Neither good ones nor those that are refused."""
     mark = secrets.token_hex(4)

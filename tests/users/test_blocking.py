@@ -7,14 +7,13 @@ import pytest
 from sqlalchemy import select
 
 from shop.admin_events import AdminEvent
-from shop.auth import COMMAND_LINE, BlockedUsers
+from shop.auth import COMMAND_LINE, Identity, Revocations
 from shop.database import Database
 from shop.errors import UserBlocked, UserNotFound
 from shop.settings import Settings
 from shop.stopping import end_tasks
-from shop.users import service
+from shop.users import following, repository, service
 from shop.users.passwords import Passwords
-from shop.users.repository import Fingerprint
 from tests.harness import Shop, wait_until
 
 PASSWORD = "correct horse battery"
@@ -35,6 +34,14 @@ async def actions(database: Database, user_id: str) -> list[str]:
     async with database.transaction() as session:
         statement = select(AdminEvent.action).where(AdminEvent.subject_id == user_id).order_by(AdminEvent.id)
         return list(await session.scalars(statement))
+
+
+def is_blocked(revocations: Revocations, user_id: str) -> bool:
+    try:
+        revocations.check(Identity(user_id, "shopper", 0))
+    except UserBlocked:
+        return True
+    return False
 
 
 async def test_a_blocked_account_is_refused_within_a_second_and_comes_back(shop: Shop) -> None:
@@ -105,7 +112,7 @@ async def test_any_change_of_the_set_changes_its_fingerprint(database: Database)
         for user_id, blocked in steps:
             await set_blocked(database, user_id, blocked=blocked)
         async with database.transaction() as session:
-            seen.append(await service.blocked_fingerprint(session))
+            seen.append((await repository.blocked_fingerprint(session))[0])
 
     assert seen[0] == seen[-1]
     assert len(set(seen)) == len(seen) - 1
@@ -117,35 +124,37 @@ async def test_the_last_known_set_counts_while_postgres_is_away(
     """The loop goes on by itself afterwards, and has said once what was wrong."""
     ada, bob = await make_shopper(database), await make_shopper(database)
     await set_blocked(database, ada, blocked=True)
-    blocked = BlockedUsers()
+    revocations = Revocations()
     polls, warnings = 0, []
-    monkeypatch.setattr(service, "_log", SimpleNamespace(warning=lambda event, **_: warnings.append(event)))
-    read = service._read_blocked
+    monkeypatch.setattr(following, "_log", SimpleNamespace(warning=lambda event, **_: warnings.append(event)))
+    read = following._read
 
-    async def away(database: Database, asking: BlockedUsers, seen: Fingerprint | None) -> Fingerprint:
+    async def away(database: Database, asking: Revocations, seen: following._Seen | None) -> following._Seen:
         nonlocal polls
-        if asking is not blocked:  # a shop that runs in this process as well
+        if asking is not revocations:  # a shop that runs in this process as well
             return await read(database, asking, seen)
         polls += 1
         raise ConnectionRefusedError("Postgres is away")
 
     async def holds(user_id: str) -> bool:
-        return user_id in blocked
+        return is_blocked(revocations, user_id)
 
     async def polled() -> bool:
         return polls >= 3
 
     quick = settings.model_copy(update={"blocked_poll_seconds": 0.01})
-    follower = asyncio.create_task(service.follow_blocked(database, blocked, quick, asyncio.Event()))
+    follower = asyncio.create_task(
+        following.follow_revocations(database, revocations, quick, read=asyncio.Event(), stopping=asyncio.Event())
+    )
     try:
         await wait_until(lambda: holds(ada))
-        monkeypatch.setattr(service, "_read_blocked", away)
+        monkeypatch.setattr(following, "_read", away)
         await wait_until(polled)
-        assert ada in blocked
+        assert is_blocked(revocations, ada)
         await set_blocked(database, bob, blocked=True)
-        monkeypatch.setattr(service, "_read_blocked", read)
+        monkeypatch.setattr(following, "_read", read)
         await wait_until(lambda: holds(bob))
     finally:
         await end_tasks([follower])
 
-    assert warnings == ["blocked_users_not_read"]
+    assert warnings == ["revocations_not_read"]

@@ -6,9 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from shop.database import Database
 from shop.errors import Overloaded
 from shop.settings import Settings
-from shop.users.passwords import UNUSABLE, Passwords
+from shop.users import repository, service
+from shop.users.models import Role
+from shop.users.passwords import UNUSABLE, Match, Passwords, normal_form
+
+COMPOSED, DECOMPOSED = "Gr\u00fc\u00dfe aus K\u00f6ln", "Gru\u0308\u00dfe aus Ko\u0308ln"
 
 
 @pytest.fixture
@@ -82,3 +87,78 @@ async def test_callers_who_leave_still_count_until_their_thread_is_free(password
     while passwords._under_way:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("typed", "normal"),
+    [
+        (DECOMPOSED, COMPOSED),
+        ("\u1112\u1161\u11ab passphrase", "\ud55c passphrase"),
+        ("\u212bngstr\u00f6m and more", "\u00c5ngstr\u00f6m and more"),
+        ("a\u0323\u0307 and a\u0307\u0323", "\u1ea1\u0307 and \u1ea1\u0307"),
+        ("a\u00a0b\u3000c\u2003d\u1680e", "a b c d e"),
+        ("Correct Horse \u00df \uff21", "Correct Horse \u00df \uff21"),
+        (" spaces around ", " spaces around "),
+    ],
+)
+def test_a_password_has_one_form_however_it_is_typed(typed: str, normal: str) -> None:
+    """RFC 8265, OpaqueString: composed, one kind of space; case, width and spaces at the ends mean something."""
+    assert normal_form(typed) == normal
+    assert normal_form(normal) == normal
+
+
+@pytest.mark.parametrize("control", ["\x00", "\t", "\n", "\x1b", "\x7f", "\x85", "\x9f"])
+def test_a_new_password_has_no_control_characters(control: str) -> None:
+    with pytest.raises(ValueError, match="control"):
+        normal_form(f"correct{control}horse battery")
+
+
+async def test_a_hash_is_the_one_of_every_spelling(passwords: Passwords) -> None:
+    kept = await passwords.hash(COMPOSED)
+
+    assert await passwords.verify(kept, DECOMPOSED) is Match.NORMAL
+    assert await passwords.verify(kept, COMPOSED.replace(" ", "\u00a0")) is Match.NORMAL
+    assert await passwords.verify(kept, COMPOSED.lower()) is Match.NONE
+
+
+async def test_a_wrong_password_costs_as_much_as_one_of_nobody(
+    passwords: Passwords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that has two forms, of which each is tried."""
+    kept, hasher, verified = await passwords.hash("correct horse battery"), passwords._hasher, 0
+    verify = type(hasher).verify
+
+    def count(self: object, *arguments: str) -> bool:
+        nonlocal verified
+        verified += 1
+        return verify(hasher, *arguments)
+
+    monkeypatch.setattr(type(hasher), "verify", count)
+    for typed, forms in ((COMPOSED, 1), (DECOMPOSED, 2), ("with\tcontrol", 1)):
+        for of in (kept, None, UNUSABLE):
+            verified = 0
+            assert not await passwords.verify(of, typed)
+            assert verified == forms, (typed, of)
+
+
+@pytest.mark.parametrize(
+    ("kept_of", "other_spelling"),
+    [(DECOMPOSED, COMPOSED), ("wide\u3000 spaces", "wide  spaces"), ("tab\tbed word", "")],
+)
+async def test_a_hash_of_the_time_before_the_one_form_is_still_good_and_is_replaced(
+    database: Database, settings: Settings, kept_of: str, other_spelling: str
+) -> None:
+    """After its first sign-in it is the one of every spelling; tokens are not ended by that."""
+    passwords = Passwords(settings)
+    kept = passwords._hasher.hash(kept_of)
+    async with database.transaction() as session:
+        await repository.add(session, user_id="ada", email="ada@example.com", password_hash=kept, role=Role.SHOPPER)
+
+    for password in filter(None, (kept_of, other_spelling, kept_of)):
+        user = await service.sign_in(database, passwords, email="ada@example.com", password=password)
+        assert user.token_generation == 0
+
+    async with database.transaction() as session:
+        user_now = await service.account(session, "ada")
+    assert (user_now.password_hash != kept) == bool(other_spelling)
+    passwords.close()

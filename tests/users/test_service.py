@@ -33,6 +33,11 @@ def test_ids_are_short_and_plain() -> None:
         ("ada@xn--bcher-kva.example.com", "ada@bücher.example.com"),
         ("ADA@BÜCHER.example.com", "ada@bücher.example.com"),
         ("no address", "no address"),
+        ("e\u0301va@bu\u0308cher.example.com", "\u00e9va@b\u00fccher.example.com"),
+        ("\u00c9va@XN--BCHER-KVA.example.com", "\u00e9va@b\u00fccher.example.com"),
+        # The small letter is one character with its accent, the capital is two.
+        ("J\u030cane@example.com", "\u01f0ane@example.com"),
+        ("\u0130@example.com", "i\u0307@example.com"),
     ],
 )
 def test_an_address_has_one_form(written: str, kept: str) -> None:
