@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "2026_11_30_follow_payments"
-down_revision = "2026_11_26_index_stock_ledger"
+down_revision = "2026_11_30_end_tokens"
 
 
 def _columns() -> list[sa.Column[object]]:
