@@ -37,6 +37,10 @@ class IdempotencyKeyMissing(BadRequest):
     code, title = "idempotency_key_missing", "This request needs an Idempotency-Key"
 
 
+class OriginRefused(BadRequest):
+    code, title = "origin_refused", "Pages of this origin may not ask this"
+
+
 class WebhookInvalid(BadRequest):
     code, title = "webhook_invalid", "The event is signed well, but it cannot be read"
 

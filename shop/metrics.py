@@ -4,13 +4,21 @@ Names carry one prefix and base units; labels are words and route templates, nev
 """
 
 import os
+import socket
+import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 from prometheus_client.multiprocess import MultiProcessCollector
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+PAGE_CONNECTIONS_MAX = 16
+PAGE_SECONDS_MAX = 5.0
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 REQUESTS = Counter("shop_http_requests_total", "Requests answered.", ["method", "route", "status"])
@@ -170,12 +178,62 @@ def _alive(pid: int) -> bool:
     return True
 
 
+class _PageServer(ThreadingMixIn, WSGIServer):
+    """A thread for each request, and not more of them than somebody who only connects could need descriptors for."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
+        self.address_family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        self._free = threading.BoundedSemaphore(PAGE_CONNECTIONS_MAX)
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+
+class _PageHandler(WSGIRequestHandler):
+    """It logs no requests, and does not wait for one for ever."""
+
+    timeout = PAGE_SECONDS_MAX
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def _page(registry: CollectorRegistry) -> Callable[[dict[str, Any], Callable[..., Any]], list[bytes]]:
+    """The library's page, for HEAD too."""
+    library = make_wsgi_app(registry)
+
+    def page(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        started: list[tuple[str, list[tuple[str, str]]]] = []
+        method = environ["REQUEST_METHOD"]
+        asked = {**environ, "REQUEST_METHOD": "GET" if method == "HEAD" else method}
+        body = b"".join(library(asked, lambda status, headers: started.append((status, headers))))
+        [(status, headers)] = started
+        headers = [(name, "GET, HEAD, OPTIONS" if name == "Allow" else value) for name, value in headers]
+        headers += [("Content-Length", str(len(body))), ("X-Content-Type-Options", "nosniff")]
+        start_response(status, headers)
+        return [] if method == "HEAD" else [body]
+
+    return page
+
+
 def serve_metrics(host: str, port: int) -> None:
     """Show the metrics on their own port, from a thread. Raises OSError when the port is taken."""
-    directory = os.environ.get(MULTIPROCESS_VARIABLE)
-    if directory is None:
-        start_http_server(port, host)
-        return
-    registry = CollectorRegistry()
-    _LivingProcesses(registry, Path(directory))
-    start_http_server(port, host, registry=registry)
+    registry = REGISTRY
+    if directory := os.environ.get(MULTIPROCESS_VARIABLE):
+        registry = CollectorRegistry()
+        _LivingProcesses(registry, Path(directory))
+    server = _PageServer((host, port), _PageHandler)
+    server.set_app(_page(registry))
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()

@@ -9,7 +9,6 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import shop.audit.explaining.router
@@ -26,8 +25,11 @@ from shop.app import document, operator, problems
 from shop.app.beats import follow_beats
 from shop.app.connections import STATE, Connections
 from shop.app.context import RequestContext
+from shop.app.cors import Cors
 from shop.app.directory import follow_directory, follow_latches
 from shop.app.forwarding import Forwarded
+from shop.app.methods import Methods
+from shop.app.pages import PageHeaders
 from shop.audit.explaining.service import explain_limiter
 from shop.auth import Revocations, TokenVerifier
 from shop.cache import Cache
@@ -49,28 +51,6 @@ from shop.stopping import end_tasks, keep_running
 from shop.users.following import follow_revocations
 from shop.users.passwords import Passwords
 from shop.users.throttle import sign_in_limiters
-
-EXPOSED_HEADERS = [
-    "ETag",
-    "Idempotency-Replayed",
-    "Link",
-    "Location",
-    "Preference-Applied",
-    "RateLimit",
-    "RateLimit-Policy",
-    "Retry-After",
-    "X-Request-Id",
-]
-ALLOWED_HEADERS = [
-    "Authorization",
-    "Content-Type",
-    "Idempotency-Key",
-    "If-None-Match",
-    "Last-Event-ID",
-    "Prefer",
-    "Receipt",
-    "X-Request-Id",
-]
 
 COLLECT_AFTER_ALLOCATIONS = 20_000
 FIRST_LOOK_SECONDS_MAX = 5.0
@@ -181,7 +161,7 @@ def create_app(settings: Settings) -> ShopApp:
         side, settings, name="buy", rate_per_second=settings.purchase_rate_per_second, burst=settings.purchase_burst
     )
     lane = PurchaseLane(
-        Forwarded(RequestContext(fastapi, settings), settings),
+        Forwarded(RequestContext(Methods(PageHeaders(fastapi), fastapi.routes), settings), settings),
         settings=settings,
         gate=gate,
         limiter=limiter,
@@ -191,7 +171,7 @@ def create_app(settings: Settings) -> ShopApp:
     )
     fastapi.state.polls = lane.polls
     connections = Connections(settings, lane, changes)
-    return ShopApp(fastapi, _around(lane, settings))
+    return ShopApp(fastapi, Cors(lane, settings) if settings.cors_origins else lane)
 
 
 async def _keep_following(
@@ -211,6 +191,8 @@ def _fastapi(settings: Settings, lifespan: object) -> FastAPI:
         **document.ABOUT,
         version=version("shop"),
         lifespan=lifespan,
+        # It would send the client wherever its Host says.
+        redirect_slashes=False,
         generate_unique_id_function=document.operation_id,
         separate_input_output_schemas=False,
     )
@@ -230,17 +212,4 @@ def _fastapi(settings: Settings, lifespan: object) -> FastAPI:
         operator.router,
     ):
         app.include_router(router)
-    return app
-
-
-def _around(lane: ASGIApp, settings: Settings) -> ASGIApp:
-    app = lane
-    if settings.cors_origins:
-        app = CORSMiddleware(
-            lane,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST", "PATCH", "DELETE"],
-            allow_headers=ALLOWED_HEADERS,
-            expose_headers=EXPOSED_HEADERS,
-        )
     return app

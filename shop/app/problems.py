@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from shop.app.methods import allowed_methods
 from shop.database import UNAVAILABLE_ERRORS, CommitUnknown, is_unavailable
 from shop.errors import BadRequest, BodyTooLarge, Invalid, ShopError, Unavailable, UnknownOutcome
 from shop.problem_json import MEDIA_TYPE, problem, problem_of_status
@@ -64,6 +65,8 @@ async def _http(request: Request, error: Exception) -> Response:
             return answer(kind(str(error.detail)), request.scope)
     response = answer(problem_of_status(error.status_code, str(error.detail)), request.scope)
     response.headers.update(error.headers or {})
+    if error.status_code == 405:
+        response.headers["Allow"] = ", ".join(allowed_methods(request.scope, request.app.routes))
     return response
 
 

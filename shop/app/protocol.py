@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 
 from shop.app.connections import STATE, Connections
 from shop.app.exchange import Exchange
-from shop.app.heads import problem_answer, set_target
+from shop.app.heads import problem_answer, set_target, valid_host
 from shop.app.sending import SendingProtocol
 from shop.errors import BadRequest, HeadTooLarge, RequestTimeout, ShopError
 
@@ -54,6 +54,7 @@ class ShopProtocol(SendingProtocol):
         self._head_bytes = self._unparsed_bytes = 0
         self._ended_another = False
         self._asked_to_go_on = True
+        self._hosts, self._valid_host = 0, b"-"
         self.aside = b""
 
     # What the transport calls.
@@ -126,7 +127,7 @@ class ShopProtocol(SendingProtocol):
         self._coming = None
         self._incomplete = self._in_head = True
         self._turned_away = False
-        self._head_bytes = self._unparsed_bytes = 0
+        self._head_bytes = self._unparsed_bytes = self._hosts = 0
         self._since = self.loop.time()
 
     def on_url(self, url: bytes) -> None:
@@ -140,7 +141,11 @@ class ShopProtocol(SendingProtocol):
         if self._in_head:  # A trailer is read, and is no header.
             name = name.lower()
             self._headers.append((name, value))
-            if name == b"expect" and value.lower() == b"100-continue":
+            if name == b"host":
+                self._hosts += 1
+                if value != self._valid_host:
+                    self._valid_host = valid_host(value)
+            elif name == b"expect" and value.lower() == b"100-continue":
                 self._asked_to_go_on = False
 
     def on_headers_complete(self) -> None:
@@ -156,6 +161,8 @@ class ShopProtocol(SendingProtocol):
             if version != "1.0":
                 raise BadRequest("This is not HTTP/1.1")
             scope["http_version"] = version
+        if self._hosts != 1 and (self._hosts or version == "1.1"):
+            raise BadRequest("A request has one Host")
         set_target(scope, self._url)
         keep_alive = version == "1.1" and parser.should_keep_alive() and not self._stopping
         if not self.exchanges and (refusal := self._connections.refusal(scope)) is not None:

@@ -42,6 +42,8 @@ def server_config(app: Any, settings: Settings, **more: Any) -> uvicorn.Config:
         log_config=None,
         backlog=BACKLOG,
         server_header=False,
+        # On every answer: what the shop says is what its type says, and no script.
+        headers=[("X-Content-Type-Options", "nosniff")],
         proxy_headers=False,  # the application does it, behind the purchase lane
         limit_concurrency=settings.connections_max,
         timeout_graceful_shutdown=settings.graceful_stop_seconds,

@@ -105,7 +105,9 @@ def create_app(provider: Provider, *, api_key: SecretStr, webhook_secret: str) -
             await end_tasks({sending})
 
     # Its pages of documentation would need a public CDN.
-    app = FastAPI(title="A payment provider's sandbox", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="A payment provider's sandbox", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     app.state.provider = provider
     app.state.api_key = api_key
     app.include_router(api)

@@ -86,8 +86,6 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
     """The metrics have a port of their own; 0 turns it off."""
     worker_metrics_port: int = Field(9101, ge=0, le=65535)
     """The worker's own metrics; 0 turns them off."""
-    cors_origins: list[str] = Field([])
-    """Origins of browsers that may use the API, as a JSON list."""
     body_bytes_max: PositiveInt = 64 * 1024
     """The largest body of any request."""
     purchase_body_bytes_max: PositiveInt = 4 * 1024

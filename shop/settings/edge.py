@@ -1,11 +1,49 @@
 """The settings of the edge: who stands between the shop and its clients, and what of a client is counted together."""
 
+import re
+from ipaddress import IPv6Address
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shop.client_addresses import TrustedProxies
+
+ORIGIN_RULE = (
+    "an origin is a scheme and a host, perhaps with a port, and no more: https://shop.example or http://localhost:3000;"
+    " `*` stands alone and lets every page in; `null` is no origin of anybody"
+)
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+HOST_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def normal_origin(text: str) -> str:
+    """An origin as browsers write it. Raises ValueError with the rule."""
+    try:
+        parts = urlsplit(text.strip())
+        scheme, port, host = parts.scheme.lower(), parts.port, _normal_host(parts.hostname or "")
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {ORIGIN_RULE}") from error
+    more = parts.path not in {"", "/"} or parts.query or parts.fragment or "@" in parts.netloc or set("?#") & set(text)
+    if more or not host or not SCHEME.fullmatch(scheme) or parts.netloc.endswith(":") or port == 0:
+        raise ValueError(f"{text!r}: {ORIGIN_RULE}")
+    return f"{scheme}://{host}" + ("" if port in {None, DEFAULT_PORTS.get(scheme)} else f":{port}")
+
+
+def _normal_host(host: str) -> str:
+    """In lower case, a name of other letters in its ASCII form; empty if it is none. Raises ValueError."""
+    if ":" in host:
+        return f"[{IPv6Address(host)}]"
+    ascii_host = host.rstrip(".").encode("idna").decode() if not host.isascii() else host.lower()
+    return ascii_host if all(HOST_LABEL.fullmatch(label) for label in ascii_host.split(".")) else ""
+
+
+def _origins(origins: list[str]) -> list[str]:
+    if origins == ["*"]:
+        return origins
+    return list(dict.fromkeys(normal_origin(each) for each in origins))
 
 
 def _proxies(text: str) -> str:
@@ -20,6 +58,8 @@ class EdgeSettings(BaseSettings):
 
     trusted_proxies: Annotated[str, AfterValidator(_proxies)] = "127.0.0.1,::1"
     """Proxies whose X-Forwarded-For and -Proto are believed: addresses, networks and `unix:`, comma-separated."""
+    cors_origins: Annotated[list[str], AfterValidator(_origins)] = Field([])
+    """Origins of browsers that may use the API, as a JSON list; `["*"]` is every one."""
     ipv6_client_prefix_bits: int = Field(64, ge=32, le=128)
     """Clients of IPv6 are counted by networks of this size: one client has all the addresses of its own."""
 

@@ -4,13 +4,17 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from shop.sales.models import Sale
+from shop.settings import Settings
+from tests.api.answers import problem_of
 from tests.harness import Shop, new_user_id, outcome, running_shop
 from tests.processes import copy_of
 
 ORIGIN = "https://shop.example"
 EXPOSED = {
+    "allow",
     "etag",
     "idempotency-replayed",
     "link",
@@ -19,6 +23,7 @@ EXPOSED = {
     "ratelimit",
     "ratelimit-policy",
     "retry-after",
+    "www-authenticate",
     "x-request-id",
 }
 
@@ -57,11 +62,11 @@ def exposed(answer: httpx.Response) -> set[str]:
 
 async def test_a_page_may_send_a_purchase_with_its_headers(open_to_one: Shop, sale: Sale) -> None:
     """The preflight of the lane's own route."""
-    wanted = "authorization, content-type, idempotency-key, prefer, x-request-id"
+    wanted = "authorization, content-type, idempotency-key, prefer, traceparent, tracestate, x-request-id"
 
     answer = await preflight(open_to_one, open_to_one.purchase_path(sale), headers=wanted)
 
-    assert answer.status_code == 200
+    assert (answer.status_code, answer.content) == (204, b"")
     assert answer.headers["access-control-allow-origin"] == ORIGIN
     allowed = {name.strip().lower() for name in answer.headers["access-control-allow-headers"].split(",")}
     assert set(wanted.split(", ")) <= allowed
@@ -95,9 +100,88 @@ async def test_a_page_of_another_origin_is_not_let_in(open_to_one: Shop, sale: S
     refused = await preflight(open_to_one, path, origin=origin, headers="authorization")
     answer = await (await open_to_one.client()).get("/v1/products", headers={"Origin": origin})
 
-    assert refused.status_code == 400
+    assert "origin" in problem_of(refused, 400, "origin_refused")["detail"]
     assert "access-control-allow-origin" not in refused.headers
     assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("asked", "wrong"),
+    [({"headers": "x-secret"}, "headers"), ({"method": "TRACE", "headers": "prefer"}, "method")],
+)
+async def test_a_preflight_that_is_refused_says_why_and_has_an_id(
+    open_to_one: Shop, asked: dict[str, str], wrong: str
+) -> None:
+    refused = await preflight(open_to_one, "/v1/orders", **asked)
+
+    assert wrong in problem_of(refused, 400, "origin_refused")["detail"]
+    assert refused.headers["access-control-allow-origin"] == ORIGIN
+
+
+@pytest.mark.parametrize("path", ["/livez", "/v1/products", "/openapi.json"])
+async def test_a_page_may_ask_with_head_and_the_trace_headers(open_to_one: Shop, path: str) -> None:
+    asked = await preflight(open_to_one, path, method="HEAD", headers="traceparent,tracestate")
+    answer = await (await open_to_one.client()).head(path, headers={"Origin": ORIGIN})
+
+    assert asked.status_code == 204
+    assert exposed(answer) == EXPOSED
+
+
+@pytest.mark.parametrize(
+    ("written", "origin"),
+    [
+        ("https://shop.example/", "https://shop.example"),
+        ("HTTPS://Shop.Example", "https://shop.example"),
+        ("https://shop.example:443", "https://shop.example"),
+        ("http://shop.example:80/", "http://shop.example"),
+        ("http://shop.example:443", "http://shop.example:443"),
+        (" https://shop.example ", "https://shop.example"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("https://bücher.example", "https://xn--bcher-kva.example"),
+        ("https://[2001:DB8::0:1]:8443", "https://[2001:db8::1]:8443"),
+        ("capacitor://localhost", "capacitor://localhost"),
+    ],
+)
+def test_an_origin_is_compared_as_browsers_write_it(written: str, origin: str) -> None:
+    """They send no slash, no default port, no capital and no letter beyond ASCII."""
+    settings = Settings(_env_file=None, environment="development", cors_origins=[written, origin])
+
+    assert settings.cors_origins == [origin]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["https://shop.example/path"],
+        ["https://shop.example?x=1"],
+        ["https://shop.example#x"],
+        ["https://user@shop.example"],
+        ["shop.example"],
+        ["//shop.example"],
+        ["https://"],
+        ["https://*.shop.example"],
+        ["https://shop.example:"],
+        ["https://shop.example:0"],
+        ["https://shop.example:99999"],
+        ["https://shop example"],
+        ["null"],
+        [""],
+        ["*", "https://shop.example"],
+    ],
+)
+def test_what_can_never_match_an_origin_stops_the_start(wrong: list[str]) -> None:
+    """With the rule, instead of an API that no page can use."""
+    with pytest.raises(ValidationError, match="an origin is a scheme and a host"):
+        Settings(_env_file=None, environment="development", cors_origins=wrong)
+
+
+async def test_a_star_lets_every_page_in_and_no_credentials(live_shop: Shop) -> None:
+    """Tokens are sent by the page itself; a browser adds nothing of its own."""
+    async with running_shop(copy_of(live_shop.settings, cors_origins=["*"]), worker=False) as shop:
+        answer = await (await shop.client()).get("/livez", headers={"Origin": "https://any.example"})
+
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert "access-control-allow-credentials" not in answer.headers
 
 
 async def test_without_the_setting_nobody_is_let_in(shop: Shop) -> None:

@@ -196,7 +196,7 @@ async def test_every_refusal_is_a_problem_document(shop: Shop, method: str, path
     assert {"type", "title", "status", "code", "request_id", "instance", "detail"} <= document.keys()
     assert document["request_id"] == answer.headers["x-request-id"]
     if status == 405:
-        assert answer.headers["allow"] == "GET"
+        assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
 
 
 async def test_the_type_of_a_problem_can_be_opened(shop: Shop) -> None:

@@ -1,0 +1,77 @@
+"""Which pages of other origins may use the API, and what they may send and see."""
+
+from uuid import uuid4
+
+import msgspec
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from shop.errors import OriginRefused
+from shop.problem_json import MEDIA_TYPE, problem
+from shop.seckill.requests import REQUEST_ID
+from shop.settings import Settings
+
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+ALLOWED_HEADERS = [
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-None-Match",
+    "Last-Event-ID",
+    "Prefer",
+    "Receipt",
+    "Traceparent",
+    "Tracestate",
+    "X-Request-Id",
+]
+EXPOSED_HEADERS = [
+    "Allow",
+    "ETag",
+    "Idempotency-Replayed",
+    "Link",
+    "Location",
+    "Preference-Applied",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Retry-After",
+    "WWW-Authenticate",
+    "X-Request-Id",
+]
+
+
+class Cors(CORSMiddleware):
+    """The origins of the settings; a preflight that is refused says why in a problem document."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        super().__init__(
+            app,
+            allow_origins=settings.cors_origins,
+            allow_methods=METHODS,
+            allow_headers=ALLOWED_HEADERS,
+            expose_headers=EXPOSED_HEADERS,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "OPTIONS":
+            headers = Headers(scope=scope)
+            if "origin" in headers and "access-control-request-method" in headers:
+                await self._preflight(scope["path"], headers)(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
+
+    def _preflight(self, path: str, asked: Headers) -> Response:
+        """204, or what of the question is not allowed."""
+        response = self.preflight_response(asked)
+        sent = asked.get("x-request-id", "")
+        request_id = sent if REQUEST_ID.fullmatch(sent.encode("latin-1")) else uuid4().hex
+        kept = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
+        headers = {**kept, "X-Request-Id": request_id}
+        if response.status_code == 200:
+            return Response(status_code=204, headers=headers)
+        refusal = OriginRefused(bytes(response.body).decode())
+        document = problem(refusal, instance=path, request_id=request_id)
+        return Response(
+            msgspec.json.encode(document), status_code=refusal.status, media_type=MEDIA_TYPE, headers=headers
+        )
