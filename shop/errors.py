@@ -5,6 +5,7 @@ ShopError                 a refusal: nothing was changed (but see UnknownOutcome
 ├── Unauthorized          401  no valid token
 ├── Forbidden             403  a valid token without the right
 ├── NotFound              404  no such thing, or not yours
+├── MethodNotAllowed      405  another method than those of the path
 ├── RequestTimeout        408  the request came too slowly
 ├── Conflict              409  the state of things does not allow it
 ├── Gone                  410  it is over
@@ -181,6 +182,10 @@ class OrderNotPaid(Conflict):
 class SaleEnded(ShopError):
     status, code, title = 410, "sale_ended", "The sale is over"
     members = (member.ENDED_AT, member.WITNESS.sometimes())
+
+
+class MethodNotAllowed(ShopError):
+    status, code, title = 405, "method_not_allowed", "This path does not have this method"
 
 
 class RequestTimeout(ShopError):

@@ -1,9 +1,20 @@
 """The one place that turns a refusal into a problem document (RFC 9457), and tells OpenAPI of it."""
 
+import re
 from http import HTTPStatus
 from typing import Any
 
-from shop.errors import BadRequest, BodyTooLarge, Forbidden, Invalid, ShopError, Unauthorized, Unavailable, UserBlocked
+from shop.errors import (
+    BadRequest,
+    BodyTooLarge,
+    Forbidden,
+    Invalid,
+    ShopError,
+    Unauthorized,
+    Unavailable,
+    UnsupportedMediaType,
+    UserBlocked,
+)
 from shop.http_headers import headers
 from shop.problem_members import VIOLATION
 
@@ -12,7 +23,7 @@ MEDIA_TYPE = "application/problem+json"
 RETRYABLE_STATUSES = frozenset({429, 503, 504})
 # How every route of admins may refuse, and every route that takes a body.
 REFUSED_TO_OTHERS = (Unauthorized, Forbidden, UserBlocked, Invalid, Unavailable)
-REFUSED_BODIES = (BadRequest, BodyTooLarge)
+REFUSED_BODIES = (BadRequest, BodyTooLarge, UnsupportedMediaType)
 
 
 def problem(error: ShopError, *, instance: str, request_id: str) -> dict[str, Any]:
@@ -43,15 +54,28 @@ def refusals() -> dict[str, type[ShopError]]:
     return found
 
 
-def problem_of_status(status: int, detail: str | None = None) -> ShopError:
-    """A refusal for a bare HTTP status: the shop's own, if it has one of that name; for the 405 of the router not."""
-    phrase = HTTPStatus(status).phrase
-    code = phrase.lower().replace(" ", "_")
+def problem_of_code(code: str) -> ShopError | None:
+    """The refusal with this code: the shop's own, or a bare HTTP status by its phrase (`bad_gateway`); else None."""
     if (known := refusals().get(code)) is not None:
-        return known(detail)
-    error = ShopError(detail)
-    error.status, error.code, error.title = status, code, phrase
+        return known()
+    for status in HTTPStatus:
+        if status >= HTTPStatus.BAD_REQUEST and code == _code_of(status):
+            error = ShopError()
+            error.status, error.code, error.title = status.value, code, status.phrase
+            return error
+    return None
+
+
+def problem_of_status(status: int, detail: str | None = None) -> ShopError:
+    """A refusal for a bare HTTP status: the shop's own, if it has one of that name."""
+    error = problem_of_code(_code_of(HTTPStatus(status)))
+    assert error is not None  # noqa: S101 - only what refuses is asked for
+    error.detail = detail
     return error
+
+
+def _code_of(status: HTTPStatus) -> str:
+    return "_".join(re.findall("[a-z]+", status.phrase.lower()))
 
 
 PROBLEM: dict[str, Any] = {

@@ -1,28 +1,36 @@
 """For operators: is the process alive, is it ready, and what version is it."""
 
+from html import escape
 from importlib.metadata import version
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 
+from shop.advice import ADVICE, ADVICE_BY_CLASS
 from shop.errors import Invalid, NotFound
-from shop.problem_json import RETRYABLE_STATUSES, problems, refusals
+from shop.json_bodies import JsonRoute
+from shop.problem_json import RETRYABLE_STATUSES, problem_of_code, problems
 from shop.readiness import readiness
 
-CODE_LENGTH_MAX = 64
+router = APIRouter(tags=["operator"], route_class=JsonRoute)
 
-router = APIRouter(tags=["operator"])
+
+ERROR_PAGE = (
+    '<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+    "<h1>{title}</h1><p>{advice}</p><p>Status {status}, code <code>{code}</code>.</p></html>"
+)
 
 
 class ErrorRead(BaseModel):
-    """One way in which the shop refuses."""
+    """One way in which the shop refuses, and what to do about it."""
 
     code: str
     status: int
     title: str
     retryable: bool
+    advice: str
 
 
 @router.get("/livez", summary="Is the process alive?")
@@ -37,13 +45,34 @@ async def read_version() -> dict[str, str]:
     return {"version": version("shop")}
 
 
-@router.get("/errors/{code}", responses=problems(NotFound, Invalid))
-async def explain_error(code: Annotated[str, Path(max_length=CODE_LENGTH_MAX)]) -> ErrorRead:
-    """What the `type` of a problem document points to."""
-    kind = refusals().get(code)
-    if kind is None:
-        raise NotFound(f"There is no error {code!r}")
-    return ErrorRead(code=kind.code, status=kind.status, title=kind.title, retryable=kind.status in RETRYABLE_STATUSES)
+@router.get(
+    "/errors/{code}",
+    response_model=ErrorRead,
+    responses={
+        200: {"description": "For people as HTML, if `Accept` names it.", "content": {"text/html": {}}},
+        **problems(NotFound, Invalid),
+    },
+)
+async def explain_error(
+    code: Annotated[str, Path(max_length=64, description="The last part of a problem's `type`.")],
+    accept: Annotated[str, Header(include_in_schema=False)] = "",
+) -> Response:
+    """What the `type` of a problem document points to: the meaning of a refusal, and what to do about it."""
+    error = problem_of_code(code)
+    if error is None:
+        raise NotFound("There is no error with this code")
+    read = ErrorRead(
+        code=error.code,
+        status=error.status,
+        title=error.title,
+        retryable=error.status in RETRYABLE_STATUSES,
+        advice=ADVICE.get(error.code) or ADVICE_BY_CLASS[error.status // 100],
+    )
+    headers = {"Vary": "Accept"}
+    if "text/html" in accept:
+        told = {name: escape(str(value)) for name, value in read.model_dump().items()}
+        return HTMLResponse(ERROR_PAGE.format_map(told), headers=headers)
+    return JSONResponse(read.model_dump(), headers=headers)
 
 
 @router.get(

@@ -11,7 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from shop.app.methods import allowed_methods
 from shop.database import UNAVAILABLE_ERRORS, CommitUnknown, is_unavailable
-from shop.errors import BadRequest, BodyTooLarge, Invalid, ShopError, Unavailable, UnknownOutcome
+from shop.errors import BadRequest, BodyTooLarge, IdempotencyKeyMissing, Invalid, ShopError, Unavailable, UnknownOutcome
+from shop.json_bodies import UNREADABLE
 from shop.problem_json import MEDIA_TYPE, problem, problem_of_status
 from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown
 from shop.violations import violations
@@ -53,9 +54,14 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     found = error.errors()
-    if any(each["type"] == "json_invalid" for each in found):
-        return answer(BadRequest("The body is not JSON"), request.scope)
-    return answer(Invalid("The request breaks a rule", errors=violations(found)), request.scope)
+    if (unreadable := request.scope.get(UNREADABLE)) is not None:
+        return answer(unreadable, request.scope)
+    missing = {each["loc"] for each in found if each["type"] == "missing"}
+    if ("body",) in missing:
+        return answer(BadRequest("The body is empty"), request.scope)
+    if ("header", "Idempotency-Key") in missing:
+        return answer(IdempotencyKeyMissing(), request.scope)
+    return answer(Invalid(errors=violations(found)), request.scope)
 
 
 async def _http(request: Request, error: Exception) -> Response:

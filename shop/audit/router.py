@@ -13,10 +13,11 @@ from shop.errors import (
     SaleNotFound,
     SaleStateConflict,
 )
+from shop.json_bodies import JsonRoute
 from shop.problem_json import REFUSED_TO_OTHERS, problems
 from shop.seckill.order_ids import SALE_ID_MAX
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
 
 @router.get(

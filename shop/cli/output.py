@@ -73,7 +73,7 @@ def keyed(key: str | None, *words: object) -> Iterator[Asked]:
     Keep it around the work and the output. When the command was carried out and cannot say so, or when nobody can tell
     whether it was, its error names the key to repeat it with.
     """
-    key = parse_key(key) or uuid4().hex
+    key = uuid4().hex if key is None else parse_key(key)
     try:
         yield Asked(COMMAND_LINE.id, key, fingerprint("shop", " ".join(map(str, words)), b""))
     except (CommitUnknown, KeyboardInterrupt) as error:

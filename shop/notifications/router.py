@@ -14,6 +14,7 @@ from shop.errors import (
     WebhookNotFound,
     WebhookUrlRefused,
 )
+from shop.json_bodies import JsonRoute
 from shop.notifications import repository, service
 from shop.notifications.schemas import (
     ID_MAX,
@@ -34,7 +35,7 @@ AfterWebhook = Annotated[WrittenWebhookId | None, Query(description="The last id
 AfterDelivery = Annotated[WrittenId | None, Query(description="The last id of the page before.")]
 OfWebhook = Annotated[WrittenWebhookId | None, Query(description="Only those of this webhook.")]
 
-router = APIRouter(prefix="/v1/admin/webhooks", tags=["admin"])
+router = APIRouter(prefix="/v1/admin/webhooks", tags=["admin"], route_class=JsonRoute)
 
 
 @router.post(

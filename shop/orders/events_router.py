@@ -19,6 +19,7 @@ from shop.errors import (
     Unavailable,
     UserBlocked,
 )
+from shop.json_bodies import JsonRoute
 from shop.order_changes import Changes, Listener
 from shop.orders import service
 from shop.orders.following import is_final, stream
@@ -41,7 +42,7 @@ EVENT = {
 # A proxy must neither keep the events nor hold them back until there are more.
 HEADERS = {"Cache-Control": "private, no-store", "Vary": "Authorization", "X-Accel-Buffering": "no"}
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
 
 async def _listener(order_id: OrderId, _: CurrentUser, request: Request) -> AsyncIterator[Listener]:
@@ -72,7 +73,10 @@ async def follow_order(
     listener: Annotated[Listener, Depends(_listener)],
     session: SessionDep,
     last_event_id: Annotated[
-        str | None, Header(description="The `id` of the last event that has come: that state is not sent again.")
+        str | None,
+        Header(
+            alias="Last-Event-ID", description="The `id` of the last event that has come: that state is not sent again."
+        ),
     ] = None,
 ) -> Response:
     """The state of an order now, then again at each change, as server-sent events.

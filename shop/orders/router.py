@@ -39,19 +39,23 @@ from shop.errors import (
 )
 from shop.http_headers import headers
 from shop.idempotency.keys import parse_key
+from shop.idempotency.requests import NeededKey, OptionalKey
+from shop.json_bodies import JsonRoute
 from shop.orders import claims, placing, repeats, repository, service, versions
-from shop.orders.schemas import OrderId, OrderPage, OrderRead, OrderRequest, OrderSummary, PurchaseRead, PurchaseRequest
-from shop.problem_json import problems
+from shop.orders.schemas import OrderId, OrderPage, OrderRead, OrderRequest, OrderSummary, PurchaseRead
+from shop.problem_json import REFUSED_BODIES, problems
 from shop.rate_limit import limit as admit
 from shop.seckill.order_ids import SALE_ID_MAX
+from shop.seckill.requests import PurchaseRequest
 from shop.seckill.waiting import WAIT_SECONDS_MAX
 
 SaleId = Annotated[int, Digits(0, SALE_ID_MAX, SaleNotFound), Path()]
 AfterOrder = Annotated[Annotated[UUID, Hyphenated()] | None, Query(description="The last id of the page before.")]
-NeededKey = Annotated[str | None, Header(alias="Idempotency-Key", description="Needed: 1–128 visible ASCII.")]
-ReceiptHeader = Annotated[str | None, Header(max_length=1024, description="The receipt of the 202.")]
-KeyHeader = Annotated[str | None, Header(alias="Idempotency-Key", max_length=130, description="1–128 visible ASCII.")]
-PreferHeader = Annotated[str | None, Header(description=f"`wait=N` (RFC 7240), N up to {WAIT_SECONDS_MAX} seconds.")]
+ReceiptHeader = Annotated[str | None, Header(alias="Receipt", max_length=1024, description="The receipt of the 202.")]
+KnownTag = Annotated[str | None, Header(alias="If-None-Match", description="The `ETag` of the state that is known.")]
+PreferHeader = Annotated[
+    str | None, Header(alias="Prefer", description=f"`wait=N` (RFC 7240), N up to {WAIT_SECONDS_MAX} seconds.")
+]
 
 PURCHASE_PROBLEMS = problems(
     BadRequest,
@@ -75,14 +79,13 @@ PURCHASE_PROBLEMS = problems(
     UnknownOutcome,
 )
 PLACE_PROBLEMS = problems(
-    BadRequest,
+    *REFUSED_BODIES,
     IdempotencyKeyMissing,
     IdempotencyKeyInvalid,
     Unauthorized,
     UserBlocked,
     ProductNotFound,
     NotEnoughStock,
-    BodyTooLarge,
     Invalid,
     IdempotencyMismatch,
     RateLimited,
@@ -92,8 +95,7 @@ PLACE_PROBLEMS = problems(
 # A browser keeps the answer, and asks each time whether it still holds.
 REVALIDATED = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
 
-# The lane takes a purchase without a Content-Type as JSON; its repeat from a row must not be refused for that.
-router = APIRouter(prefix="/v1", strict_content_type=False)
+router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
 
 @router.post(
@@ -126,7 +128,7 @@ async def purchase(
     request: Request,
     response: Response,
     session: SessionDep,
-    idempotency_key: KeyHeader = None,
+    idempotency_key: OptionalKey = None,
     prefer: PreferHeader = None,
 ) -> PurchaseRead:
     """Reserve units of a sale. Without a key, a repeat while the order is open is the same order.
@@ -139,7 +141,7 @@ async def purchase(
         session,
         sale_id=sale_id,
         user_id=buyer.user_id,
-        key=parse_key(idempotency_key),
+        key=None if idempotency_key is None else parse_key(idempotency_key),
         quantity=wish.quantity,
         settings=request.app.state.settings,
     )
@@ -173,19 +175,16 @@ async def place_order(
     response: Response,
     session: SessionDep,
     cache: CacheDep,
-    idempotency_key: NeededKey = None,
+    idempotency_key: NeededKey,
 ) -> OrderRead:
     """Order products of the catalogue at its prices, all lines or none. The key makes a retry the same order."""
-    key = parse_key(idempotency_key)
-    if key is None:
-        raise IdempotencyKeyMissing
     state = request.app.state
     await admit(state.order_limiter, buyer.user_id)
     placed = await placing.place(
         session,
         cache,
         user_id=buyer.user_id,
-        key=key,
+        key=parse_key(idempotency_key),
         units={line.product_id: line.quantity for line in wish.lines},
         hold_seconds=state.settings.order_hold_seconds,
     )
@@ -229,7 +228,9 @@ async def read_order(
     buyer: CurrentUser,
     request: Request,
     session: SessionDep,
-    if_none_match: Annotated[str | None, Header(description="The `ETag` of the state that is known.")] = None,
+    if_none_match: Annotated[
+        str | None, Header(alias="If-None-Match", description="The `ETag` of the known state.")
+    ] = None,
     receipt: ReceiptHeader = None,
 ) -> Response:
     """One order. While its row is on the way it is answered from the ledger, as `reserved`.

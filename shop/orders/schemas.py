@@ -28,14 +28,6 @@ Moment = Annotated[
 ]
 
 
-class PurchaseRequest(BaseModel):
-    """How many units the buyer wants."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    quantity: Annotated[int, Field(strict=True, ge=1, le=QUANTITY_MAX)] = 1
-
-
 class PurchaseRead(BaseModel):
     """What was promised. `status` is `reserved` until the units are back, then `released`; `Location` tells more."""
 

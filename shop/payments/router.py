@@ -1,13 +1,10 @@
 """Payments over HTTP: for buyers, for the provider, and for admins who refund."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from shop.auth import ActorDep, CurrentAdmin, CurrentUser
 from shop.database import SessionDep
 from shop.errors import (
-    BadRequest,
     BodyTooLarge,
     Forbidden,
     IdempotencyKeyInvalid,
@@ -30,18 +27,17 @@ from shop.errors import (
 )
 from shop.http_headers import headers
 from shop.idempotency.keys import parse_key
-from shop.idempotency.requests import KEY_PROBLEMS, REPLAYED, AskedDep, answer
+from shop.idempotency.requests import KEY_PROBLEMS, REPLAYED, AskedDep, NeededKey, answer
 from shop.idempotency.service import once
+from shop.json_bodies import JsonRoute
 from shop.orders.schemas import OrderId
 from shop.payments import repository, service
 from shop.payments.events import take
 from shop.payments.schemas import MoneyReport, PaymentRead, RefundRead, RefundRequest
 from shop.payments.webhook_signature import parse_webhook
-from shop.problem_json import problems
+from shop.problem_json import REFUSED_BODIES, problems
 
-NeededKey = Annotated[str | None, Header(alias="Idempotency-Key", description="Needed: 1–128 visible ASCII.")]
-
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
 
 @router.post(
@@ -72,15 +68,13 @@ router = APIRouter(prefix="/v1")
     },
 )
 async def start_payment(
-    order_id: OrderId, buyer: CurrentUser, request: Request, response: Response, idempotency_key: NeededKey = None
+    order_id: OrderId, buyer: CurrentUser, request: Request, response: Response, idempotency_key: NeededKey
 ) -> PaymentRead:
     """Say where to pay. An order has one payment: asking again gives the same one, and never extends the hold.
 
     If the provider has ended it unpaid, asking again begins the next attempt while the hold lasts.
     """
     key = parse_key(idempotency_key)
-    if key is None:
-        raise IdempotencyKeyMissing
     state = request.app.state
     started = await service.start(
         state.database,
@@ -117,14 +111,13 @@ async def receive_webhook(request: Request, session: SessionDep) -> None:
     responses={
         202: {"headers": headers("Idempotency-Replayed")},
         **problems(
-            BadRequest,
+            *REFUSED_BODIES,
             *KEY_PROBLEMS,
             Unauthorized,
             Forbidden,
             UserBlocked,
             OrderNotFound,
             OrderNotPaid,
-            BodyTooLarge,
             Invalid,
             Unavailable,
             UnknownOutcome,

@@ -18,6 +18,7 @@ from shop.errors import (
 from shop.http_headers import headers
 from shop.idempotency.requests import KEY_PROBLEMS, AskedDep, answer
 from shop.idempotency.service import once
+from shop.json_bodies import JsonRoute
 from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
 from shop.products import repository, service
 from shop.products.schemas import (
@@ -33,7 +34,7 @@ from shop.products.schemas import (
 ProductId = Annotated[int, Digits(1, ROW_ID_MAX, ProductNotFound), Path()]
 StartingAfter = Annotated[WrittenId | None, Query(description="The last id of the page before.")]
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
 
 @router.get("/products", tags=["products"], response_model=ProductPage, responses=problems(Invalid, Unavailable))

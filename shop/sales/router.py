@@ -24,6 +24,7 @@ from shop.errors import (
 from shop.faults import fault_point
 from shop.http_headers import headers
 from shop.idempotency.requests import KEY_PROBLEMS, REPLAYED, AskedDep
+from shop.json_bodies import JsonRoute
 from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
 from shop.sales import phase, repository, service
 from shop.sales.changes import ChangeOutOfOrder, outcome_of
@@ -51,7 +52,7 @@ PENDING: dict[int | str, dict[str, Any]] = {
     202: {"description": "Recorded; the ledger has not answered yet, and will.", "model": ChangeRead}
 }
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
 log = structlog.get_logger(__name__)
 

@@ -5,11 +5,13 @@ from functools import lru_cache
 from typing import Annotated
 
 import msgspec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.types import Message, Receive, Scope
 
-from shop.errors import BadRequest, BodyTooLarge, Invalid, UnsupportedMediaType
-from shop.problem_members import violation
+from shop.errors import BadRequest, BodyTooLarge, Invalid, ShopError, UnsupportedMediaType
+from shop.json_bodies import read_json
 from shop.seckill.order_ids import SALE_ID_MAX
+from shop.violations import violations
 
 QUANTITY_MAX = 10_000
 PATH_START, PATH_END = "/v1/seckill/sales/", "/orders"
@@ -38,6 +40,14 @@ class PurchaseBody(msgspec.Struct, forbid_unknown_fields=True):
     """How many units the buyer wants."""
 
     quantity: Annotated[int, msgspec.Meta(ge=1, le=QUANTITY_MAX)] = 1
+
+
+class PurchaseRequest(BaseModel):
+    """How many units the buyer wants; what the lane's own reader refuses is explained by this one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    quantity: Annotated[int, Field(strict=True, ge=1, le=QUANTITY_MAX)] = 1
 
 
 _body_decoder = msgspec.json.Decoder(PurchaseBody)
@@ -86,20 +96,25 @@ def parse_body(body: bytes) -> PurchaseBody:
     """The wish. Raises BadRequest when it is not JSON, Invalid when it breaks a rule."""
     try:
         return _body_decoder.decode(body)
-    except msgspec.ValidationError as error:
-        reason, _, pointer = str(error).partition(" - at `$")
-        raise Invalid(
-            "The body breaks a rule",
-            errors=[violation("body", pointer.rstrip("`").replace(".", "/"), "rule", reason)],
-        ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest("The body is not JSON") from error
+        raise _what_is_wrong_with(body) from error
+
+
+def _what_is_wrong_with(body: bytes) -> ShopError:
+    """What every other route says of such a body."""
+    try:
+        PurchaseRequest.model_validate(read_json(body))
+    except BadRequest as error:
+        return error
+    except ValidationError as error:
+        return Invalid(errors=violations(error.errors()))
+    return Invalid()
 
 
 def purchase_headers(scope: Scope) -> tuple[bytes, bytes | None, bytes | None, bytes | None, bytes | None]:
     """What a purchase's headers say: authorization, idempotency key, media type, request id, preferences.
 
-    Of two tokens or keys the first counts, as on the other routes.
+    Of two headers of one name the first counts, as on the other routes.
     """
     authorization, key, media_type, request_id, prefer = None, None, None, None, None
     for name, value in scope["headers"]:
@@ -108,7 +123,7 @@ def purchase_headers(scope: Scope) -> tuple[bytes, bytes | None, bytes | None, b
         elif name == b"idempotency-key":
             key = value if key is None else key
         elif name == b"content-type":
-            media_type = value
+            media_type = value if media_type is None else media_type
         elif name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             request_id = value
         elif name == b"prefer":
@@ -119,7 +134,7 @@ def purchase_headers(scope: Scope) -> tuple[bytes, bytes | None, bytes | None, b
 def require_json(media_type: bytes | None) -> None:
     """Raises UnsupportedMediaType."""
     if media_type is not None and media_type != JSON and media_type.partition(b";")[0].strip().lower() != JSON:
-        raise UnsupportedMediaType
+        raise UnsupportedMediaType("The body must be application/json")
 
 
 async def read_body(receive: Receive, bytes_max: int) -> bytes:

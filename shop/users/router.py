@@ -7,8 +7,6 @@ from fastapi import APIRouter, Form, Path, Request, Response
 from shop.auth import ActorDep, CurrentAdmin, CurrentUser, issue_token
 from shop.database import SessionDep
 from shop.errors import (
-    BadRequest,
-    BodyTooLarge,
     EmailTaken,
     Invalid,
     LastAdmin,
@@ -21,6 +19,7 @@ from shop.errors import (
     WrongCredentials,
     WrongPassword,
 )
+from shop.json_bodies import JsonRoute
 from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
 from shop.users import service
 from shop.users.models import User
@@ -37,7 +36,7 @@ from shop.users.throttle import throttle
 
 UserId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
 OF_A_USER = problems(*REFUSED_TO_OTHERS, UserNotFound)
 OF_AN_ADMIN = problems(*REFUSED_TO_OTHERS, UserNotFound, LastAdmin)
@@ -48,7 +47,7 @@ OF_AN_ADMIN = problems(*REFUSED_TO_OTHERS, UserNotFound, LastAdmin)
     status_code=201,
     summary="Make an account",
     tags=["accounts"],
-    responses=problems(BadRequest, EmailTaken, BodyTooLarge, Invalid, RateLimited, Overloaded, Unavailable),
+    responses=problems(*REFUSED_BODIES, EmailTaken, Invalid, RateLimited, Overloaded, Unavailable),
 )
 async def register(new: Registration, request: Request, response: Response, session: SessionDep) -> UserRead:
     """Make an account."""
@@ -63,9 +62,7 @@ async def register(new: Registration, request: Request, response: Response, sess
 @router.post(
     "/auth/token",
     tags=["accounts"],
-    responses=problems(
-        BadRequest, WrongCredentials, UserBlocked, BodyTooLarge, Invalid, RateLimited, Overloaded, Unavailable
-    ),
+    responses=problems(*REFUSED_BODIES, WrongCredentials, UserBlocked, Invalid, RateLimited, Overloaded, Unavailable),
 )
 async def sign_in(form: Annotated[Credentials, Form()], request: Request, response: Response) -> Token:
     """Give a token for an e-mail address and a password."""
@@ -98,12 +95,11 @@ async def read_me(user: CurrentUser, session: SessionDep) -> UserRead:
     "/me/password",
     tags=["accounts"],
     responses=problems(
-        BadRequest,
+        *REFUSED_BODIES,
         Unauthorized,
         UserBlocked,
         WrongPassword,
         UserNotFound,
-        BodyTooLarge,
         Invalid,
         RateLimited,
         Overloaded,

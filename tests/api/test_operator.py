@@ -1,9 +1,11 @@
 """What an operator sees: whether a shop is alive and ready, what it counts, and how it says that something is wrong."""
 
 import re
+from html import escape
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 import httpx
 import pytest
@@ -13,6 +15,7 @@ from prometheus_client.samples import Sample
 from sqlalchemy import text
 
 from shop import metrics
+from shop.advice import ADVICE
 from shop.app.context import METHODS, UNMATCHED
 from shop.problem_json import problem_of_status, refusals
 from shop.settings import Settings
@@ -182,7 +185,7 @@ async def test_the_metrics_count_by_route_template_and_by_outcome(shop: Shop) ->
         ("DELETE", "/v1/products", 405, "method_not_allowed"),
         ("GET", "/v1/products/x", 422, "invalid"),
         ("GET", "/v1/me", 401, "unauthorized"),
-        ("POST", "/v1/users", 422, "invalid"),
+        ("POST", "/v1/users", 400, "bad_request"),
         ("GET", "/%00", 404, "not_found"),
     ],
 )
@@ -200,19 +203,33 @@ async def test_every_refusal_is_a_problem_document(shop: Shop, method: str, path
 
 
 async def test_the_type_of_a_problem_can_be_opened(shop: Shop) -> None:
-    """Each code of the shop has a page that says what it means."""
-    problem = (await get(shop, "/v1/products/999999999")).json()
-    page = await get(shop, urljoin("/v1/products/999999999", problem["type"]))
-    assert page.json() == {
-        "code": "not_found",
-        "status": 404,
-        "title": refusals()["not_found"].title,
-        "retryable": False,
-    }
+    """Whoever has sent it, the shop or a router or a proxy: a page that says what it means and what to do."""
+    client = await shop.client()
+    for method, path in (("GET", "/v1/products/999999999"), ("POST", "/livez"), ("PATCH", "/v1/me"), ("GET", "/v1/me")):
+        problem = (await client.request(method, path)).json()
+        page = (await get(shop, urljoin(path, problem["type"]))).json()
+        told = ("code", "status", "retryable")
+        assert [page[name] for name in told] == [problem[name] for name in told]
+        assert page["advice"].endswith(".")
 
     for code, kind in refusals().items():
-        assert (await get(shop, f"/errors/{code}")).json()["status"] == kind.status
-    problem_of(await get(shop, "/errors/no_such_code"), 404, "not_found")
+        page = (await get(shop, f"/errors/{code}")).json()
+        assert (page["status"], page["advice"]) == (kind.status, ADVICE[code])
+    for status in (status for status in HTTPStatus if status >= 400):
+        error = problem_of_status(status)
+        assert (await get(shop, f"/errors/{error.code}")).json()["status"] == status
+    for code in ("no_such_code", "ok", "switching_protocols", "Not_Found", "' OR 1=1"):
+        problem_of(await get(shop, f"/errors/{quote(code)}"), 404, "not_found")
+
+
+async def test_people_get_a_page_for_the_type_of_a_problem(shop: Shop) -> None:
+    """A browser asks for HTML; a program is told the same as JSON, and no cache mixes them up."""
+    page = await get(shop, "/errors/sold_out", Accept="text/html,application/xhtml+xml,*/*;q=0.8")
+    document = await get(shop, "/errors/sold_out", Accept="*/*")
+
+    assert page.headers["content-type"].startswith("text/html")
+    assert all(escape(str(document.json()[name])) in page.text for name in ("title", "advice", "code"))
+    assert {page.headers["vary"], document.headers["vary"]} == {"Accept"}
 
 
 async def test_what_the_router_refuses_is_said_as_the_shop_says_it(shop: Shop) -> None:

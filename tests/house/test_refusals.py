@@ -1,6 +1,7 @@
 """What a refusal tells beyond the members of every problem is what its class declares, wherever it is raised."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -9,8 +10,9 @@ import jsonschema_rs
 import pytest
 
 import shop.errors
+from shop.advice import ADVICE
 from shop.errors import ShopError
-from shop.problem_json import problem, problem_components
+from shop.problem_json import problem, problem_components, refusals
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,3 +70,9 @@ def test_a_rule_that_only_the_detail_tells_is_an_error_too() -> None:
     document = problem(shop.errors.Invalid("Too many", pointer="/units"), instance="/v1", request_id="1")
 
     assert document["errors"] == [{"in": "body", "pointer": "/units", "code": "rule", "detail": "Too many"}]
+
+
+def test_there_is_advice_for_every_refusal_and_for_nothing_else() -> None:
+    """Write what a client should do about a new one into `shop/advice.py`."""
+    assert ADVICE.keys() == refusals().keys()
+    assert [code for code, advice in ADVICE.items() if not re.fullmatch(r"[A-Z].{20,240}\.", advice)] == []

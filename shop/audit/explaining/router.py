@@ -10,8 +10,6 @@ from shop.auth import CurrentUser
 from shop.bounds import Digits
 from shop.database import SessionDep
 from shop.errors import (
-    BadRequest,
-    BodyTooLarge,
     Invalid,
     NotRecordedYet,
     OrderNotFound,
@@ -23,12 +21,13 @@ from shop.errors import (
     Unavailable,
     UserBlocked,
 )
-from shop.problem_json import problems
+from shop.json_bodies import JsonRoute
+from shop.problem_json import REFUSED_BODIES, problems
 from shop.rate_limit import limit as admit
 from shop.seckill.order_ids import SALE_ID_MAX
 from shop.seckill.receipts import Receipt, Witness
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
 
 @router.post(
@@ -36,12 +35,11 @@ router = APIRouter(prefix="/v1")
     tags=["sales"],
     summary="Ask why a purchase was refused",
     responses=problems(
-        BadRequest,
+        *REFUSED_BODIES,
         Unauthorized,
         UserBlocked,
         SaleNotFound,
         OrderNotFound,
-        BodyTooLarge,
         Invalid,
         StatementForged,
         StatementOfAnotherSale,

@@ -6,10 +6,11 @@ from shop.audit.trail.schemas import OrderTrail
 from shop.audit.trail.service import trail
 from shop.auth import CurrentAdmin
 from shop.errors import NotReady, OrderNotFound
+from shop.json_bodies import JsonRoute
 from shop.orders.schemas import OrderId
 from shop.problem_json import REFUSED_TO_OTHERS, problems
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
 
 @router.get(
