@@ -15,7 +15,7 @@ from loadtests.verify import Threshold, Verdict
 from shop.orders.models import Order, OrderStatus
 from shop.payments.repository import Money, money
 from shop.payments.service import money_report
-from shop.sales.models import LedgerRow
+from shop.sales.models import LedgerRow, Sale
 from shop.seckill.order_ids import ids_of_sale
 
 INVARIANTS = {"I8": "units went back once, and from closed orders", "I11": "all money is somewhere, and only once"}
@@ -28,6 +28,7 @@ class Afterlife:
     paid, refunded, expired, cancelled   orders of the sale by what has become of them
     returned                             units that came back before the second wave
     resold                               units that the second wave got
+    currency                             of all sums below
     captured_minor, paid_minor, refunded_minor   the money, by the shop's rows
     provider_captured_minor, provider_refunded_minor   the same, by the provider's books
     late_customers                       came after their hold, which a slow machine may make them
@@ -41,6 +42,7 @@ class Afterlife:
     returned: int
     resold: int
     second_wave: int
+    currency: str
     captured_minor: int
     paid_minor: int
     refunded_minor: int
@@ -90,8 +92,8 @@ async def prove(
     `both` is the verdict on both waves together, `provider` its summary, `customers` what the buyers came to.
     """
     found = await statuses(session, sale_id)
-    sums = await money(session)
-    report = money_report(sums)
+    sums = await money_of_sale(session, sale_id)
+    (report,) = money_report([sums]).data
     return Afterlife(
         paid=found.get(OrderStatus.PAID, 0),
         refunded=found.get(OrderStatus.REFUNDED, 0),
@@ -100,6 +102,7 @@ async def prove(
         returned=returned,
         resold=second.reserved,
         second_wave=second.shoppers,
+        currency=report.currency,
         captured_minor=report.captured_minor,
         paid_minor=report.paid_minor,
         refunded_minor=report.refunded_minor,
@@ -116,6 +119,13 @@ async def prove(
             and same_books(sums, provider),
         },
     )
+
+
+async def money_of_sale(session: AsyncSession, sale_id: int) -> Money:
+    """All money of the shop in the currency of this sale, which is the provider's only one."""
+    currency = (await session.execute(select(Sale.currency).where(Sale.id == sale_id))).scalar_one()
+    nothing = Money(currency, 0, 0, 0, 0, 0, 0, 0)
+    return next((each for each in await money(session) if each.currency == currency), nothing)
 
 
 def same_books(sums: Money, provider: Mapping[str, Any]) -> bool:

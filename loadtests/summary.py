@@ -10,6 +10,7 @@ from rich.text import Text
 from loadtests import afterlife
 from loadtests.afterlife import Afterlife
 from loadtests.verify import Threshold, Verdict, thresholds
+from shop.currencies import written
 
 PASSED, FAILED = "✓", "✗"
 ABSENT = "—"
@@ -75,16 +76,12 @@ def _afterlife_figures(after: Afterlife) -> Table:
         ("late", f"{after.late_customers:,}", "buyers came after their hold"),
         ("returned", f"{after.returned:,}", "units came back"),
         ("resold", f"{after.resold:,}", f"of them, to {after.second_wave:,} new shoppers"),
-        ("captured", _money(after.captured_minor), f"EUR by the rows, {_money(after.provider_captured_minor)} by"
-         " the provider's books"),
-        ("refunded", _money(after.refunded_minor), f"EUR, {_money(after.provider_refunded_minor)} by the provider's"
-         " books"),
+        ("captured", written(after.captured_minor, after.currency), "by the rows, "
+         f"{written(after.provider_captured_minor, after.currency)} by the provider's books"),
+        ("refunded", written(after.refunded_minor, after.currency), "by the rows, "
+         f"{written(after.provider_refunded_minor, after.currency)} by the provider's books"),
     ]  # fmt: skip
     return _table(figures)
-
-
-def _money(minor: int) -> str:
-    return f"{minor / 100:,.2f}"
 
 
 def _table(figures: Sequence[tuple[str, str, str]]) -> Table:

@@ -208,7 +208,11 @@ class Invalid(ShopError):
     """`errors` says each rule that is broken; without it the `detail` is the only one, at `pointer` in this `part`."""
 
     status, code, title = 422, "invalid", "The request breaks a rule"
-    members: tuple[member.Member, ...] = (member.ERRORS, member.CAPTURED_MINOR.sometimes())
+    members: tuple[member.Member, ...] = (
+        member.ERRORS,
+        member.CAPTURED_MINOR.sometimes(),
+        member.CURRENCY.sometimes(),
+    )
 
     def __init__(self, detail: str | None = None, *, pointer: str = "", part: str = "body", **extra: Any) -> None:
         super().__init__(detail, **extra)

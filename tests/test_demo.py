@@ -43,6 +43,7 @@ KEYS = [
     "returned",
     "resold",
     "second_wave",
+    "currency",
     "captured_minor",
     "paid_minor",
     "refunded_minor",

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from shop.auth import COMMAND_LINE
 from shop.cli.unreachable import SERVER_ERRORS, naming_servers
+from shop.currencies import written
 from shop.database import CommitUnknown, Database
 from shop.idempotency.keys import parse_key
 from shop.idempotency.service import Asked, fingerprint
@@ -92,6 +93,15 @@ def emit(value: BaseModel | Mapping[str, Any] | Sequence[Mapping[str, Any]], *, 
     write(json.dumps(plain) if as_json else _lines(plain))
 
 
+def for_people(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same row with its sums as people write them; those of JSON stay in minor units."""
+    currency = row.get("currency")
+    if currency is None:
+        return row
+    sums = {name: written(sum_, currency) for name, sum_ in row.items() if name.endswith("_minor") and sum_ is not None}
+    return {name.removesuffix("_minor"): sums.get(name, shown) for name, shown in row.items() if name != "currency"}
+
+
 def write(text: str) -> None:
     """Write lines to the standard output, now. Raises NotPrinted."""
     try:
@@ -129,10 +139,15 @@ def wants_json() -> bool:
 def _lines(plain: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
     if isinstance(plain, Mapping):
         return _columns(
-            [(name if n == 0 else "", line) for name, value in plain.items() for n, line in _numbered(value)]
+            [
+                (name if n == 0 else "", line)
+                for name, value in for_people(plain).items()
+                for n, line in _numbered(value)
+            ]
         )
-    rows = [["; ".join(line for _, line in _numbered(value)) for value in row.values()] for row in plain]
-    return _columns([list(plain[0]), *rows]) if plain else ""
+    shown = [for_people(row) for row in plain]
+    rows = [["; ".join(line for _, line in _numbered(value)) for value in row.values()] for row in shown]
+    return _columns([list(shown[0]), *rows]) if shown else ""
 
 
 def _numbered(value: Any) -> Iterator[tuple[int, str]]:

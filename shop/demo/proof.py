@@ -17,7 +17,6 @@ from shop.database import Database
 from shop.demo.stage import Stage, database_of
 from shop.local import LocalShop
 from shop.orders.models import OrderStatus
-from shop.payments.repository import money
 from shop.redis import connect
 from shop.sales import repository as sales
 from shop.seckill import ledger
@@ -97,7 +96,7 @@ async def until_settled(shop: LocalShop, sale_id: int, *, within: float) -> None
         async def settled() -> bool:
             provider = await _provider_summary(shop)
             async with database.transaction() as session:
-                found = await money(session)
+                found = await afterlife.money_of_sale(session, sale_id)
                 waiting = await afterlife.unfinished(session, sale_id, held=True)
             return waiting == found.unsettled == found.refund_pending == 0 and afterlife.same_books(found, provider)
 

@@ -77,6 +77,7 @@ class OrderLineRead(BaseModel):
     product_id: int
     quantity: int
     price_minor: int
+    currency: str
 
 
 class TimelineEntry(BaseModel):

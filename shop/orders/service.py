@@ -133,7 +133,7 @@ def _read(order: Order, lines: Iterable[OrderLine], events: Sequence[OrderEvent]
         quantity=order.quantity,
         total_minor=order.total_minor,
         currency=order.currency,
-        lines=[OrderLineRead.model_validate(line) for line in lines],
+        lines=[_line(line.product_id, line.quantity, line.price_minor, order.currency) for line in lines],
         reserved_at=order.reserved_at,
         expires_at=order.expires_at,
         closed_at=order.closed_at,
@@ -144,10 +144,14 @@ def _read(order: Order, lines: Iterable[OrderLine], events: Sequence[OrderEvent]
     )
 
 
+def _line(product_id: int, quantity: int, price_minor: int, currency: str) -> OrderLineRead:
+    return OrderLineRead(product_id=product_id, quantity=quantity, price_minor=price_minor, currency=currency)
+
+
 def unrecorded(order_id: UUID, sale: Sale, entry: LedgerOrder, *, poll_after_ms: int) -> OrderRead:
     """An order that is accepted, while its row is on the way."""
     reserved_at = datetime.fromtimestamp(entry.reserved_ms / 1000, UTC)
-    line = OrderLineRead(product_id=sale.product_id, quantity=entry.quantity, price_minor=sale.price_minor)
+    line = _line(sale.product_id, entry.quantity, sale.price_minor, sale.currency)
     return OrderRead(
         id=order_id,
         sale_id=sale.id,

@@ -32,8 +32,9 @@ TRIES_MAX = 10_000
 
 @dataclass(frozen=True)
 class Money:
-    """All the money in minor units, whatever its currency (I11: captured = paid + refunded + pending + unsettled)."""
+    """The money of one currency in minor units (I11: captured = paid + refunded + pending + taken back + unsettled)."""
 
+    currency: str
     captured: int
     paid: int
     refunded: int
@@ -246,8 +247,10 @@ async def move_cursor(session: AsyncSession, after: int) -> None:
     )
 
 
-async def money(session: AsyncSession) -> Money:
-    """Sum the money by where it is, in one snapshot, and count the payments that break I11 by themselves."""
+async def money(session: AsyncSession) -> list[Money]:
+    """Sum the money of each currency by where it is, in one snapshot, and count the payments that break I11 by
+    themselves.
+    """
     has_refund = Refund.payment_id.is_not(None)
     done = Refund.status == RefundStatus.DONE
     pays = and_(Payment.paid_order_id.is_not(None), ~has_refund)
@@ -265,6 +268,7 @@ async def money(session: AsyncSession) -> Money:
     )
     query = (
         select(
+            Payment.currency,
             total(captured),
             total(pays),
             total(and_(has_refund, done)),
@@ -276,5 +280,7 @@ async def money(session: AsyncSession) -> Money:
         .select_from(Payment)
         .outerjoin(Refund, Refund.payment_id == Payment.order_id)
         .outerjoin(Order, Order.id == Payment.paid_order_id)
+        .group_by(Payment.currency)
+        .order_by(Payment.currency)
     )
-    return Money(*(int(value) for value in (await session.execute(query)).one()))
+    return [Money(currency, *map(int, sums)) for currency, *sums in await session.execute(query)]

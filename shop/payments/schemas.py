@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shop.bounds import SUM_MINOR_MAX, Text
 from shop.payments.models import PaymentStatus, RefundStatus
+from shop.products.schemas import Currency
 
 
 class PaymentRead(BaseModel):
@@ -31,6 +32,7 @@ class RefundRequest(BaseModel):
     amount_minor: Annotated[
         int | None, Field(strict=True, ge=0, le=SUM_MINOR_MAX, description="If sent, what was captured.")
     ] = None
+    currency: Annotated[Currency | None, Field(description="If sent, that of what was captured.")] = None
     reason: Annotated[str, Text(64)] = "refunded by the shop"
 
 
@@ -46,10 +48,11 @@ class RefundRead(BaseModel):
     reason: str
 
 
-class MoneyReport(BaseModel):
-    """All captured money in minor units by where it is (I11), and the payments for which that does not hold."""
+class MoneyOfCurrency(BaseModel):
+    """All captured money of a currency by where it is (I11), and the payments for which that does not hold."""
 
     object: Literal["money"] = "money"
+    currency: str
     captured_minor: int
     paid_minor: int
     refunded_minor: int
@@ -57,4 +60,13 @@ class MoneyReport(BaseModel):
     refund_taken_back_minor: int
     unsettled_minor: int
     wrong_payments: int
+    balanced: bool
+
+
+class MoneyReport(BaseModel):
+    """The money of each currency that was ever asked for. `balanced` says that every one of them is."""
+
+    object: Literal["list"] = "list"
+    data: list[MoneyOfCurrency]
+    has_more: Literal[False] = False
     balanced: bool

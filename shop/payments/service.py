@@ -1,7 +1,7 @@
 """Starting a payment, and giving money back: what buyers and admins may ask for."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -35,7 +35,7 @@ from shop.payments.gateway import Gateway, ProviderRefused
 from shop.payments.models import Payment, PaymentStatus
 from shop.payments.provider import cancel, create
 from shop.payments.repository import Money
-from shop.payments.schemas import MoneyReport, PaymentRead, RefundRead, RefundRequest
+from shop.payments.schemas import MoneyOfCurrency, MoneyReport, PaymentRead, RefundRead, RefundRequest
 from shop.sales.repository import database_time
 from shop.settings import Settings
 
@@ -165,10 +165,16 @@ async def _want(session: AsyncSession, order: Order) -> Payment:
     return payment
 
 
-def money_report(money: Money) -> MoneyReport:
-    """The sums as JSON, and whether they add up."""
-    accounted = money.paid + money.refunded + money.refund_pending + money.unsettled
-    return MoneyReport(
+def money_report(money: Sequence[Money]) -> MoneyReport:
+    """The sums of each currency as JSON, and whether they add up. Sums of two currencies are never added."""
+    rows = [_of_currency(each) for each in money]
+    return MoneyReport(data=rows, balanced=all(row.balanced for row in rows))
+
+
+def _of_currency(money: Money) -> MoneyOfCurrency:
+    accounted = money.paid + money.refunded + money.refund_pending + money.refund_taken_back + money.unsettled
+    return MoneyOfCurrency(
+        currency=money.currency,
         captured_minor=money.captured,
         paid_minor=money.paid,
         refunded_minor=money.refunded,
@@ -176,7 +182,7 @@ def money_report(money: Money) -> MoneyReport:
         refund_taken_back_minor=money.refund_taken_back,
         unsettled_minor=money.unsettled,
         wrong_payments=money.wrong_payments,
-        balanced=money.captured == accounted and money.wrong_payments == 0 and money.refund_taken_back == 0,
+        balanced=money.captured == accounted and money.wrong_payments == money.refund_taken_back == 0,
     )
 
 
@@ -201,11 +207,12 @@ async def refund(
         raise OrderNotFound
     if payment is None or order.status != OrderStatus.PAID:
         raise OrderNotPaid(f"The order is {order.status}", order_status=order.status)
-    if wish.amount_minor not in (None, payment.amount_minor):
+    if wish.amount_minor not in (None, payment.amount_minor) or wish.currency not in (None, payment.currency):
         raise Invalid(
             f"Orders are refunded whole: {payment.amount_minor}",
             pointer="/amount_minor",
             captured_minor=payment.amount_minor,
+            currency=payment.currency,
         )
     moved = await move(session, [order_id], OrderStatus.REFUNDED, by=By.ADMIN, reason=wish.reason, closes=wish.restock)
     if not moved:

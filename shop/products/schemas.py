@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from shop import currencies
 from shop.bounds import Description, Name
 from shop.products.models import Product
 
@@ -23,7 +24,9 @@ def _not_zero(delta: int) -> int:
 
 
 PriceMinor = Annotated[int, Field(strict=True, ge=0, le=PRICE_MINOR_MAX, examples=[19_900])]
-Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$", examples=["EUR"])]
+Currency = Annotated[
+    str, Field(examples=["EUR"], json_schema_extra={"enum": list(currencies.CODES)}), AfterValidator(currencies.known)
+]
 Published = Annotated[bool, Field(strict=True)]
 StockDelta = Annotated[
     int,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shop.bounds import Name, RowId, Time
-from shop.products.schemas import PriceMinor
+from shop.products.schemas import Currency, PriceMinor
 from shop.sales.models import ChangeKind, SaleStatus
 
 UNITS_MAX = 100_000_000
@@ -18,6 +18,8 @@ Units = Annotated[int, Field(strict=True, ge=1, le=UNITS_MAX)]
 UnitsPerUser = Annotated[int, Field(strict=True, ge=1, le=10_000)]
 OrdersPerUser = Annotated[int, Field(strict=True, ge=1, le=100)]
 HoldSeconds = Annotated[int, Field(strict=True, ge=1, le=HOLD_SECONDS_MAX)]
+
+SameCurrency = Annotated[Currency, Field(description="If sent, the one that it has: a sale is sold in its product's.")]
 
 Phase = Literal["draft", "scheduled", "open", "paused", "ended", "settled"]
 StockBand = Literal["plenty", "few", "none"]
@@ -32,6 +34,7 @@ class SaleCreate(BaseModel):
     name: Name
     units: Units
     price_minor: PriceMinor | None = None
+    currency: SameCurrency | None = None
     units_per_user: UnitsPerUser = 1
     orders_per_user: OrdersPerUser = 10
     hold_seconds: HoldSeconds = 900
@@ -53,6 +56,7 @@ class SalePatch(BaseModel):
     name: Name | None = None
     units: Units | None = None
     price_minor: PriceMinor | None = None
+    currency: SameCurrency | None = None
     units_per_user: UnitsPerUser | None = None
     orders_per_user: OrdersPerUser | None = None
     hold_seconds: HoldSeconds | None = None

@@ -24,15 +24,18 @@ SALT_BYTES = 16
 
 
 async def create(session: AsyncSession, actor: Actor, wish: SaleCreate) -> Sale:
-    """Make a draft. No units leave the product yet. Raises ProductNotFound, or Invalid for a price above the top."""
+    """Make a draft. No units leave the product yet. Raises ProductNotFound, or Invalid for a price above the top
+    or another currency.
+    """
     product = await products.find(session, wish.product_id)
     if product is None:
         raise ProductNotFound
+    _check_currency(wish.currency, product.currency)
     price_minor = product.price_minor if wish.price_minor is None else wish.price_minor
     if price_minor > PRICE_MINOR_MAX:  # of a product from before there was a top
         raise Invalid(f"A price is at most {PRICE_MINOR_MAX:,} minor units")
     sale = Sale(
-        **wish.model_dump(exclude={"price_minor"}),
+        **wish.model_dump(exclude={"price_minor", "currency"}),
         price_minor=price_minor,
         currency=product.currency,
         salt=os.urandom(SALT_BYTES),
@@ -47,13 +50,16 @@ async def create(session: AsyncSession, actor: Actor, wish: SaleCreate) -> Sale:
 
 
 async def edit(session: AsyncSession, actor: Actor, sale_id: int, patch: SalePatch) -> Sale:
-    """Change a draft. Raises SaleNotFound, SaleStateConflict, or Invalid for a window that ends before it starts."""
+    """Change a draft. Raises SaleNotFound, SaleStateConflict, or Invalid for a window that ends before it starts, or
+    for another currency.
+    """
     sale = await _locked(session, sale_id)
     if sale.status != SaleStatus.DRAFT:
         raise SaleStateConflict("Only a draft can be edited; use window, stock, pause, resume or close")
     changes = patch.model_dump(exclude_none=True)
     if not changes:
         return sale
+    _check_currency(patch.currency, sale.currency)
     for name, value in changes.items():
         setattr(sale, name, value)
     _check_window(sale.starts_at, sale.ends_at)
@@ -68,6 +74,11 @@ async def edit(session: AsyncSession, actor: Actor, sale_id: int, patch: SalePat
     await session.flush()
     await session.refresh(sale)
     return sale
+
+
+def _check_currency(wished: str | None, currency: str) -> None:
+    if wished not in (None, currency):
+        raise Invalid(f"The product is sold in {currency}", pointer="/currency")
 
 
 async def schedule(session: AsyncSession, actor: Actor, sale_id: int) -> Sale:

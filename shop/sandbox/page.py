@@ -6,9 +6,9 @@ from html import escape
 
 from starlette.responses import HTMLResponse
 
+from shop.currencies import written
 from shop.sandbox.records import Intent
 
-WITHOUT_MINOR_UNITS = frozenset({"CLP", "ISK", "JPY", "KRW", "PYG", "UGX", "VND", "XAF", "XOF", "XPF"})
 STYLE = """
 :root { color-scheme: light dark; font-family: system-ui, sans-serif; line-height: 1.5; }
 main { max-width: 26rem; margin: 4rem auto; padding: 0 1.25rem; }
@@ -38,7 +38,7 @@ HEADERS = {
 def payment_page(intent: Intent) -> HTMLResponse:
     """The page of an intent, as it is now."""
     details = f"""
-<p class="amount">{escape(_money(intent))}</p>
+<p class="amount">{escape(written(intent.amount_minor, intent.currency))}</p>
 {_outcome(intent)}
 <dl><dt>Order</dt><dd>{escape(intent.order_id)}</dd><dt>Payment</dt><dd>{escape(intent.id)}</dd></dl>
 {_form(intent) if intent.status == "open" else ""}"""
@@ -70,16 +70,9 @@ def _outcome(intent: Intent) -> str:
 
 def _form(intent: Intent) -> str:
     return f"""<form method="post" action="/pay/{escape(intent.id)}">
-<button name="outcome" value="pay">Pay {escape(_money(intent))}</button>
+<button name="outcome" value="pay">Pay {escape(written(intent.amount_minor, intent.currency))}</button>
 <button name="outcome" value="decline">Have it declined</button>
 </form>"""
-
-
-def _money(intent: Intent) -> str:
-    if intent.currency in WITHOUT_MINOR_UNITS:
-        return f"{intent.amount_minor} {intent.currency}"
-    whole, part = divmod(intent.amount_minor, 100)
-    return f"{whole}.{part:02d} {intent.currency}"
 
 
 def _page(title: str, content: str, *, status: int = 200) -> HTMLResponse:

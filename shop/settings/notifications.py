@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shop.currencies import is_locale
+
 
 class NotificationSettings(BaseSettings):
     """Who is told of what happens, and how long it is tried."""
@@ -20,6 +22,8 @@ class NotificationSettings(BaseSettings):
     """Where mail is handed in: `smtp://user:password@host:587` or `smtps://host`; without it no mail is sent."""
     smtp_cleartext_sign_in_allowed: bool = False
     """`smtp://` with a password may sign in to a server that offers no STARTTLS: whoever listens reads the password."""
+    locale: str = "en"
+    """How sums are written in mails: a locale, such as `de` or `pt_BR`."""
     mail_from: str = Field("shop@localhost", max_length=254)
     """The sender of mails."""
     expiring_soon_seconds: int = Field(120, ge=30, le=2_592_000)
@@ -56,6 +60,13 @@ class NotificationSettings(BaseSettings):
         if parts and (parts.scheme not in {"smtp", "smtps"} or not parts.hostname):
             raise ValueError("must be smtp://host:port or smtps://host:port")
         return url
+
+    @field_validator("locale")
+    @classmethod
+    def _locale(cls, name: str) -> str:
+        if not is_locale(name):
+            raise ValueError("SHOP_LOCALE must be a locale, such as en, de or pt_BR")
+        return name
 
     @field_validator("mail_from")
     @classmethod

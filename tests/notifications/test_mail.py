@@ -180,12 +180,24 @@ def test_no_name_of_a_product_can_leave_its_line() -> None:
 
 @pytest.mark.parametrize(
     ("minor", "currency", "written"),
-    [(1_980, "EUR", "19.80 EUR"), (5, "USD", "0.05 USD"), (1_980, "JPY", "1980 JPY"), (1_980, "KWD", "1.980 KWD")],
+    [
+        (1_980, "EUR", "19.80 EUR"),
+        (5, "USD", "0.05 USD"),
+        (1_980, "JPY", "1980 JPY"),
+        (1_980, "KWD", "1.980 KWD"),
+        (1_980, "BIF", "1980 BIF"),
+    ],
 )
 def test_an_amount_is_written_with_the_digits_of_its_currency(minor: int, currency: str, written: str) -> None:
     told = replace(LEASED, payload={"data": {**ORDER, "total_minor": minor, "currency": currency}})
 
     assert f"Total: {written}\n" in mail(told, "shop@shop.example").get_content()
+
+
+def test_an_amount_is_written_as_in_the_locale_of_the_shop() -> None:
+    told = replace(LEASED, payload={"data": {**ORDER, "total_minor": 1_234_567, "currency": "EUR"}})
+
+    assert "Total: 12.345,67 EUR\n" in mail(told, "shop@shop.example", "de").get_content()
 
 
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.WELCOME])

@@ -136,7 +136,7 @@ async def balanced(shop: Shop, sale: Sale, *, live: int | None = None) -> None:
             owed = select(func.count()).where(Order.sale_id == sale.id, Order.closed_at.is_not(None))
             waiting = (await session.execute(owed.where(Order.released_at.is_(None)))).scalar_one()
         assert money.balanced, money
-        return money.unsettled_minor == 0 and waiting == 0
+        return waiting == 0 and not any(each.unsettled_minor for each in money.data)
 
     await wait_until(settled, within=SETTLE_SECONDS, reason="all money is settled and all units are back")
     row = await shop.drained(sale)

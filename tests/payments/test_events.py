@@ -1,19 +1,24 @@
 """Whatever the provider tells, in whatever order and however often: the order ends as the truth at the provider."""
 
 import asyncio
+from collections import Counter
 from datetime import UTC, datetime
-from itertools import product
+from itertools import product as tuples
+from uuid import UUID
 
 import msgspec
 import pytest
+from sqlalchemy import update
 
 from shop import metrics
 from shop.orders.models import Order, OrderStatus
 from shop.payments.contract import Intent
 from shop.payments.models import PaymentStatus, RefundStatus
-from shop.payments.repository import find_refund, money
+from shop.payments.repository import add_wanted, find_refund, money
 from shop.payments.service import money_report
-from tests.harness import Shop
+from shop.products.models import Product
+from tests.harness import Shop, new_user_id
+from tests.orders.catalogue import line, placed
 from tests.payments.orders import (
     balanced,
     bought,
@@ -53,7 +58,7 @@ def _truth(words: tuple[str, ...]) -> OrderStatus:
 @pytest.mark.timeout(300)
 async def test_every_order_of_arrival_ends_as_the_truth_at_the_provider(shop: Shop) -> None:
     """All sequences of up to four events, doubled ones among them; shorter ones are delivered twice (F25)."""
-    sequences = [words for length in range(1, LENGTH_MAX + 1) for words in product(TOLD, repeat=length)]
+    sequences = [words for length in range(1, LENGTH_MAX + 1) for words in tuples(TOLD, repeat=length)]
     sale = await shop.open_sale(units=len(sequences))
     orders = await bought(shop, sale, len(sequences))
 
@@ -216,3 +221,28 @@ async def test_captured_money_that_the_provider_denies_rings(shop: Shop) -> None
     assert await tell(shop, event_of(intent_of(order), "payment.updated")) == "mismatch"
 
     assert (await order_of(shop, order.id)).status == OrderStatus.PAID
+
+
+async def test_the_money_of_each_currency_is_reported_by_itself(shop: Shop) -> None:
+    """A yen is no cent: sums of two currencies are never added."""
+    before = await _by_currency(shop)
+    product = await shop.make_product(stock=1)
+    async with shop.database.transaction() as session:
+        await session.execute(update(Product).where(Product.id == product.id).values(currency="CLF", price_minor=7))
+    user = new_user_id()
+    dear = await order_of(shop, UUID((await placed(shop, user, line(product)))["id"]))
+    (cheap,) = await bought(shop, await shop.open_sale(units=1), 1)
+    async with shop.database.transaction() as session:
+        await add_wanted(session, dear)
+    for order in (dear, cheap):
+        await pay(shop, order)
+
+    after = await _by_currency(shop)
+
+    assert after["CLF"] - before["CLF"] == 7
+    assert after["EUR"] - before["EUR"] == cheap.total_minor
+
+
+async def _by_currency(shop: Shop) -> Counter[str]:
+    async with shop.database.transaction() as session:
+        return Counter({each.currency: each.captured for each in await money(session)})

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.sandbox.running import Sandbox
+from tests.sandbox.running import Sandbox, intent_wish
 
 HOSTILE = "</dd><script>alert(1)</script><img src=x onerror='alert(2)'>\"&"
 
@@ -34,6 +34,16 @@ async def test_the_page_names_the_amount_and_the_order_and_offers_both_outcomes(
     assert "order-7" in text
     assert re.findall(r'<button name="outcome" value="(\w+)">', text) == ["pay", "decline"]
     assert intent["pay_url"] == f"{sandbox.url}/pay/{intent['id']}"
+
+
+@pytest.mark.parametrize(("currency", "written"), [("BIF", "123,405 BIF"), ("CLF", "12.3405 CLF")])
+async def test_the_page_names_the_amount_with_the_digits_of_its_currency(
+    sandbox: Sandbox, currency: str, written: str
+) -> None:
+    wish = {**intent_wish(amount_minor=123_405), "currency": currency}
+    intent = (await sandbox.ask("POST", "/intents", key=currency, body=wish)).json()
+
+    assert f"Pay {written}" in await page(sandbox, intent["id"])
 
 
 async def test_the_page_loads_nothing_and_runs_nothing(sandbox: Sandbox) -> None:

@@ -19,15 +19,10 @@ from aiosmtplib import (
     SMTPResponseException,
 )
 
+from shop.currencies import written
 from shop.notifications.delivering.sinks import Leased, NotDelivered, Undeliverable
 from shop.notifications.kinds import Kind
 from shop.settings import Settings
-
-# ISO 4217: how many digits of an amount stand behind the point, where they are not two.
-MINOR_DIGITS: Mapping[str, int] = {
-    **dict.fromkeys(("CLP", "ISK", "JPY", "KRW", "PYG", "UGX", "VND", "XAF", "XOF", "XPF"), 0),
-    **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
-}
 
 
 class MailChannel:
@@ -37,7 +32,7 @@ class MailChannel:
         assert settings.smtp_url is not None  # noqa: S101 - without it there is no such channel
         parts = urlsplit(settings.smtp_url.get_secret_value())
         self._timeout = settings.delivery_timeout_seconds
-        self._sender = settings.mail_from
+        self._sender, self._locale = settings.mail_from, settings.locale
         # Whoever signs in tells the server a password: never in clear, unless the operator says that it may be so.
         signs_in_over_tls = parts.scheme == "smtp" and parts.username and not settings.smtp_cleartext_sign_in_allowed
         self._server: Callable[[], aiosmtplib.SMTP] = lambda: aiosmtplib.SMTP(
@@ -52,7 +47,7 @@ class MailChannel:
 
     async def deliver(self, leased: Leased) -> None:
         """Hand it over. Raises Undeliverable when there is no such address or the server refuses it for good."""
-        message = mail(leased, self._sender)
+        message = mail(leased, self._sender, self._locale)
         try:
             async with asyncio.timeout(self._timeout), self._server() as server:
                 await server.send_message(message)
@@ -67,14 +62,16 @@ class MailChannel:
         """There is nothing to close."""
 
 
-def mail(leased: Leased, sender: str) -> EmailMessage:
+def mail(leased: Leased, sender: str, locale: str = "en") -> EmailMessage:
     """The mail of a notification; its Message-ID is the same at each try. Raises Undeliverable.
+
+    Sums are written as in `locale`.
 
     The library lets no header have a line break, so nothing in an address or a name can become a header.
     """
     if leased.email is None:
         raise Undeliverable("the user has no account")
-    subject, *body = _text(leased.kind, leased.payload["data"])
+    subject, *body = _text(leased.kind, leased.payload["data"], locale)
     message = EmailMessage(policy=LINES_OF_MAIL)
     try:
         sender_address = Address(addr_spec=_ascii_domain(sender))
@@ -110,7 +107,7 @@ def _judged(error: Exception) -> NotDelivered:
     return NotDelivered(type(refused).__name__)
 
 
-def _text(kind: str, data: Mapping[str, Any]) -> list[str]:
+def _text(kind: str, data: Mapping[str, Any], locale: str) -> list[str]:
     """The subject, then the lines of the body."""
     if kind == Kind.WELCOME:
         return ["Welcome to the shop", "Hello,", "", "your account is ready."]
@@ -123,7 +120,7 @@ def _text(kind: str, data: Mapping[str, Any]) -> list[str]:
         Kind.REFUNDED: ("Your order is refunded", "the money is on its way back to you."),
     }[Kind(kind)]
     bought = [f"  {line['quantity']} x {_one_line(line['name'])}" for line in data["lines"]]
-    total = f"Total: {_amount(data['total_minor'], data['currency'])}"
+    total = f"Total: {written(data['total_minor'], data['currency'], locale)}"
     return [subject, "Hello,", "", sentence, "", f"Order {data['order_id']}", *bought, total]
 
 
@@ -133,9 +130,3 @@ def _clock(time: str) -> str:
 
 def _one_line(name: str) -> str:
     return " ".join(name.split())
-
-
-def _amount(minor: int, currency: str) -> str:
-    digits = MINOR_DIGITS.get(currency, 2)
-    whole, rest = divmod(minor, 10**digits)
-    return f"{whole}.{rest:0{digits}d} {currency}" if digits else f"{whole} {currency}"
