@@ -23,6 +23,7 @@ A broken invariant is not a refusal: it stops the work and rings the alarm, see 
 from typing import Any
 
 from shop import problem_members as member
+from shop.refusal import RateLimited as RateLimited
 from shop.refusal import ShopError as ShopError
 
 
@@ -238,35 +239,6 @@ class StatementOfAnotherSale(Invalid):
 class WebhookUrlRefused(Invalid):
     code, title = "webhook_url_refused", "The shop does not send to this URL"
     members = ()
-
-
-class RateLimited(ShopError):
-    """`policy` names the limit, which admits `quota` requests in `window_seconds`."""
-
-    status, code, title = 429, "rate_limited", "Too many requests"
-    retry_after = 1.0
-
-    def __init__(
-        self,
-        detail: str | None = None,
-        *,
-        retry_after: float | None = None,
-        policy: str = "requests",
-        quota: int = 1,
-        window_seconds: int = 1,
-    ) -> None:
-        super().__init__(detail, retry_after=retry_after)
-        self._policy, self._quota, self._window_seconds = policy, quota, window_seconds
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """With `RateLimit`, whose t equals `Retry-After`, and `RateLimit-Policy` (IETF draft ratelimit-headers-11)."""
-        headers = super().headers
-        return {
-            **headers,
-            "RateLimit": f'"{self._policy}";r=0;t={headers["Retry-After"]}',
-            "RateLimit-Policy": f'"{self._policy}";q={self._quota};w={self._window_seconds}',
-        }
 
 
 class Unavailable(ShopError):

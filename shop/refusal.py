@@ -1,4 +1,4 @@
-"""What every refusal is; the shop's own are in `shop.errors`."""
+"""What every refusal is, and the one that carries a limit; the others are in `shop.errors`."""
 
 import math
 import random
@@ -41,3 +41,32 @@ class ShopError(Exception):
         spread = max(RETRY_SPREAD_SECONDS_MIN, min(round(self.retry_after / 2), RETRY_SPREAD_SECONDS_MAX))
         seconds = math.ceil(min(self.retry_after, RETRY_AFTER_SECONDS_MAX)) + random.randint(0, spread)  # noqa: S311 - no secret
         return {"Retry-After": str(max(1, seconds)), **told_before}
+
+
+class RateLimited(ShopError):
+    """`policy` names the limit, which admits `quota` requests in `window_seconds`."""
+
+    status, code, title = 429, "rate_limited", "Too many requests"
+    retry_after = 1.0
+
+    def __init__(
+        self,
+        detail: str | None = None,
+        *,
+        retry_after: float | None = None,
+        policy: str = "requests",
+        quota: int = 1,
+        window_seconds: int = 1,
+    ) -> None:
+        super().__init__(detail, retry_after=retry_after)
+        self._policy, self._quota, self._window_seconds = policy, quota, window_seconds
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """With `RateLimit`, whose t equals `Retry-After`, and `RateLimit-Policy` (IETF draft ratelimit-headers-11)."""
+        headers = super().headers
+        return {
+            **headers,
+            "RateLimit": f'"{self._policy}";r=0;t={headers["Retry-After"]}',
+            "RateLimit-Policy": f'"{self._policy}";q={self._quota};w={self._window_seconds}',
+        }
