@@ -130,6 +130,11 @@ class NotEnoughStock(Conflict):
     members = (member.PRODUCT_ID.sometimes(),)
 
 
+class TooManyOpenOrders(Conflict):
+    code, title = "too_many_open_orders", "Pay or cancel what you have ordered first"
+    members = (member.OPEN_ORDERS, member.OPEN_UNITS)
+
+
 class SaleStateConflict(Conflict):
     code, title = "sale_state", "The state of the sale does not allow this"
 

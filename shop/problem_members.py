@@ -38,6 +38,8 @@ PRODUCT_ID = _number("product_id", "The product that is meant.", 1)
 SALE_ID = _number("sale_id", "The sale that the statement is of.", 1)
 UNITS_HELD = _number("units_held", "The units of this sale that the buyer has.", 2)
 CURRENCY = _text("currency", "The currency of what was paid.", "EUR")
+OPEN_ORDERS = _number("open_orders", "The buyer's ordinary orders that are reserved and not paid.", 20)
+OPEN_UNITS = _number("open_units", "The units that these orders hold.", 35)
 CAPTURED_MINOR = _number("captured_minor", "What was paid for the order, in minor units.", 19_900)
 # What may be wrong with a part of a request; `rule` is any rule that only the `detail` tells.
 VIOLATION_CODES = (

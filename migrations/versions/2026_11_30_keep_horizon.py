@@ -7,7 +7,7 @@ are small: a row for each sale, and one for each change that an admin made, so t
 from alembic import op
 
 revision = "2026_11_30_keep_horizon"
-down_revision = "2026_11_30_follow_payments"
+down_revision = "2026_11_30_index_open_orders"
 
 FIRST, LAST = "TIMESTAMPTZ '2000-01-01 00:00:00+00:00'", "TIMESTAMPTZ '9000-01-01 00:00:00+00:00'"
 TABLES = ("sales", "sale_changes")

@@ -50,6 +50,8 @@ class Order(Base):
         Index("ix_orders_due", "expires_at", postgresql_where="status = 'reserved'"),
         Index("ix_orders_owed", "closed_at", postgresql_where="closed_at IS NOT NULL AND released_at IS NULL"),
         Index("ix_orders_user", "user_id", "reserved_at", "id"),
+        # Of ordinary orders alone, so that a batch of purchases does not write into it.
+        Index("ix_orders_open", "user_id", postgresql_where="sale_id IS NULL AND status = 'reserved'"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)

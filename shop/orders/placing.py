@@ -12,10 +12,11 @@ import redis.asyncio as aioredis
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.cache import Cache
-from shop.errors import IdempotencyMismatch, Invalid, NotEnoughStock, ProductNotFound
+from shop.errors import IdempotencyMismatch, Invalid, NotEnoughStock, ProductNotFound, TooManyOpenOrders
 from shop.orders import repository
 from shop.orders.life import record_reserved
 from shop.orders.models import Order
+from shop.orders.ordinary import repository as ordinary
 from shop.orders.schemas import OrderRead
 from shop.orders.service import recorded
 from shop.products import repository as products
@@ -48,27 +49,29 @@ def order_limiter(redis: aioredis.Redis, settings: Settings) -> RateLimiter:
 
 
 async def place(
-    session: AsyncSession, cache: Cache, *, user_id: str, key: str, units: Mapping[int, int], hold_seconds: int
+    session: AsyncSession, cache: Cache, *, user_id: str, key: str, units: Mapping[int, int], settings: Settings
 ) -> Placed:
     """The order of `units` by product that this buyer's key means, made now unless it was made before.
 
     A repeat is answered from the rows of the order alone, whatever became of it and of its products. Everyone takes
-    the same locks in the same order, the id's first and then the products', so nobody waits in a circle. Raises
-    IdempotencyMismatch, ProductNotFound, Invalid for several currencies or too large a total, or NotEnoughStock.
+    the same locks in the same order, the buyer's first and then the products', so nobody waits in a circle. Raises
+    IdempotencyMismatch, TooManyOpenOrders, ProductNotFound, Invalid for several currencies or too large a total, or
+    NotEnoughStock.
     """
     salt = await repository.ordinary_salt(session)
     order_id = UUID(bytes=keyed_order_id(NO_SALE, salt, user_id, key))
-    await repository.lock_id(session, order_id)
+    await ordinary.lock_buyer(session, user_id)
     order = await repository.find(session, order_id, user_id)
     if order is not None:
         return Placed(await _repeat(session, order, units), replayed=True)
+    await _bound_open(session, user_id, sum(units.values()), settings)
     offered = await _offered(session, units)
     total_minor = _total(offered, units)
     await _take(session, cache, offered, units)
     order = await repository.add_ordinary(
         session,
         [(product.id, units[product.id], product.price_minor) for product in offered],
-        hold_seconds=hold_seconds,
+        hold_seconds=settings.order_hold_seconds,
         id=order_id,
         user_id=user_id,
         quantity=sum(units.values()),
@@ -109,6 +112,18 @@ async def _repeat(session: AsyncSession, order: Order, units: Mapping[int, int])
     if {line.product_id: line.quantity for line in found.lines} != units:
         raise IdempotencyMismatch("This key was used before for other lines", order_id=str(order.id))
     return found
+
+
+async def _bound_open(session: AsyncSession, user_id: str, units: int, settings: Settings) -> None:
+    """Nobody holds the catalogue for nothing. Raises TooManyOpenOrders."""
+    has = await ordinary.count_open(session, user_id)
+    orders_max, units_max = settings.open_orders_per_user_max, settings.open_units_per_user_max
+    if has.orders >= orders_max or has.units + units > units_max:
+        raise TooManyOpenOrders(
+            f"At most {orders_max} orders with {units_max} units together may wait for their payment",
+            open_orders=has.orders,
+            open_units=has.units,
+        )
 
 
 async def _offered(session: AsyncSession, units: Mapping[int, int]) -> list[Product]:

@@ -171,12 +171,6 @@ async def ordinary_salt(session: AsyncSession) -> bytes:
     return (await session.execute(select(OrderSalt.salt))).scalar_one()
 
 
-async def lock_id(session: AsyncSession, order_id: UUID) -> None:
-    """Let the requests that mean this order pass one by one, before it has a row and before they hold anything else."""
-    number = int.from_bytes(order_id.bytes[8:], "big", signed=True)
-    await session.execute(select(func.pg_advisory_xact_lock(number)))
-
-
 async def add_ordinary(
     session: AsyncSession, lines: Sequence[tuple[int, int, int]], *, hold_seconds: int, **fields: Any
 ) -> Order:

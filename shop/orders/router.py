@@ -31,6 +31,7 @@ from shop.errors import (
     SaleNotStarted,
     SalePaused,
     SoldOut,
+    TooManyOpenOrders,
     Unauthorized,
     Unavailable,
     UnknownOutcome,
@@ -86,6 +87,7 @@ PLACE_PROBLEMS = problems(
     UserBlocked,
     ProductNotFound,
     NotEnoughStock,
+    TooManyOpenOrders,
     Invalid,
     IdempotencyMismatch,
     RateLimited,
@@ -186,7 +188,7 @@ async def place_order(
         user_id=buyer.user_id,
         key=parse_key(idempotency_key),
         units={line.product_id: line.quantity for line in wish.lines},
-        hold_seconds=state.settings.order_hold_seconds,
+        settings=state.settings,
     )
     response.headers["Location"] = f"/v1/orders/{placed.order.id}"
     if placed.replayed:

@@ -15,6 +15,10 @@ class PurchaseSettings(BaseSettings):
     """Purchases of one user that are admitted in the long run."""
     purchase_burst: PositiveInt = 10
     """Purchases of one user that are admitted at once."""
+    open_orders_per_user_max: PositiveInt = 20
+    """Ordinary orders of one user that may be reserved and not paid; more are refused with 409."""
+    open_units_per_user_max: PositiveInt = 10_000
+    """Units that these orders of one user may hold; more are refused with 409."""
     purchase_deadline_seconds: PositiveFloat = 2.0
     """A purchase that could not be sent in time is refused with 503."""
     limiter_users_max: PositiveInt = 100_000

@@ -31,6 +31,22 @@ MUTANTS = (
         "    query = select(Order).order_by(",
         OF_ORDERS,
     ),
+    breaks(
+        "open_orders_counted_at_once",
+        "Requests that come at once do not see each other's orders, and hold more than a buyer may.",
+        "shop/orders/placing.py",
+        "    await ordinary.lock_buyer(session, user_id)\n",
+        "",
+        "tests/orders/test_open_orders.py",
+    ),
+    breaks(
+        "another_way_to_write_an_id",
+        "A sale is bought by a path that no other route knows.",
+        "shop/seckill/requests.py",
+        'SALE_ID = r"(?:0|[1-9][0-9]{0,9})"',
+        'SALE_ID = r"(?:[0-9]{1,10})"',
+        "tests/seckill/test_requests.py",
+    ),
     Mutant(
         "price_from_the_request",
         "The buyer says what an order costs.",
@@ -49,8 +65,8 @@ MUTANTS = (
             ),
             Edit(
                 "shop/orders/placing.py",
-                "hold_seconds: int\n) -> Placed:",
-                "hold_seconds: int, prices: Mapping[int, int | None]\n) -> Placed:",
+                "settings: Settings\n) -> Placed:",
+                "settings: Settings, prices: Mapping[int, int | None]\n) -> Placed:",
             ),
             Edit(
                 "shop/orders/placing.py",

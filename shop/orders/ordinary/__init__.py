@@ -1,0 +1,1 @@
+"""What only orders without a sale have: a bound of what one buyer may have open."""
