@@ -1,6 +1,7 @@
 """Run the migrations: one at a time in the world, and never waiting long for a lock that shoppers need."""
 
 import asyncio
+import time
 
 from alembic import context
 from sqlalchemy import Connection, pool, text
@@ -22,13 +23,12 @@ from shop.settings import get_settings
 ADVISORY_LOCK = 0x5348_4F50
 LOCK_TIMEOUT_MS = 4_000
 STATEMENT_TIMEOUT_MS = 60_000
-ADVISORY_TIMEOUT_MS = 120_000
+ADVISORY_SECONDS, ADVISORY_POLL_SECONDS = 3_600.0, 0.1
 
 
 def run(connection: Connection) -> None:
     """Migrate under an advisory lock, in one transaction per migration."""
-    connection.execute(text(f"SET statement_timeout = {ADVISORY_TIMEOUT_MS}"))
-    connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": ADVISORY_LOCK})
+    _lock(connection)
     connection.execute(text(f"SET statement_timeout = {STATEMENT_TIMEOUT_MS}"))
     connection.execute(text(f"SET lock_timeout = {LOCK_TIMEOUT_MS}"))
     connection.commit()
@@ -40,6 +40,16 @@ def run(connection: Connection) -> None:
     )
     with context.begin_transaction():
         context.run_migrations()
+
+
+def _lock(connection: Connection) -> None:
+    """Wait for the others' turn to end, without a transaction: whoever builds an index concurrently waits for each."""
+    ends_at = time.monotonic() + ADVISORY_SECONDS
+    while not connection.execute(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": ADVISORY_LOCK}).scalar_one():
+        connection.commit()
+        if time.monotonic() > ends_at:
+            raise SystemExit("somebody else is migrating this database; run it again when that has ended")
+        time.sleep(ADVISORY_POLL_SECONDS)
 
 
 async def online() -> None:

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "2026_11_30_index_open_orders"
-down_revision = "2026_11_30_follow_payments"
+down_revision = "2026_11_30_index_lists"
 
 
 def upgrade() -> None:

@@ -11,15 +11,19 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+import shop.admin_events.router
 import shop.audit.explaining.router
 import shop.audit.router
 import shop.audit.trail.router
 import shop.notifications.router
 import shop.orders.events_router
+import shop.orders.listing.router
 import shop.orders.router
+import shop.payments.listing.router
 import shop.payments.router
 import shop.products.router
 import shop.sales.router
+import shop.users.listing.router
 import shop.users.router
 from shop.app import document, operator, problems
 from shop.app.beats import follow_beats
@@ -205,6 +209,10 @@ def _fastapi(settings: Settings, lifespan: object) -> FastAPI:
         shop.orders.router.router,
         shop.payments.router.router,
         shop.orders.events_router.router,
+        shop.users.listing.router.router,
+        shop.orders.listing.router.router,
+        shop.payments.listing.router.router,
+        shop.admin_events.router.router,
         shop.notifications.router.router,
         shop.audit.router.router,
         shop.audit.explaining.router.router,

@@ -14,12 +14,17 @@ from sqlalchemy import (
     LargeBinary,
     SmallInteger,
     String,
+    Uuid,
     func,
+    literal_column,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
 from shop.database import Base, Xid8
+
+# An order's id begins with its sale's, and with zeros if it has none.
+FIRST_OF_SALES = UUID(int=1 << 96)
 
 
 class OrderStatus(StrEnum):
@@ -52,6 +57,11 @@ class Order(Base):
         Index("ix_orders_user", "user_id", "reserved_at", "id"),
         # Of ordinary orders alone, so that a batch of purchases does not write into it.
         Index("ix_orders_open", "user_id", postgresql_where="sale_id IS NULL AND status = 'reserved'"),
+        # For the list of all orders, `shop.orders.listing`: a purchase writes into two of them, at their ends.
+        Index("ix_orders_sale", "sale_id", "status", "reserved_at", "id", postgresql_where="sale_id IS NOT NULL"),
+        Index("ix_orders_of_sales", "status", "reserved_at", "id", postgresql_where="sale_id IS NOT NULL"),
+        Index("ix_orders_ordinary", "status", "reserved_at", "id", postgresql_where="sale_id IS NULL"),
+        Index("ix_orders_replacements", "reserved_at", "id", postgresql_where="replaces IS NOT NULL"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -118,6 +128,13 @@ class OrderLine(Base):
     __table_args__ = (
         CheckConstraint("quantity >= 1", name="quantity"),
         CheckConstraint("price_minor >= 0", name="price_not_negative"),
+        Index(
+            "ix_order_lines_ordinary",
+            "product_id",
+            "reserved_at",
+            "order_id",
+            postgresql_where=f"order_id < '{FIRST_OF_SALES}'::uuid",
+        ),
     )
 
     order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id"), primary_key=True)
@@ -125,3 +142,9 @@ class OrderLine(Base):
     product_id: Mapped[int] = mapped_column(ForeignKey("products.id"))
     quantity: Mapped[int] = mapped_column(Integer)
     price_minor: Mapped[int] = mapped_column(BigInteger)
+    reserved_at: Mapped[datetime | None] = mapped_column(server_default=func.now())
+    """That of an ordinary order, of which a product may have millions; for a line of a sale it means nothing."""
+
+
+ORDINARY_LINES = OrderLine.order_id < literal_column(f"'{FIRST_OF_SALES}'::uuid", Uuid())
+"""What the index of the lines of ordinary orders says."""

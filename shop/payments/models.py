@@ -4,7 +4,19 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import ARRAY, BigInteger, CheckConstraint, ForeignKey, Index, Integer, SmallInteger, String, false, func
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+    SmallInteger,
+    String,
+    false,
+    func,
+    literal_column,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from shop.database import Base, Recorded
@@ -39,6 +51,15 @@ class Payment(Recorded, Base):
         CheckConstraint("settled_at IS NULL OR captured_at IS NOT NULL", name="settled_is_captured"),
         Index(
             "ix_payments_unsettled", "captured_at", postgresql_where="captured_at IS NOT NULL AND settled_at IS NULL"
+        ),
+        # For the list of all payments, `shop.payments.listing`.
+        Index("ix_payments_status", "status", "created_at", "order_id"),
+        Index("ix_payments_currency", "currency", "status", "created_at", "order_id"),
+        Index(
+            "ix_payments_unsettled_newest",
+            "created_at",
+            "order_id",
+            postgresql_where="captured_at IS NOT NULL AND settled_at IS NULL",
         ),
         Index("ix_payments_unfinished", "ask_at", postgresql_where="status IN ('wanted', 'open')"),
     )
@@ -116,12 +137,17 @@ class ProviderEvent(Base):
     """
 
     __tablename__ = "provider_events"
+    __table_args__ = (Index("ix_provider_events_mismatches", "intent_id", postgresql_where="outcome = 'mismatch'"),)
 
     id: Mapped[str] = mapped_column(String(128), primary_key=True)
     kind: Mapped[str] = mapped_column(String(64))
     intent_id: Mapped[str] = mapped_column(String(64), index=True)
     outcome: Mapped[str] = mapped_column(String(32))
     received_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+MISMATCHES = ProviderEvent.outcome == literal_column("'mismatch'")
+"""What the index of the events that did not fit says."""
 
 
 class ProviderCursor(Base):

@@ -23,6 +23,10 @@ class User(Recorded, Base):
         CheckConstraint("email = lower(email)", name="email_lower"),
         CheckConstraint("id ~ '^[A-Za-z0-9_-]{1,64}$'", name="id"),
         Index("ix_users_blocked_at", "blocked_at", postgresql_where="blocked_at IS NOT NULL"),
+        # For the list of all accounts, `shop.users.listing`.
+        Index("ix_users_free", "role", "created_at", "id", postgresql_where="blocked_at IS NULL"),
+        Index("ix_users_blocked", "role", "created_at", "id", postgresql_where="blocked_at IS NOT NULL"),
+        Index("ix_users_address", "email"),  # COLLATE "C", says its migration: alembic compares no collations.
         Index("ix_users_token_generation", "token_generation", postgresql_where="token_generation > 0"),
         Index("ix_users_tokens_ended_tx", "tokens_ended_tx", postgresql_where="tokens_ended_tx IS NOT NULL"),
         Index("ix_users_tx", "tx", "id", postgresql_where="tx IS NOT NULL"),

@@ -36,7 +36,11 @@ def canonical_email(text: str) -> str:
     except EmailNotValidError:
         # The operator may name accounts as they like, such as admin@shop.local.
         text = text.strip()
-    # Last, because a small letter may be one character with its accent where the capital is two.
+    return small_letters(text)
+
+
+def small_letters(text: str) -> str:
+    """In NFC: a small letter may be one character with its accent where the capital is two."""
     return unicodedata.normalize("NFC", text.lower())
 
 

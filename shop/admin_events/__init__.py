@@ -15,7 +15,14 @@ class AdminEvent(Recorded, Base):
     """One change by an admin."""
 
     __tablename__ = "admin_events"
-    __table_args__ = (Index("ix_admin_events_subject", "subject", "subject_id"),)
+    __table_args__ = (
+        Index("ix_admin_events_newest", "created_at", "id"),
+        Index("ix_admin_events_action", "action", "created_at", "id"),
+        Index("ix_admin_events_actor", "actor_id", "created_at", "id"),
+        Index("ix_admin_events_actor_action", "actor_id", "action", "created_at", "id"),
+        Index("ix_admin_events_kind", "subject", "created_at", "id"),
+        Index("ix_admin_events_subject_newest", "subject", "subject_id", "created_at", "id"),
+    )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     actor_id: Mapped[str] = mapped_column(String(64))

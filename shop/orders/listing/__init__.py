@@ -1,0 +1,1 @@
+"""The orders of all buyers, as an admin looks for them."""

@@ -1,0 +1,1 @@
+"""All payments, as an admin looks for them."""

@@ -1,0 +1,1 @@
+"""All accounts, as an admin looks for them."""
