@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from shop.auth import COMMAND_LINE
+from shop.bounds import ROW_ID_MAX
 from shop.cache import Cache
-from shop.cli.arguments import ROW_ID_MAX
 from shop.cli.output import Clients, Json, Key, emit, keyed, run
 from shop.idempotency.service import once
 from shop.products import service

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop.audit.schemas import AuditReport
 from shop.audit.service import audit_sale
 from shop.auth import COMMAND_LINE
-from shop.cli.arguments import ROW_ID_MAX
+from shop.bounds import ROW_ID_MAX
+from shop.cli.arguments import Time
 from shop.cli.output import Clients, Json, Key, emit, keyed, run, warn
 from shop.cli.unreachable import SERVER_ERRORS
 from shop.orders import poison
@@ -27,7 +28,6 @@ SECONDS_MAX = 10 * 366 * 24 * 3600
 
 
 SaleArgument = Annotated[int, typer.Argument(min=1, max=SALE_ID_MAX, help="The sale's id.")]
-Moment = Annotated[datetime | None, typer.Option(help="A time, UTC unless it names a zone.")]
 
 app = typer.Typer(help="Sales, from draft to audit.", no_args_is_help=True)
 
@@ -85,9 +85,9 @@ def schedule(sale: SaleArgument, json: Json = False) -> None:
 
 
 @app.command(epilog="Example: shop sale window 1 --ends-at 2030-01-01T12:00:00")
-def window(sale: SaleArgument, starts_at: Moment = None, ends_at: Moment = None, json: Json = False) -> None:
+def window(sale: SaleArgument, starts_at: Time = None, ends_at: Time = None, json: Json = False) -> None:
     """Move the window; the start only before it."""
-    window = WindowChange(starts_at=_in_utc(starts_at), ends_at=_in_utc(ends_at))
+    window = WindowChange(starts_at=starts_at, ends_at=ends_at)
     _change(lambda session: service.change_window(session, COMMAND_LINE, sale, **window.model_dump()), json)
 
 
@@ -187,7 +187,3 @@ def _change(ask: Callable[[AsyncSession], Awaitable[SaleChange]], json: bool) ->
         return ChangeRead.model_validate(change)
 
     emit(run(work), as_json=json)
-
-
-def _in_utc(moment: datetime | None) -> datetime | None:
-    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
