@@ -5,7 +5,6 @@ import time
 
 from alembic import context
 from sqlalchemy import Connection, pool, text
-from sqlalchemy.ext.asyncio import create_async_engine
 
 import shop.admin_events
 import shop.audit.models
@@ -18,6 +17,7 @@ import shop.sales.models
 import shop.sales.recovery.models
 import shop.users.models  # noqa: F401 - each registers its rows
 from shop.database import Base
+from shop.database_engine import database_engine
 from shop.settings import get_settings
 
 ADVISORY_LOCK = 0x5348_4F50
@@ -55,7 +55,7 @@ def _lock(connection: Connection) -> None:
 async def online() -> None:
     """Connect, migrate, leave; the session's end releases the lock."""
     url = context.config.get_main_option("sqlalchemy.url") or get_settings().database_url
-    engine = create_async_engine(url, poolclass=pool.NullPool)
+    engine = database_engine(url, poolclass=pool.NullPool)
     async with engine.connect() as connection:
         await connection.run_sync(run)
     await engine.dispose()

@@ -5,28 +5,24 @@ One request, one batch or one job is one transaction. It is never held across a 
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime
-from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import asyncpg
 import structlog
 from fastapi import Depends, Request
-from sqlalchemy import DateTime, MetaData, func, text
+from sqlalchemy import DateTime, MetaData, event, func, text
 from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.types import UserDefinedType
 
-from shop.database_ping import ping_before_use
-from shop.settings import Settings, bundled
-
-if TYPE_CHECKING:
-    from alembic.config import Config
+from shop.database_engine import database_engine, ping_before_use, without_values
+from shop.settings import Settings
 
 # What says that Postgres cannot be reached or cannot answer in time, as against a statement that is wrong.
 UNAVAILABLE_ERRORS = (
@@ -105,8 +101,7 @@ class Database:
         info: Mapping[str, object] | None = None,
     ) -> None:
         """`info` is what each session carries along, for those who get nothing but the session."""
-        self.application_name = application_name
-        self.engine: AsyncEngine = create_async_engine(
+        self.engine: AsyncEngine = database_engine(
             settings.database_url,
             pool_size=pool_max or settings.database_pool_max,
             max_overflow=0,
@@ -115,7 +110,13 @@ class Database:
         )
         gone = (*UNAVAILABLE_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError)
         ping_before_use(self.engine, settings.database_ping_seconds, gone=gone)
+        self._connections_open = 0
+        event.listen(self.engine.sync_engine, "connect", lambda *_: self._count(1))
+        event.listen(self.engine.sync_engine, "close", lambda *_: self._count(-1))
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, info=dict(info or {}))
+
+    def _count(self, more: int) -> None:
+        self._connections_open += more
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
@@ -133,6 +134,12 @@ class Database:
                 raise
         for callback in session.info.pop(AFTER_COMMIT, []):
             await _run_after_commit(callback)
+
+    async def keep_open(self, number: int) -> None:
+        """Open connections until there are so many, or as many as the pool may have. The pool gives none back."""
+        async with AsyncExitStack() as opened:
+            while self._connections_open < number:
+                await opened.enter_async_context(self.engine.connect())
 
     @property
     def connections_in_use(self) -> int:
@@ -199,7 +206,11 @@ async def copy_rows(session: AsyncSession, table: str, columns: Sequence[str], r
     connection = await session.connection()
     raw = await connection.get_raw_connection()
     driver: asyncpg.Connection[asyncpg.Record] = raw.driver_connection  # type: ignore[assignment]
-    await driver.copy_records_to_table(table, columns=columns, records=rows)
+    try:
+        await driver.copy_records_to_table(table, columns=columns, records=rows)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        without_values(error)
+        raise
 
 
 async def backend_pid(session: AsyncSession) -> int:
@@ -220,65 +231,30 @@ async def end_blockers(session: AsyncSession, pid: int, *, application_name: str
     return int(ended.scalar_one())
 
 
-def _alembic(settings: Settings) -> "Config":
-    # Alembic costs every process half a second of import; only those that migrate or check need it.
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(bundled("migrations")))
-    config.set_main_option("sqlalchemy.url", settings.database_url.replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    return config
-
-
-def migrate(settings: Settings, revision: str = "head") -> None:
-    """Bring the schema to a revision: `head`, `base`, or one between. It runs its own event loop."""
-    from alembic import command
-
-    config = _alembic(settings)
-    if revision == "base" or revision.startswith("-"):
-        command.downgrade(config, revision)
-    else:
-        command.upgrade(config, revision)
-
-
-def check_migrations(settings: Settings) -> None:
-    """Raise alembic's AutogenerateDiffsDetected when the models and the migrations disagree."""
-    from alembic import command
-
-    command.check(_alembic(settings))
-
-
-async def migrated(session: AsyncSession) -> bool:
-    """Whether the schema is at the newest revision that this release knows."""
-    found = await session.execute(text("SELECT to_regclass('alembic_version') IS NOT NULL"))
-    if not found.scalar_one():
-        return False
-    current = await session.execute(text("SELECT version_num FROM alembic_version"))
-    return current.scalar_one_or_none() == _head()
-
-
-@lru_cache
-def _head() -> str:
-    """The newest revision of this release: revisions are named by date, and one file follows another."""
-    return max(file.stem for file in (bundled("migrations") / "versions").glob("2*.py"))
-
-
 def sqlstate(error: DBAPIError) -> str:
     """The five characters that say what Postgres did not like, or '' when it never answered."""
     return getattr(error.orig, "sqlstate", None) or ""
 
 
-# SQLSTATE classes of a server that is away, busy, full or about to stop, and of transactions that may be tried again.
-UNAVAILABLE_CLASSES = ("08", "40", "53", "55", "57", "58")
+def state_of(error: Exception) -> str:
+    """The same for whatever the driver, SQLAlchemy or a connection that was not given raises."""
+    return sqlstate(error) if isinstance(error, DBAPIError) else str(getattr(error, "sqlstate", None) or "")
+
+
+# SQLSTATE classes of a server that is away, busy, full or about to stop, that lets nobody in under this name, whose
+# database is being replaced, and of transactions that may be tried again.
+UNAVAILABLE_CLASSES = ("08", "28", "3D", "40", "53", "55", "57", "58")
+# Read-only, as a standby is, or a session that was idle or busy for too long; what else class 25 has is wrong. A
+# prepared statement that is not there was prepared on a server from which a pooler has moved the session.
+UNAVAILABLE_STATES = ("25006", "25P03", "25P04", "26000")
 
 
 def is_unavailable(error: Exception) -> bool:
     """Whether an error of the driver says that Postgres cannot do it now, rather than that the statement is wrong."""
-    if isinstance(error, DBAPIError):
-        return error.connection_invalidated or sqlstate(error)[:2] in ("", *UNAVAILABLE_CLASSES)
-    if isinstance(error, asyncpg.PostgresError):
-        return str(error.sqlstate or "")[:2] in ("", *UNAVAILABLE_CLASSES)
+    if isinstance(error, DBAPIError | asyncpg.PostgresError):
+        state = state_of(error)
+        passing = state[:2] in ("", *UNAVAILABLE_CLASSES) or state in UNAVAILABLE_STATES
+        return passing or (isinstance(error, DBAPIError) and error.connection_invalidated)
     return isinstance(error, UNAVAILABLE_ERRORS)
 
 

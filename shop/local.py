@@ -19,9 +19,9 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from shop.database import migrate
 from shop.embedded import embedded_servers
 from shop.metrics import MULTIPROCESS_VARIABLE, prepare_multiprocess, serve_metrics
+from shop.migrating import migrate
 from shop.processes import run_beside
 from shop.redis_users import DEFAULT_USER_OFF, Logins
 from shop.settings import Settings

@@ -1,43 +1,93 @@
 """Whether a process can do its work: each server that it needs is asked, with a bound on the wait."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
 
 import redis.asyncio as aioredis
+import structlog
 from sqlalchemy import text
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from shop.database import Database, migrated
+from shop.database import Database, state_of
+from shop.migrating import migrated
 from shop.redis import scripts_loaded
 from shop.redis_demands import ledger_problems
 from shop.settings import Settings
 
 CHECK_SECONDS = 2.0
+READ_ONLY = "Postgres is read-only: a standby, or a primary that has been told so"
+# What the states of Postgres mean to a stranger; the more exact ones first.
+IN_WORDS = {
+    "25006": READ_ONLY,
+    "57P01": "Postgres is stopping",
+    "57P02": "Postgres is stopping",
+    "57P03": "Postgres is starting or stopping",
+    "53300": "Postgres takes no more connections",
+    "53": "Postgres has no room left",
+    "28": "Postgres does not let the shop in",
+    "42501": "Postgres does not let the shop in",
+    "3D": "the database is not there",
+}
+
+log = structlog.get_logger(__name__)
 
 
-async def readiness(database: Database, client: aioredis.Redis, settings: Settings) -> dict[str, str | None]:
-    """Each check with None, or with the reason why it fails."""
+class Failing(NamedTuple):
+    """Why a check fails: in words for everybody, and what was seen for whoever runs the shop."""
+
+    reason: str
+    detail: str
+
+
+Checks = Mapping[str, Failing | None]
+_logged: dict[str, Failing | None] = {}
+
+
+async def readiness(database: Database, client: aioredis.Redis, settings: Settings) -> Checks:
+    """Each check with None, or with why it fails."""
     return {
-        "postgres": await _check(lambda: _postgres(database)),
-        "migrations": await _check(lambda: _migrations(database)),
-        "redis": await _check(lambda: _redis(client)),
-        "scripts": await _check(lambda: _scripts(client)),
-        "durability": await _check(lambda: _durability(client, settings)),
+        "postgres": await _check("Postgres", lambda: _postgres(database)),
+        "migrations": await _check("Postgres", lambda: _migrations(database)),
+        "redis": await _check("Redis", lambda: _redis(client)),
+        "scripts": await _check("Redis", lambda: _scripts(client)),
+        "durability": await _check("Redis", lambda: _durability(client, settings)),
     }
 
 
-async def _check(check: Callable[[], Awaitable[str | None]]) -> str | None:
+def log_changes(checks: Checks) -> None:
+    """Tell the log what has begun to fail, or fails in another way; a stranger may ask as often as they like."""
+    for name, failing in checks.items():
+        if failing is not None and failing != _logged.get(name):
+            log.warning("not_ready", check=name, reason=failing.reason, detail=failing.detail)
+        _logged[name] = failing
+
+
+async def _check(server: str, check: Callable[[], Awaitable[str | None]]) -> Failing | None:
     try:
         async with asyncio.timeout(CHECK_SECONDS):
-            return await check()
-    except TimeoutError:
-        return f"no answer within {CHECK_SECONDS:g} s"
+            reason = await check()
+        return None if reason is None else Failing(reason, reason)
     except Exception as error:  # noqa: BLE001 - whatever is wrong is the answer
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no answer'}"[:200]
+        first_line = next(iter(str(error).splitlines()), "no answer")
+        return Failing(_in_words(server, error), f"{type(error).__name__}: {first_line}"[:200])
 
 
-async def _postgres(database: Database) -> None:
+def _in_words(server: str, error: Exception) -> str:
+    state = state_of(error)
+    if words := IN_WORDS.get(state) or IN_WORDS.get(state[:2]):
+        return words
+    if isinstance(error, PoolTimeout):
+        return "all connections of this process are in use"
+    if isinstance(error, TimeoutError):
+        return f"no answer from {server} within {CHECK_SECONDS:g} s"
+    return f"{server} cannot be reached"
+
+
+async def _postgres(database: Database) -> str | None:
     async with database.transaction() as session:
-        await session.execute(text("SELECT 1"))
+        read_only = await session.execute(text("SELECT current_setting('transaction_read_only')::boolean"))
+        return READ_ONLY if read_only.scalar_one() else None
 
 
 async def _migrations(database: Database) -> str | None:

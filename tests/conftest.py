@@ -14,8 +14,9 @@ import redis.asyncio as aioredis
 import structlog
 from sqlalchemy import text, update
 
-from shop.database import Base, Database, migrate
+from shop.database import Base, Database
 from shop.embedded import EmbeddedServers, embedded_servers
+from shop.migrating import migrate
 from shop.redis import connect, load_scripts
 from shop.sales.models import Sale, SaleStatus
 from shop.settings import Settings
@@ -71,6 +72,8 @@ def settings_of(servers: EmbeddedServers, *, database: str, redis_number: int, t
         # The tests' clients are in the same loop, and would be refused for the delay that they make themselves.
         overload_delay_seconds=10.0,
         sign_in_per_minute_per_address=10_000,
+        # Many shops share one server here.
+        database_pool_kept=1,
         # Fifty requests at once on a busy machine are slow; they are not what these tests are about.
         database_pool_wait_seconds=10.0,
     )

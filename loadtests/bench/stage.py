@@ -26,9 +26,10 @@ from pydantic import SecretStr
 from loadtests.bench.accounting import family
 from loadtests.bench.messages import Plan, Round
 from loadtests.bench.requests import Shoppers
-from shop.database import Database, migrate
+from shop.database import Database
 from shop.embedded import EmbeddedServers, embedded_servers
 from shop.local import LocalShop, free_port
+from shop.migrating import migrate
 from shop.processes import run_beside
 from shop.redis import connect
 from shop.redis_users import Logins

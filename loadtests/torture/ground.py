@@ -19,9 +19,10 @@ from loadtests.bench.accounting import family
 from loadtests.bench.stage import production_settings
 from loadtests.chaos import ChaosProxy, chaos_proxy
 from shop.auth import issue_token
-from shop.database import UNAVAILABLE_ERRORS, Database, migrate
+from shop.database import UNAVAILABLE_ERRORS, Database
 from shop.embedded import EmbeddedServers, PostgresServer, ServerUnavailable, ValkeyServer
 from shop.local import LocalShop, NotStarted
+from shop.migrating import migrate
 from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown, connect
 from shop.redis_users import Logins
 from shop.settings import Settings

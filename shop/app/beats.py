@@ -1,6 +1,7 @@
 """The beat of this process: it tells Postgres that it lives, and hands in what it promised when a recovery asks."""
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping
 from uuid import UUID, uuid4
 
@@ -23,16 +24,25 @@ log = structlog.get_logger(__name__)
 
 async def follow_beats(lane: PurchaseLane, database: Database, settings: Settings, stopping: asyncio.Event) -> None:
     """Beat until `stopping` is set. Without Postgres there is no beat, and the memory is kept."""
-    process_id, healthy = uuid4(), True
+    process_id, healthy, heard = uuid4(), True, time.monotonic()
     while not stopping.is_set():
         try:
             await _beat(lane, database, process_id)
-            healthy = True
+            healthy, heard = True, time.monotonic()
         except (*UNAVAILABLE_ERRORS, DBAPIError) as error:
             if healthy:
                 log.warning("beat_waits", reason=repr(error)[:200])
             healthy = False
+            if time.monotonic() - heard > settings.unheard_seconds_max:
+                _stop_selling(lane)
         await rest(stopping, settings.beat_seconds)
+
+
+def _stop_selling(lane: PurchaseLane) -> None:
+    """Leave every sale until Postgres says that its epoch is still the one: then the directory gives it back."""
+    for group in lane.groups:
+        log.warning("sale_left", sale_id=group.sale.sale_id, reason="nothing was heard from Postgres for too long")
+        lane.leave(group)
 
 
 async def _beat(lane: PurchaseLane, database: Database, process_id: UUID) -> None:

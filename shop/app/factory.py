@@ -38,6 +38,7 @@ from shop.audit.explaining.service import explain_limiter
 from shop.auth import Revocations, TokenVerifier
 from shop.cache import Cache
 from shop.database import Database
+from shop.kept_connections import keep_connections
 from shop.logs import configure_logs
 from shop.order_changes import Announcer, Changes
 from shop.orders.announcing import ANNOUNCER
@@ -121,6 +122,9 @@ def create_app(settings: Settings) -> ShopApp:
             "latches": lambda: follow_latches(lane, settings, stopping),
             "revocations": lambda: follow_revocations(followed, revocations, settings, read=read, stopping=stopping),
             "connections": lambda: connections.keep(stopping),
+            "kept_connections": lambda: keep_connections(
+                {followed: FOLLOWERS_POOL_MAX, database: settings.database_pool_kept}, stopping
+            ),
             "changes": lambda: changes.follow(stopping),
             "changed_orders": lambda: look_again(followed, changes, settings, stopping),
         }

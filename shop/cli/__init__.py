@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from shop.cli import orders, products, sales, sandbox, servers, users
+from shop.cli import migrations, orders, products, sales, sandbox, servers, users
 from shop.cli.failures import told_in_a_line
 
 EXAMPLES = """
@@ -39,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 servers.add_to(app)
+migrations.add_to(app)
 sandbox.add_to(app)
 app.add_typer(users.app, name="user")
 app.add_typer(products.app, name="product")

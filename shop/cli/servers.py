@@ -1,4 +1,4 @@
-"""`shop demo`, `up`, `reset`, `api`, `worker`, `migrate`, `openapi`: the processes and their ground.
+"""`shop demo`, `up`, `reset`, `api`, `worker`, `openapi`: the processes and their ground.
 
 Each command imports what it runs, so that none waits for the others.
 """
@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from shop import metrics
 from shop.cli.output import Json, emit, fail, write
 from shop.cli.unreachable import advice_for
-from shop.database import Database, migrate
+from shop.database import Database
 from shop.embedded.process import locked
 from shop.logs import configure_logs
 from shop.pool_sizes import compare_pools
@@ -66,7 +66,6 @@ def add_to(app: typer.Typer) -> None:
     app.command()(reset)
     app.command(epilog=API_EPILOG)(api)
     app.command()(worker)
-    app.command(name="migrate", epilog="Example: shop migrate --to base")(migrate_command)
     app.command(name="settings", epilog="Example: shop settings --markdown > docs/configuration.md")(list_settings)
     app.command(epilog="Example: shop openapi > openapi.json")(openapi)
 
@@ -146,7 +145,7 @@ def api(
     configure_logs(settings)
     all_scripts()
     count = processes or settings.api_processes
-    asyncio.run(_preflight(settings, SERVING, api_processes=count))
+    asyncio.run(require_ready(settings, SERVING, api_processes=count))
     from shop.app.server import listen, serve
 
     try:
@@ -171,22 +170,11 @@ def worker(json: Json = False) -> None:
 
     settings = get_settings()
     configure_logs(settings)
-    asyncio.run(_preflight(settings, SERVING))
+    asyncio.run(require_ready(settings, SERVING))
     _serve_metrics(settings.metrics_host, settings.worker_metrics_port)
     if json:
         emit({"worker": "running"}, as_json=True)
     asyncio.run(run_worker(settings))
-
-
-def migrate_command(
-    to: Annotated[str, typer.Option(help="A revision, `head` or `base`.")] = "head",
-    json: Json = False,
-) -> None:
-    """Bring the database's schema to a revision."""
-    settings = get_settings()
-    asyncio.run(_preflight(settings, ("postgres",)))
-    migrate(settings, to)
-    emit({"migrated": to}, as_json=json)
 
 
 def openapi(json: Json = False) -> None:
@@ -229,7 +217,7 @@ def wait_for_signal() -> None:
     stop.wait()
 
 
-async def _preflight(settings: Settings, names: tuple[str, ...], *, api_processes: int | None = None) -> None:
+async def require_ready(settings: Settings, names: tuple[str, ...], *, api_processes: int | None = None) -> None:
     """Fail before anything starts when a server that is needed cannot be used, and say whether the pools fit it."""
     database = Database(settings, application_name="shop-preflight", pool_max=1)
     ledger = connect(settings.redis_url, settings)
@@ -245,8 +233,8 @@ async def _preflight(settings: Settings, names: tuple[str, ...], *, api_processe
         "redis": f". {advice_for('SHOP_REDIS_URL', settings.redis_url)}",
     }
     for name in names:
-        if checks[name] is not None:
-            fail(f"{name}: {checks[name]}{advice.get(name, '')}", code="not_ready")
+        if failing := checks[name]:
+            fail(f"{name}: {failing.detail}{advice.get(name, '')}", code="not_ready")
 
 
 def _serve_metrics(host: str, port: int) -> None:

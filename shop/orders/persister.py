@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop import metrics
 from shop.database import UNAVAILABLE_ERRORS, Database, backend_pid, end_blockers, sqlstate
+from shop.database_engine import named
 from shop.faults import fault_point
 from shop.orders.batch import BrokenBatch, PoisonedBatch, write_batch
 from shop.orders.poison import stop_for_poison
@@ -192,14 +193,14 @@ class Persister:
 
         An idle one ends itself by its timeout; one that was stopped inside COPY is neither idle nor cancellable.
         """
-        pid = await backend_pid(session)
+        pid, name = await backend_pid(session), named(self._settings.database_url, APPLICATION_NAME)
         locking = asyncio.ensure_future(sales.lock(session, self._sale_id))
         try:
             while not locking.done():
                 await asyncio.wait({locking}, timeout=self._settings.persist_lock_wait_seconds)
                 if not locking.done():
                     async with self._database.transaction() as other:
-                        ended = await end_blockers(other, pid, application_name=APPLICATION_NAME)
+                        ended = await end_blockers(other, pid, application_name=name)
                     log.warning("stuck_worker_ended", sale_id=self._sale_id, backends=ended)
         finally:
             await end_tasks([locking])

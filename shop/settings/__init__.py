@@ -47,7 +47,7 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
 
     # Where the data is.
     database_url: PostgresUrl = "postgresql+asyncpg://shop@localhost/shop"
-    """Postgres."""
+    """Postgres, as libpq and hosting providers write it: `postgres://user:password@host,host/name?sslmode=verify-full`."""
     redis_url: RedisUrl = "redis://localhost:6379/0"
     """The ledger: append-only file on, never evicts; give API and worker a user each (`shop/redis_users.py`)."""
     cache_redis_url: RedisUrl | None = None
@@ -56,6 +56,8 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
     """The distribution has closed the known holes of an older Redis; else production refuses such a version."""
     database_pool_max: PositiveInt = 10
     """Connections to Postgres of one process for its requests; an API process has up to 4 more for itself."""
+    database_pool_kept: PositiveInt = 4
+    """Connections of each pool that are opened at the start and kept, for when Postgres takes no more."""
     database_pool_wait_seconds: PositiveFloat = 2.0
     """How long a request waits for a free connection before it is refused with 503."""
     database_ping_seconds: PositiveFloat = 2.0
@@ -162,6 +164,9 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
     # Recovery after a loss in Redis.
     beat_seconds: PositiveFloat = 1.0
     """How often an API process says that it lives, and hears what is recorded and what is recovered."""
+    unheard_seconds_max: PositiveFloat = 600.0
+    """A process that has heard nothing from Postgres for so long sells no more until it does: what it promises may be
+    an old ledger's, and units are kept for that during SHOP_RECEIPT_WINDOW_SECONDS."""
     process_alive_seconds: PositiveFloat = 5.0
     """A process that was heard of so long ago is asked what it has promised."""
     recovery_answer_seconds: PositiveFloat = 3.0
@@ -217,15 +222,6 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
         if isinstance(value, int | float) and abs(value) > NUMBER_MAX:
             raise ValueError(f"it must not be above {NUMBER_MAX:,}")
         return value
-
-    @field_validator("database_url")
-    @classmethod
-    def _asyncpg(cls, url: str) -> str:
-        return (
-            "postgresql+asyncpg://" + url.split("://", 1)[1]
-            if url.startswith(("postgres://", "postgresql://"))
-            else url
-        )
 
     @model_validator(mode="after")
     def _safe(self) -> Self:

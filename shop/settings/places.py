@@ -6,10 +6,11 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
+from shop.settings.database_url import with_driver
+from shop.settings.redis_url import redis_url
+
 # A name, an IPv4 address or an IPv6 address without brackets; which of them there are is known by the resolver alone.
 HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%\w+)?")
-OF_POSTGRES = ("postgresql", "postgres", "postgresql+asyncpg")
-OF_REDIS = ("redis", "rediss", "unix")
 
 
 def _host(host: str) -> str:
@@ -29,8 +30,8 @@ def server_url(url: str, schemes: tuple[str, ...]) -> str:
 
 
 Host = Annotated[str, AfterValidator(_host)]
-RedisUrl = Annotated[str, AfterValidator(lambda url: server_url(url, OF_REDIS))]
-PostgresUrl = Annotated[str, AfterValidator(lambda url: server_url(url, OF_POSTGRES))]
+RedisUrl = Annotated[str, AfterValidator(redis_url)]
+PostgresUrl = Annotated[str, AfterValidator(with_driver)]
 
 
 def http_url(host: str, port: int) -> str:

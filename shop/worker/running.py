@@ -20,6 +20,7 @@ from shop.audit.live.auditor import Auditor
 from shop.audit.recovery.following import follow_recoveries
 from shop.audit.recovery.steps import Tools
 from shop.database import UNAVAILABLE_ERRORS
+from shop.kept_connections import keep_connections
 from shop.orders import repository as orders
 from shop.orders.persister import Persister
 from shop.redis import CONNECTION_ERRORS, all_scripts, connect
@@ -49,6 +50,9 @@ async def running_worker(settings: Settings) -> AsyncIterator[Context]:
     """A worker that works while the block lasts. Raises ScriptMissing."""
     all_scripts()
     context = Context.connect(settings)
+    kept = settings.database_pool_kept
+    pools = {context.persist_database: kept, context.database: kept}
+    _supervise(context, "kept_connections", lambda: keep_connections(pools, context.stopping))
     _supervise(context, "controller", controller_of(context).run)
     _supervise(context, "recoveries", lambda: follow_recoveries(_recovery_tools(context), context.stopping))
     _supervise(context, "audits", _auditor(context).run)

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from shop.database import migrate
 from shop.embedded import PostgresServer
+from shop.migrating import migrate
 from shop.settings import Settings
 from tests.harness import create_database
 from tests.processes import copy_of, own_postgres

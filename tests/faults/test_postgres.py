@@ -10,17 +10,18 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from shop.database import migrate
 from shop.embedded import PostgresServer
+from shop.migrating import migrate
 from shop.orders.persister import APPLICATION_NAME
 from shop.settings import Settings
 from tests.faults.full_disk import full, small_disk
-from tests.harness import Shop, outcome, wait_until
+from tests.harness import Shop, outcome, running_shop, wait_until
 from tests.pipeline.crowd import Crowd, assert_each_recorded_once
 from tests.processes import copy_of, own_shop
 
 HEALED_SECONDS = 15.0
 ROLE = "limited"
+KEPT = {"shop-api": 8, "shop-worker": 4, "shop-persister": 4}  # with four of each pool
 WAL_SEGMENTS_MAX = 20  # switched until there is no room for another
 
 
@@ -106,6 +107,79 @@ async def test_a_postgres_that_takes_no_more_connections_refuses_reads_and_stops
                 await until_readable(own.shop)
                 await assert_each_recorded_once(own.shop, sale, crowd.orders.values())
             assert (crowd.finals, crowd.passing) == ({"reserved": 60}, {})
+
+
+async def test_while_others_have_all_connections_the_shop_sells_and_records_with_those_it_has_kept(
+    breakable: Settings, tmp_path: Path
+) -> None:
+    """They take whatever is free, and again; each purchase is accepted, and what is due is done meanwhile."""
+    as_role = copy_of(breakable, database_url=breakable.database_url.replace("//shop@", "//crowded@"))
+    async with operator(breakable) as connection:
+        await connection.execute(
+            "CREATE ROLE crowded LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO crowded;"
+            " GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO crowded"
+        )
+        kept = copy_of(as_role, database_pool_kept=4)
+        async with own_shop(kept, tmp_path, worker_here=True) as own:
+            shop = own.shop
+            sale = await shop.open_sale(units=1_000)
+
+            async def opened() -> bool:
+                query = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'crowded' AND application_name = $1"
+                counts = {name: await connection.fetchval(query, name) for name in KEPT}
+                return all(counts[name] >= number for name, number in KEPT.items())
+
+            await wait_until(opened, reason="the connections are opened")
+            used = await connection.fetchval("SELECT count(*) FROM pg_stat_activity WHERE usename = 'crowded'")
+            await connection.execute(f"ALTER ROLE crowded CONNECTION LIMIT {used}")
+            with pytest.raises(asyncpg.TooManyConnectionsError):
+                await asyncpg.connect(as_role.database_url.replace("+asyncpg", ""))
+            crowd = Crowd(shop, sale)
+            orders = set()
+            for _ in range(3):
+                await crowd.run(buyers=30)
+                assert (await (await shop.client()).get("/readyz")).status_code == 200
+                other = await shop.open_sale(units=1)  # which the worker loads, and the API learns of
+                orders.add(await shop.bought(other))
+                assert (await shop.drained(other)).units_taken == 1
+            assert (crowd.finals, crowd.passing) == ({"reserved": 90}, {})
+            await assert_each_recorded_once(shop, sale, crowd.orders.values())
+            await connection.execute("ALTER ROLE crowded CONNECTION LIMIT -1")
+
+
+async def test_a_process_that_hears_nothing_from_postgres_for_too_long_sells_no_more_until_it_does(
+    breakable: Settings, tmp_path: Path
+) -> None:
+    """It may be left at an old ledger, and nobody can tell it (faults 8)."""
+    async with operator(breakable) as connection:
+        await connection.execute("CREATE ROLE deaf LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO deaf")
+        as_deaf = copy_of(
+            breakable,
+            database_url=breakable.database_url.replace("//shop@", "//deaf@"),
+            unheard_seconds_max=1.0,
+        )
+        async with own_shop(breakable, tmp_path, worker_here=True) as own:
+            sale = await own.shop.open_sale(units=100)
+            async with running_shop(copy_of(as_deaf, redis_url=own.shop.settings.redis_url), worker=False) as deaf:
+                await deaf.until_loaded(sale)
+                await connection.execute("ALTER ROLE deaf NOLOGIN")
+                await connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'deaf'"
+                )
+                assert outcome(await deaf.buy(sale)) == "reserved"
+
+                async def stopped() -> bool:
+                    answer = await deaf.buy(sale)
+                    assert answer.status_code in {202, 503}, answer.text
+                    return answer.status_code == 503
+
+                await wait_until(stopped, reason="it sells no more")
+                assert outcome(await own.shop.buy(sale)) == "reserved"
+                await connection.execute("ALTER ROLE deaf LOGIN")
+                await deaf.until_loaded(sale)
+                assert outcome(await deaf.buy(sale)) == "reserved"
+            await own.shop.drained(sale)
+            assert (await own.shop.audit(sale)).balanced
 
 
 async def test_a_postgres_whose_disk_is_full_records_everything_once_there_is_room(

@@ -9,14 +9,15 @@ import sys
 import asyncpg
 import pytest
 
-from shop.database import Base, Database, check_migrations, migrate, migrated
+from shop.database import Base, Database
 from shop.embedded import EmbeddedServers
 from shop.local import environment_of
+from shop.migrating import check_migrations, migrate, migrated
 from shop.settings import Settings
 from tests.harness import create_database
 
 MIGRATING = """
-from shop.database import migrate
+from shop.migrating import migrate
 from shop.settings import get_settings
 migrate(get_settings())
 """

@@ -4,8 +4,8 @@ import asyncio
 
 import structlog
 
-from shop.database import migrate
 from shop.embedded import embedded_servers
+from shop.migrating import migrate
 from shop.redis import connect
 from tests.conftest import settings_of
 from tests.harness import LOGINS

@@ -189,7 +189,7 @@ MUTANTS = (
         "stuck_persister_is_not_ended",
         "A worker that was stopped inside COPY holds the sale's row.",
         PERSISTER,
-        "ended = await end_blockers(other, pid, application_name=APPLICATION_NAME)",
+        "ended = await end_blockers(other, pid, application_name=name)",
         "ended = 0",
         f"{OF_WORKERS}::test_a_worker_stopped_inside_copy_does_not_hold_up_the_sale",
     ),

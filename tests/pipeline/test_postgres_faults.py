@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from shop.database import migrate
 from shop.embedded import PostgresServer
+from shop.migrating import migrate
 from shop.sales.models import Sale
 from shop.settings import Settings
 from tests.harness import Shop, create_database, outcome, wait_until

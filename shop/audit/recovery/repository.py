@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import distinct, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, distinct, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.orders.models import Order
@@ -15,8 +15,6 @@ from shop.sales.repository import ALIVE
 from shop.seckill.ledger import LedgerOrder
 from shop.seckill.order_ids import ids_of_sale
 
-_HAS_ROW = select(Order.id).where(Order.id == RecoveryClaim.order_id).exists()
-
 
 class HandedIn(NamedTuple):
     """What was promised and has no row: its units, and how many of the lost events of the old epoch it explains."""
@@ -25,10 +23,19 @@ class HandedIn(NamedTuple):
     explains: int
 
 
+def _of_sale(sale_id: int) -> ColumnElement[bool]:
+    """Says where the orders of a sale lie, so that no plan, however bad the statistics, reads those of all others."""
+    ids = ids_of_sale(sale_id)
+    return Order.id.between(ids.first, ids.last)
+
+
+def _row_of_claim(sale_id: int) -> Select[UUID]:
+    return select(Order.id).where(_of_sale(sale_id), Order.id == RecoveryClaim.order_id)
+
+
 async def counts(session: AsyncSession, sale_id: int) -> tuple[int, int]:
     """How many orders a sale has, and how many buyers."""
-    ids = ids_of_sale(sale_id)
-    query = select(func.count(), func.count(distinct(Order.user_id))).where(Order.id.between(ids.first, ids.last))
+    query = select(func.count(), func.count(distinct(Order.user_id))).where(_of_sale(sale_id))
     orders, buyers = (await session.execute(query)).one()
     return int(orders), int(buyers)
 
@@ -37,10 +44,9 @@ async def page(
     session: AsyncSession, sale_id: int, *, after: UUID | None, limit: int
 ) -> list[tuple[bytes, LedgerOrder]]:
     """The orders of a sale as entries of its ledger, by id: with the number that each was reserved under."""
-    ids = ids_of_sale(sale_id)
     query = (
         select(Order.id, Order.user_id, Order.quantity, Order.seq, Order.reserved_at, Order.released_at.is_(None))
-        .where(Order.id.between(ids.first, ids.last))
+        .where(_of_sale(sale_id))
         .order_by(Order.id)
         .limit(limit)
     )
@@ -61,7 +67,7 @@ async def without_row(session: AsyncSession, order_ids: Sequence[UUID]) -> set[U
 async def reopen_claims(session: AsyncSession, sale_id: int) -> None:
     """Open the claims again that were honoured in a ledger which is lost, and that were not recorded before."""
     honoured = (RecoveryClaim.sale_id == sale_id) & (RecoveryClaim.outcome == ClaimOutcome.HONOURED)
-    statement = update(RecoveryClaim).where(honoured, ~_HAS_ROW).values(outcome=None)
+    statement = update(RecoveryClaim).where(honoured, ~_row_of_claim(sale_id).exists()).values(outcome=None)
     await session.execute(statement.execution_options(synchronize_session=False))
 
 
@@ -78,7 +84,7 @@ async def sort_claims(session: AsyncSession, sale_id: int) -> None:
         .exists()
     )
     for condition, outcome in (
-        (RecoveryClaim.outcome.is_(None) & _HAS_ROW, ClaimOutcome.RECORDED),
+        (RecoveryClaim.outcome.is_(None) & _row_of_claim(sale_id).exists(), ClaimOutcome.RECORDED),
         (RecoveryClaim.outcome.is_(None) & quarantined, ClaimOutcome.QUARANTINED),
     ):
         statement = update(RecoveryClaim).where(mine, condition).values(outcome=outcome)
@@ -98,10 +104,9 @@ async def handed_in(session: AsyncSession, sale: Sale) -> HandedIn:
 
 async def release_owed(session: AsyncSession, sale_id: int) -> dict[UUID, int]:
     """Mark the units of every closed order of a sale as given back; each order that was not released yet, with them."""
-    ids = ids_of_sale(sale_id)
     released = await session.execute(
         update(Order)
-        .where(Order.id.between(ids.first, ids.last), Order.closed_at.is_not(None), Order.released_at.is_(None))
+        .where(_of_sale(sale_id), Order.closed_at.is_not(None), Order.released_at.is_(None))
         .values(released_at=func.now())
         .returning(Order.id, Order.quantity)
         .execution_options(synchronize_session=False)
@@ -117,9 +122,7 @@ async def highest_seq_seen(session: AsyncSession, recovery: Recovery) -> int:
     answered = select(func.max(RecoveryAnswer.highest_seq)).where(
         RecoveryAnswer.sale_id == recovery.sale_id, RecoveryAnswer.n == recovery.n
     )
-    has_earlier_row = (
-        select(Order.id).where(Order.id == RecoveryClaim.order_id, Order.epoch != RecoveryClaim.epoch).exists()
-    )
+    has_earlier_row = _row_of_claim(recovery.sale_id).where(Order.epoch != RecoveryClaim.epoch).exists()
     claimed = select(func.max(RecoveryClaim.seq)).where(
         RecoveryClaim.sale_id == recovery.sale_id, RecoveryClaim.epoch == recovery.from_epoch, ~has_earlier_row
     )
