@@ -65,3 +65,16 @@ def test_the_build_context_is_what_the_image_copies_and_nothing_else() -> None:
     assert not any(name.startswith(".") or "*" in name for name in allowed)
     # What is named may hold such a file by accident; the last rule that fits wins.
     assert {"**/.env*", "**/.shop", "**/*.pem", "**/*.key"} <= set(rules[last_allowed + 1 :])
+
+
+@pytest.mark.parametrize("service", SHOPS)
+def test_only_the_migration_has_the_owner_of_the_schema(service: str) -> None:
+    """API and worker are the role that the migration grants the rows to, and that the new volume gets."""
+    found = services()[service]
+    user = re.match(r"postgresql://(\w+):", found["environment"]["SHOP_DATABASE_URL"])
+    composed = (ROOT / "docker-compose.yml").read_text()
+
+    assert user is not None
+    assert user[1] == ("shop" if service == "migrate" else "shop_app")
+    assert services()["migrate"]["command"] == ["shop", "migrate", "--grant-to", "shop_app"]
+    assert "CREATE ROLE shop_app LOGIN NOSUPERUSER" in composed
