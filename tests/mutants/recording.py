@@ -168,6 +168,14 @@ MUTANTS = (
         f"{IMPOSSIBLE}[nothing-that-can-be-read]",
     ),
     breaks(
+        "standby_is_taken_for_a_defect",
+        "Every write in a failover is an error of ours, and the pool never finds the new primary.",
+        DATABASE,
+        'UNAVAILABLE_STATES = ("25006", ',
+        "UNAVAILABLE_STATES = (",
+        "tests/faults/test_postgres_states.py::test_whatever_a_failover_says_is_503_and_a_wrong_statement_is_500",
+    ),
+    breaks(
         "weather_is_taken_for_poison",
         "A connection that breaks stops the sale for good.",
         PERSISTER,
