@@ -4,7 +4,7 @@
 #   make test PYTHON=python3.13           another Python than the one that uv finds
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test model lint bench torture mutants readme
+.PHONY: help demo up locust test model lint bench torture mutants readme
 
 PYTHON ?= python3
 ARGS ?=
@@ -25,6 +25,7 @@ RERUN := --reruns 1 --only-rerun '^(OutOfTime|TimeoutError|ReadTimeout|ConnectTi
 help:
 	@echo "make demo    a whole flash sale on this machine, with a verdict at the end           (ARGS=\"--exit --json\")"
 	@echo "make up      the shop on this machine, with its data kept in .shop/"
+	@echo "make locust  shoppers by Locust for a shop that is up      (ARGS=\"--headless --users 1000 --run-time 1m\")"
 	@echo "make test    every test                                                              (ARGS=\"-k story\")"
 	@echo "make model   the shop beside a model of it, a million random steps                  (ARGS=\"--steps 20000 --seed 1\")"
 	@echo "make lint    style, types and who may import whom"
@@ -38,6 +39,9 @@ demo: $(UV_INSTALLED)
 
 up: $(UV_INSTALLED)
 	@$(RUN) shop up $(ARGS)
+
+locust: $(UV_INSTALLED)
+	@$(RUN) --group load locust -f loadtests/locustfile.py $(ARGS)
 
 test: $(UV_INSTALLED)
 	@$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder $(RERUN) $(ARGS)

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from loadtests.record import CrowdSummary
+from loadtests.retries import Retries
 from loadtests.verify import Threshold, Verdict
 from shop.orders.models import Order, OrderStatus
 from shop.payments.repository import Money, money
@@ -18,7 +19,11 @@ from shop.payments.service import money_report
 from shop.sales.models import LedgerRow, Sale
 from shop.seckill.order_ids import ids_of_sale
 
-INVARIANTS = {"I8": "units went back once, and from closed orders", "I11": "all money is somewhere, and only once"}
+INVARIANTS = {
+    "I7": "a retry finds its order for ever",
+    "I8": "units went back once, and from closed orders",
+    "I11": "all money is somewhere, and only once",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class Afterlife:
     provider_captured_minor, provider_refunded_minor   the same, by the provider's books
     late_customers                       came after their hold, which a slow machine may make them
     expired_early                        orders that the shop expired before their hold was over
+    retried, retries_found               promises that were asked for again at the end, and those that found their order
     """
 
     paid: int
@@ -51,6 +57,8 @@ class Afterlife:
     failed_customers: int
     late_customers: int
     expired_early: int
+    retried: int
+    retries_found: int
     invariants: Mapping[str, bool]
 
     @property
@@ -86,6 +94,7 @@ async def prove(
     second: CrowdSummary,
     provider: Mapping[str, Any],
     customers: Mapping[str, int],
+    retries: Retries,
 ) -> Afterlife:
     """Count orders, units and money.
 
@@ -111,8 +120,11 @@ async def prove(
         failed_customers=customers.get("failed", 0),
         late_customers=customers.get("late", 0),
         expired_early=await expired_early(session, sale_id),
+        retried=retries.retried,
+        retries_found=retries.found,
         invariants={
             **both.invariants,
+            "I7": retries.hold,
             "I8": await released_wrongly(session, sale_id) == 0,
             "I11": report.balanced
             and report.unsettled_minor == report.refund_pending_minor == 0

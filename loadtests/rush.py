@@ -54,7 +54,7 @@ def main(
     """Rush a sale: each shopper asks for one unit until it has a final answer.
 
     Writes lines of JSON: {"progress": …} while it runs, {"summary": …} at the end. An interrupt ends it early with what
-    it has.
+    it has. Exit status: 0, or 1 when not one shopper got a proper answer, with the reason on standard error.
     """
     try:
         Address.of(base_url)
@@ -67,7 +67,12 @@ def main(
         result = runner.run(_rush_until_signal(plan))
     if record is not None:
         write_record(record, result)
-    _write_line({"summary": summarize(result)})
+    found = summarize(result)
+    _write_line({"summary": found})
+    if found.errors == found.shoppers:
+        told = ", ".join(f"{code} {times:,} times" for code, times in found.by_code.items()) or "nothing was sent"
+        sys.stderr.write(f"error: no shopper got a proper answer from {base_url}: {told}\n")
+        raise typer.Exit(1)
 
 
 async def _rush_until_signal(plan: RushPlan) -> CrowdRecord:

@@ -73,6 +73,7 @@ def _afterlife_figures(after: Afterlife) -> Table:
         ("refunded", f"{after.refunded:,}", "orders, by an admin, with their units"),
         ("expired", f"{after.expired:,}", "orders were forgotten by their buyers"),
         ("cancelled", f"{after.cancelled:,}", "orders"),
+        ("retried", f"{after.retried:,}", f"purchases sent again, {after.retries_found:,} found their order"),
         ("late", f"{after.late_customers:,}", "buyers came after their hold"),
         ("returned", f"{after.returned:,}", "units came back"),
         ("resold", f"{after.resold:,}", f"of them, to {after.second_wave:,} new shoppers"),

@@ -228,8 +228,8 @@ def _page(registry: CollectorRegistry) -> Callable[[dict[str, Any], Callable[...
     return page
 
 
-def serve_metrics(host: str, port: int) -> None:
-    """Show the metrics on their own port, from a thread. Raises OSError when the port is taken."""
+def serve_metrics(host: str, port: int) -> int:
+    """Show the metrics on their own port, from a thread; returns the port. Raises OSError when it is taken."""
     registry = REGISTRY
     if directory := os.environ.get(MULTIPROCESS_VARIABLE):
         registry = CollectorRegistry()
@@ -237,3 +237,4 @@ def serve_metrics(host: str, port: int) -> None:
     server = _PageServer((host, port), _PageHandler)
     server.set_app(_page(registry))
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    return server.server_port

@@ -33,9 +33,12 @@ log = structlog.get_logger(__name__)
 
 
 def run_beside(
-    command: Sequence[str], *, environment: Mapping[str, str], output: "IO[bytes] | int"
+    command: Sequence[str], *, environment: Mapping[str, str], output: "IO[bytes] | int", inherit: Sequence[int] = ()
 ) -> "subprocess.Popen[bytes]":
-    """Start a program in a session of its own, out of reach of the terminal's Ctrl-C, that gets SIGTERM when we end."""
+    """Start a program in a session of its own, out of reach of the terminal's Ctrl-C, that gets SIGTERM when we end.
+
+    It has the descriptors that it is to `inherit` under the same numbers.
+    """
     launcher = [sys.executable, "-I", "-S", str(LAUNCHER), f"--parent={os.getpid()}"]
     launcher += [f"--death-signal={int(signal.SIGTERM)}", *(["--watch"] if sys.platform != "linux" else [])]
     return subprocess.Popen(  # noqa: S603 - our own program
@@ -44,6 +47,7 @@ def run_beside(
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
+        pass_fds=inherit,
         start_new_session=True,
     )
 

@@ -2,15 +2,12 @@
 
 import asyncio
 import json
-import signal
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 import typer
 
@@ -18,7 +15,7 @@ from shop.cli import app
 from shop.local import environment_of
 from shop.settings import Settings
 from tests.harness import create_database, wait_until
-from tests.nursery import ANY_PORT, Child, alive, family, run, start
+from tests.nursery import run, start
 from tests.processes import copy_of, own_shop
 
 UP_SECONDS = 60.0
@@ -270,63 +267,3 @@ def test_reset_asks_before_it_deletes(tmp_path: Path) -> None:
         assert kept.exists()
     assert run(tmp_path, "reset", answers="y\n").status == 0
     assert not kept.parent.exists()
-
-
-async def test_a_shop_that_is_up_finds_its_data_again_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Ctrl-C stops everything in order, kill -9 takes everything along; the data and the secret stay."""
-    ports: dict[str, Any] = {}
-
-    async def up() -> tuple[Child, list[psutil.Process], dict[str, str]]:
-        child, output, errors = start(tmp_path, "up", "--processes", "1", "--json", **ANY_PORT)
-
-        async def printed() -> bool:
-            assert child.poll() is None, errors.read_text()
-            return output.read_text().endswith("\n")
-
-        await wait_until(printed, within=UP_SECONDS, reason="the shop is up")
-        ports.update(json.loads(output.read_text()))
-        lines = (tmp_path / ports["environment"]).read_text().splitlines()
-        named = dict(line.removeprefix("export ").split("=", 1) for line in lines)
-        return child, family(child.pid), {name: value.strip("'") for name, value in named.items()}
-
-    async def gone(processes: list[psutil.Process]) -> None:
-        async def none_left() -> bool:
-            return not alive(processes)
-
-        await wait_until(none_left, within=UP_SECONDS, reason="every process has ended")
-
-    first, processes, named = await up()
-    assert len(processes) >= 5
-    assert listening(processes) == {port_of(ports[name]) for name in ("api", "metrics", "provider")}
-    said = await asyncio.to_thread(run, tmp_path, "product", "create", "Kept", "--price", "1", "--json", **named)
-    assert said.status == 0, said
-    in_use = await asyncio.to_thread(run, tmp_path, "reset", "--yes")
-    assert (in_use.status, "in use" in in_use.errors) == (1, True)
-    first.send_signal(signal.SIGINT)
-    assert await asyncio.to_thread(first.wait) == 0
-    await gone(processes)
-
-    second, processes, again = await up()
-    assert again["SHOP_SECRET_KEY"] == named["SHOP_SECRET_KEY"]
-    async with httpx.AsyncClient(base_url=ports["api"]) as client:
-        listed = (await client.get("/v1/products")).json()["data"]
-    assert [product["name"] for product in listed] == ["Kept"]
-    second.send_signal(signal.SIGKILL)
-    await gone(processes)
-
-
-def listening(processes: list[psutil.Process]) -> set[int]:
-    """The TCP ports that any of them listens on."""
-    found = set()
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            connections = process.net_connections(kind="inet")
-            found |= {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN}
-    return found
-
-
-def port_of(url: str) -> int:
-    """The port in a URL."""
-    port = httpx.URL(url).port
-    assert port
-    return port

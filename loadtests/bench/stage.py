@@ -28,7 +28,8 @@ from loadtests.bench.messages import Plan, Round
 from loadtests.bench.requests import Shoppers
 from shop.database import Database
 from shop.embedded import EmbeddedServers, embedded_servers
-from shop.local import LocalShop, free_port
+from shop.listening import free_port
+from shop.local import LocalShop
 from shop.migrating import migrate
 from shop.processes import run_beside
 from shop.redis import connect

@@ -23,6 +23,32 @@ ERROR_PAGE = (
 )
 
 
+WELCOME_PAGE = (
+    '<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title>'
+    "<h1>{name} {version}</h1><p>{about}</p><ul>{places}</ul></html>"
+)
+ABOUT = (
+    "A flash-sale shop: it sells a fixed number of units to a crowd, and never one too many."
+    " To buy, sign up, sign in, and send a purchase to a sale, as the documentation shows."
+)
+PLACES = {
+    "documentation": "/docs",
+    "openapi": "/openapi.json",
+    "products": "/v1/products",
+    "sales": "/v1/seckill/sales",
+    "ready": "/readyz",
+}
+
+
+class Welcome(BaseModel):
+    """What this is, and where to go."""
+
+    name: str
+    version: str
+    about: str
+    places: dict[str, str]
+
+
 class ErrorRead(BaseModel):
     """One way in which the shop refuses, and what to do about it."""
 
@@ -31,6 +57,22 @@ class ErrorRead(BaseModel):
     title: str
     retryable: bool
     advice: str
+
+
+@router.get(
+    "/",
+    summary="What is this, and where to go?",
+    response_model=Welcome,
+    responses={200: {"description": "For people as HTML, if `Accept` names it.", "content": {"text/html": {}}}},
+)
+async def welcome(accept: Annotated[str, Header(include_in_schema=False)] = "") -> Response:
+    """Say it to a person with a browser, and to a program."""
+    read = Welcome(name="Shop", version=version("shop"), about=ABOUT, places=PLACES)
+    headers = {"Vary": "Accept"}
+    if "text/html" in accept:
+        places = "".join(f'<li><a href="{path}">{name.replace("_", " ")}</a></li>' for name, path in PLACES.items())
+        return HTMLResponse(WELCOME_PAGE.format_map({**read.model_dump(), "places": places}), headers=headers)
+    return JSONResponse(read.model_dump(), headers=headers)
 
 
 @router.get("/livez", summary="Is the process alive?")

@@ -10,7 +10,6 @@ import asyncio
 import select
 import signal
 import socket
-import sys
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any, cast
@@ -19,10 +18,10 @@ import structlog
 import uvicorn
 
 from shop.app.protocol import ShopProtocol
+from shop.listening import BACKLOG
 from shop.processes import Lifeline, ProcessPool
 from shop.settings import Settings, get_settings
 
-BACKLOG = 4096
 TICKS_PER_BEAT = 10
 CLOSING_SECONDS = 3
 FULL_SECONDS, EXHAUSTED_SECONDS = 0.05, 1.0
@@ -49,32 +48,6 @@ def server_config(app: Any, settings: Settings, **more: Any) -> uvicorn.Config:
         timeout_graceful_shutdown=settings.graceful_stop_seconds,
         **more,
     )
-
-
-def listen(host: str, port: int, *, processes: int) -> list[socket.socket]:
-    """A listener for each process, or one for all where the kernel does not spread. Raises OSError."""
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    alone = _listener(family, address)
-    if processes == 1 or sys.platform != "linux":
-        return [alone]
-    # This one has shown that the port is free: SO_REUSEPORT would share it with another shop in silence.
-    with alone:
-        address = alone.getsockname()
-    return [_listener(family, address, socket.SO_REUSEPORT) for _ in range(processes)]
-
-
-def _listener(family: int, address: Any, *options: int) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        for option in (socket.SO_REUSEADDR, *options):
-            listener.setsockopt(socket.SOL_SOCKET, option, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 def serve(settings: Settings, listeners: list[socket.socket], *, processes: int) -> int:

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from shop.cli import migrations, orders, products, sales, sandbox, servers, users
+from shop.cli import local, migrations, orders, products, sales, sandbox, servers, users
 from shop.cli.failures import told_in_a_line
 
 EXAMPLES = """
@@ -38,6 +38,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+local.add_to(app)
 servers.add_to(app)
 migrations.add_to(app)
 sandbox.add_to(app)

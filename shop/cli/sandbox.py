@@ -2,13 +2,13 @@
 
 import os
 import sqlite3
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from shop.cli.output import Json, emit, fail
+from shop.listening import inherited
 from shop.logs import configure_logs
 from shop.settings import get_settings
 from shop.settings.places import server_url
@@ -62,6 +62,7 @@ def sandbox_provider(
     drop_reply: Annotated[float, typer.Option(min=0, max=1, help="Share of requests done and not answered.")] = 0.0,
     stall: Annotated[float, typer.Option(min=0, max=60, help="Seconds that each answer is held back.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="The same seed throws the same dice.")] = None,
+    fd: Annotated[int | None, typer.Option(hidden=True, help="A listener that it was started with.")] = None,
     json: Json = False,
 ) -> None:
     """Run a payment provider that moves no money, with the faults of a real one."""
@@ -84,7 +85,7 @@ def sandbox_provider(
     )
     plan = server.SandboxPlan(host, port, public_url, webhook_url, data, behaviour)
     try:
-        listener = server.listen(plan)
+        listener = server.listen(plan) if fd is None else inherited([fd])[0]
     except OSError as error:
         fail(f"the sandbox cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}", code="not_started")
     try:
@@ -93,5 +94,4 @@ def sandbox_provider(
         fail(f"the file {data} cannot be used: {error}", code="not_started")
     shown = {"sandbox": server.public_url(plan, listener), "webhooks": webhook_url, "data": data and str(data)}
     emit(shown, as_json=json)
-    sys.stdout.flush()
     server.serve(settings, plan, listener, books)

@@ -1,4 +1,4 @@
-"""`shop demo`, `up`, `reset`, `api`, `worker`, `openapi`: the processes and their ground.
+"""`shop api`, `worker`, `openapi`, `settings`: the processes and what they need to know.
 
 Each command imports what it runs, so that none waits for the others.
 """
@@ -6,11 +6,7 @@ Each command imports what it runs, so that none waits for the others.
 import asyncio
 import json as jsonlib
 import os
-import shutil
-import signal
-import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,19 +20,16 @@ from shop import metrics
 from shop.cli.output import Json, emit, fail, write
 from shop.cli.unreachable import advice_for
 from shop.database import Database
-from shop.embedded.process import locked
+from shop.listening import inherited, listen, port_of
 from shop.logs import configure_logs
 from shop.pool_sizes import compare_pools
 from shop.processes import START_FAILED
 from shop.readiness import readiness
 from shop.redis import all_scripts, connect
-from shop.settings import DEVELOPMENT_SECRET, Settings, get_settings
-from shop.terminal import console, visible
+from shop.settings import Settings, get_settings
+from shop.settings.places import http_url
 
-DATA = Path(".shop")
 SERVING = ("postgres", "migrations", "redis", "durability")
-UNITS_MAX = 10_000_000
-SHOPPERS_MAX = 200_000
 API_EPILOG = """
 Exit status: 0 stopped when asked to, 1 a server or the metrics' port cannot be used, 2 wrong usage or settings, 3 the
 API cannot listen or start, 130 ended at once.
@@ -61,79 +54,17 @@ Every setting is a variable `SHOP_…` or a line of `.env`; its unit is the end 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands of this module."""
-    app.command(epilog="Example: shop demo --units 1000 --shoppers 10000 --exit")(demo)
-    app.command(epilog="Example: shop up --processes 2")(up)
-    app.command()(reset)
     app.command(epilog=API_EPILOG)(api)
     app.command()(worker)
     app.command(name="settings", epilog="Example: shop settings --markdown > docs/configuration.md")(list_settings)
     app.command(epilog="Example: shop openapi > openapi.json")(openapi)
 
 
-def demo(
-    units: Annotated[int, typer.Option(min=1, max=UNITS_MAX, help="Units on sale.")] = 1_000,
-    shoppers: Annotated[int, typer.Option(min=1, max=SHOPPERS_MAX, help="Shoppers who want one each.")] = 10_000,
-    processes: Annotated[int, typer.Option(min=1, max=64, help="API processes.")] = 2,
-    connections: Annotated[int, typer.Option(min=1, max=10_000, help="Connections that the crowd shares.")] = 256,
-    seed: Annotated[int, typer.Option(help="Decides who clicks twice and who hangs up.")] = 1,
-    stay: Annotated[
-        bool | None, typer.Option("--stay/--exit", help="Stay up afterwards; by default only with a terminal.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Run a whole flash sale on this machine and prove that nothing was oversold, lost or doubled."""
-    from shop.demo import DemoPlan, run_demo
-
-    plan = DemoPlan(units=units, shoppers=shoppers, processes=processes, connections=connections, seed=seed)
-    stays = sys.stdout.isatty() and not json if stay is None else stay
-    if not run_demo(plan, _development_settings(), stay=stays, as_json=json):
-        raise typer.Exit(1)
-
-
-def up(
-    processes: Annotated[int, typer.Option(min=1, max=64, help="API processes.")] = 1,
-    json: Json = False,
-) -> None:
-    """Run a shop to develop against until Ctrl-C; its data stays in .shop/ and is found again."""
-    from shop.local import local_shop
-
-    settings = _development_settings()
-    with local_shop(settings, DATA.absolute(), api_processes=processes) as shop:
-        shown = {
-            "api": shop.base_url,
-            "docs": f"{shop.base_url}/docs",
-            "metrics": shop.metrics_url,
-            "provider": shop.provider_url,
-            "database": shop.settings.database_url,
-            "redis": shop.settings.redis_url,
-            "environment": str(_write_environment(shop.directory, shop.settings)),
-        }
-        emit(shown, as_json=json)
-        sys.stdout.flush()
-        wait_for_signal()
-
-
-def reset(
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    json: Json = False,
-) -> None:
-    """Delete the data of `shop up`; refused while it is up."""
-    if not DATA.exists():
-        emit({"deleted": False, "directory": str(DATA)}, as_json=json)
-        return
-    if json and not yes:
-        raise typer.BadParameter("--json asks nothing: give --yes as well")
-    if not yes and not typer.confirm(f"Delete everything in {visible(DATA.absolute())}?", err=True):
-        raise typer.Exit(1)
-    with locked(DATA / "valkey"), locked(DATA / "postgres"):
-        shutil.rmtree(DATA)
-    emit({"deleted": True, "directory": str(DATA)}, as_json=json)
-
-
 def api(
     processes: Annotated[
         int | None, typer.Option(min=1, max=64, help="How many share the work; default: SHOP_API_PROCESSES.")
     ] = None,
+    fd: Annotated[list[int] | None, typer.Option(hidden=True, help="A listener that it was started with.")] = None,
     json: Json = False,
 ) -> None:
     """Serve the API, and its metrics on their own port, until SIGTERM or Ctrl-C.
@@ -146,18 +77,16 @@ def api(
     all_scripts()
     count = processes or settings.api_processes
     asyncio.run(require_ready(settings, SERVING, api_processes=count))
-    from shop.app.server import listen, serve
+    from shop.app.server import serve
 
     try:
-        listeners = listen(settings.api_host, settings.api_port, processes=count)
+        listeners = inherited(fd) if fd else listen(settings.api_host, settings.api_port, processes=count)
     except OSError as error:
         _not_listening("API", settings.api_host, settings.api_port, error, status=START_FAILED)
     with _metrics_of(count):
         _serve_metrics(settings.metrics_host, settings.metrics_port)
         if json:
-            port = listeners[0].getsockname()[1]
-            emit({"api": f"http://{settings.api_host}:{port}", "processes": count}, as_json=True)
-            sys.stdout.flush()
+            emit({"api": http_url(settings.api_host, port_of(listeners[0])), "processes": count}, as_json=True)
         status = serve(settings, listeners, processes=count)
     if status == START_FAILED:
         fail("a process of the API did not start", code="not_started", status=status)
@@ -209,14 +138,6 @@ def _default(field: FieldInfo) -> str:
     return "" if field.default is None else str(field.default)
 
 
-def wait_for_signal() -> None:
-    """Return at Ctrl-C or SIGTERM."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    stop.wait()
-
-
 async def require_ready(settings: Settings, names: tuple[str, ...], *, api_processes: int | None = None) -> None:
     """Fail before anything starts when a server that is needed cannot be used, and say whether the pools fit it."""
     database = Database(settings, application_name="shop-preflight", pool_max=1)
@@ -259,30 +180,3 @@ def _metrics_of(processes: int) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="shop-metrics-", ignore_cleanup_errors=True) as directory:
         metrics.prepare_multiprocess(Path(directory))
         yield
-
-
-def _development_settings() -> Settings:
-    """The settings for a shop on this machine: a development secret will do, it is replaced by one of its own."""
-    os.environ.setdefault("SHOP_ENVIRONMENT", "development")
-    os.environ.setdefault("SHOP_LOG_FORMAT", "console")
-    os.environ.setdefault("SHOP_LOG_LEVEL", "warning")
-    settings = get_settings()
-    configure_logs(settings)
-    if settings.secret_key.get_secret_value() == DEVELOPMENT_SECRET:
-        console(stderr=True).print("a development shop: not for the internet", style="dim")
-    return settings
-
-
-def _write_environment(directory: Path, settings: Settings) -> Path:
-    """A file to `source`, so that other commands find the shop that is up."""
-    file = directory / "environment"
-    lines = {
-        "SHOP_ENVIRONMENT": settings.environment,
-        "SHOP_DATABASE_URL": settings.database_url,
-        "SHOP_REDIS_URL": settings.redis_url,
-        "SHOP_SECRET_KEY": settings.secret_key.get_secret_value(),
-        "SHOP_API_PORT": str(settings.api_port),
-    }
-    file.touch(mode=0o600)
-    file.write_text("".join(f"export {name}='{value}'\n" for name, value in lines.items()))
-    return file

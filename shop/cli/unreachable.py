@@ -1,5 +1,6 @@
 """A server that a command needs and that is away: which one it is, where it was looked for, and what to do."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,8 @@ def naming_servers(settings: Settings) -> Iterator[None]:
     except ArgumentError as error:
         raise ServerUnreachable(f"SHOP_DATABASE_URL: {_first_line(error)}") from error
     except (asyncpg.PostgresError, *UNAVAILABLE_ERRORS, DBAPIError) as error:
+        if isinstance(error, OSError) and error.filename:
+            raise  # It is about a file.
         if isinstance(error, ProgrammingError) and sqlstate(error) in NO_SCHEMA:
             raise ServerUnreachable("the database has not the schema of this release: run `shop migrate`") from error
         if isinstance(error, DBAPIError) and not is_unavailable(error):
@@ -56,6 +59,11 @@ def advice_for(setting: str, url: str) -> str:
     if LOCAL_ENVIRONMENT.exists():
         return f"For the shop of this directory: `. {LOCAL_ENVIRONMENT}`"
     return f"`shop up` starts a shop with servers of its own; {setting} names others"
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown."""
+    return re.sub(r"(://[^/?#@]*):[^/?#]*@", r"\1:***@", url)
 
 
 def place_of(url: str) -> str:

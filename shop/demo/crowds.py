@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from loadtests.customers import Fate
-from shop.local import LocalShop
+from shop.local import LocalShop, NotStarted
 
 CROWD_SECONDS_MAX = 240
 CUSTOMERS_SECONDS_MAX = 1_200
@@ -34,7 +34,7 @@ def run_rush(
     units: int,
     console: Console,
 ) -> None:
-    """Let a crowd rush for so many units; what it was told is in the record file. Raises RuntimeError if it fails."""
+    """Let a crowd rush for so many units; what it was told is in the record file. Raises NotStarted if it fails."""
     command = [
         "loadtests.rush", "--base-url", shop.base_url, "--sale", str(sale_id), "--tokens", str(tokens),
         "--seed", str(seed), "--connections", str(connections), "--timeout", str(CROWD_SECONDS_MAX),
@@ -53,7 +53,7 @@ def run_customers(shop: LocalShop, orders: Path, count: int, console: Console) -
 
 
 def _run(command: Sequence[str], screen: Screen, console: Console, *, may_fail: bool = False) -> dict[str, Any]:
-    """Run a module, show its progress, and return its summary."""
+    """Run a module, show its progress, and return its summary. Raises NotStarted when it fails."""
     summary: dict[str, Any] = {}
     with subprocess.Popen(  # noqa: S603 - our own
         [sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -69,7 +69,7 @@ def _run(command: Sequence[str], screen: Screen, console: Console, *, may_fail: 
             raise
         if not summary or (crowd.wait() != 0 and not may_fail):
             errors = crowd.stderr.read().decode(errors="replace") if crowd.stderr else ""
-            raise RuntimeError(f"{command[0]} ended with status {crowd.wait()}: {errors[-2000:]}")
+            raise NotStarted(f"{command[0]} ended with status {crowd.wait()}", errors[-2000:])
     return summary
 
 
@@ -82,7 +82,7 @@ def _rush_screen(units: int, progress: dict[str, Any]) -> Table:
     left = max(units - progress["reserved"], 0)
     seconds = max(progress["elapsed_seconds"], 0.001)
     table = Table.grid(padding=(0, 2))
-    table.add_row("units left", f"[bold]{left:,}[/bold]", _bar(left, units))
+    table.add_row("units left", f"{left:,}", _bar(left, units))
     table.add_row("shoppers answered", f"{progress['answered']:,}", _bar(progress["answered"], progress["shoppers"]))
     table.add_row("attempts", f"{progress['attempts']:,}", f"{progress['attempts'] / seconds:,.0f} per second")
     return table
@@ -90,7 +90,7 @@ def _rush_screen(units: int, progress: dict[str, Any]) -> Table:
 
 def _customers_screen(count: int, progress: dict[str, int]) -> Table:
     table = Table.grid(padding=(0, 2))
-    table.add_row("buyers served", f"[bold]{sum(progress.values()):,}[/bold]", _bar(sum(progress.values()), count))
+    table.add_row("buyers served", f"{sum(progress.values()):,}", _bar(sum(progress.values()), count))
     for fate in Fate:
         table.add_row(fate.replace("_", " "), f"{progress.get(fate, 0):,}")
     return table

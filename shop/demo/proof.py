@@ -11,6 +11,7 @@ import redis.asyncio as aioredis
 
 from loadtests import afterlife
 from loadtests.record import CrowdRecord, CrowdSummary
+from loadtests.retries import Retries
 from loadtests.verify import Verdict, verify
 from shop.audit.service import audit_sale
 from shop.database import Database
@@ -112,6 +113,7 @@ async def after(
     both: CrowdRecord,
     second: CrowdSummary,
     customers: Mapping[str, int],
+    retries: Retries,
 ) -> afterlife.Afterlife:
     """Prove units and money; call it when everything is settled."""
     together = await verdict(shop, sale_id, both)
@@ -124,6 +126,7 @@ async def after(
             second=second,
             provider=await _provider_summary(shop),
             customers=customers,
+            retries=retries,
         )
 
 

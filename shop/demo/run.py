@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,9 @@ from rich.console import Console
 from loadtests import afterlife
 from loadtests.customers import Customer, Fate, draw_fates, write_customers
 from loadtests.record import CrowdRecord, read_record, summarize
+from loadtests.retries import retry
 from loadtests.summary import json_line, print_afterlife, print_summary
+from shop import terminal
 from shop.demo import proof
 from shop.demo.crowds import run_customers, run_rush
 from shop.demo.stage import ADMIN_EMAIL, ADMIN_PASSWORD, Stage, hold_seconds, set_up
@@ -23,6 +26,7 @@ from shop.settings import Settings
 
 # Webhooks get lost, doubled and mixed up, as in the world; nothing of it may be seen in the proof.
 PROVIDER_FAULTS = ("--lose", "0.05", "--duplicate", "0.05", "--reorder", "0.05")
+CHECK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,14 @@ class DemoPlan:
 
 def run_demo(plan: DemoPlan, settings: Settings, *, stay: bool, as_json: bool) -> bool:
     """Run the sale and print the proof; True when everything holds. Raises ServerUnavailable or NotStarted."""
-    console = Console(stderr=as_json, highlight=False)
+    console = terminal.console(stderr=as_json)
     with (
         _terminated_by_exception(),
-        local_shop(settings, None, api_processes=plan.processes, provider=PROVIDER_FAULTS) as shop,
+        local_shop(
+            settings, None, api_processes=plan.processes, provider=PROVIDER_FAULTS, notice=console.print
+        ) as shop,
     ):
-        console.print(f"[bold]Shop[/bold] at {shop.base_url}, {plan.shoppers:,} shoppers for {plan.units:,} units")
+        console.print(f"Shop at {shop.base_url}, {plan.shoppers:,} shoppers for {plan.units:,} units")
         stage = asyncio.run(set_up(shop, units=plan.units, waves=(plan.shoppers, plan.second_wave)))
         first = _rush(shop, plan, stage, 0, console)
         verdict = asyncio.run(proof.verdict(shop, stage.sale_id, first))
@@ -98,6 +104,7 @@ def _afterlife(
     payers = [Customer(order_id, tokens[user_id], Fate.PAY) for order_id, user_id in again]
     told += _visit(shop, payers, "second-customers.txt", console)
     asyncio.run(proof.until_settled(shop, stage.sale_id, within=settled_within))
+    retries = asyncio.run(retry(shop.base_url, stage.sale_id, [*first.attempts, *second.attempts], tokens))
     return asyncio.run(
         proof.after(
             shop,
@@ -106,6 +113,7 @@ def _afterlife(
             both=_together(first, second),
             second=summarize(second),
             customers=told,
+            retries=retries,
         )
     )
 
@@ -132,7 +140,9 @@ def _stay(shop: LocalShop, stage: Stage, console: Console) -> None:
     console.print(f"admin    {ADMIN_EMAIL} / {ADMIN_PASSWORD}\nadmin token    {stage.admin_token}", soft_wrap=True)
     console.print(f"shopper token  {stage.shopper_token}", soft_wrap=True)
     try:
-        signal.pause()
+        while True:
+            time.sleep(CHECK_SECONDS)
+            shop.check()
     except KeyboardInterrupt:
         console.print("stopping")
 

@@ -46,12 +46,17 @@ class PostgresServer:
             raise ServerUnavailable("PostgreSQL was not started.")
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.running
+
     def start(self) -> None:
         """Start it and return when it answers; a server that runs is left alone. Raises ServerUnavailable.
 
         The first start in a directory also makes the cluster and the database, which takes a second or two.
         """
-        if self._process and self._process.running:
+        if self.running:
             return
         binaries = find_postgres()
         with locked(self.directory) as lock:

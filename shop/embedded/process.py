@@ -145,14 +145,14 @@ def launch(
 def locked(directory: Path) -> Iterator[int]:
     """Make a private directory and lock it; whoever inherits the yielded file keeps the lock.
 
-    Raises ServerUnavailable when a living server uses the directory, or when it cannot be written.
+    Raises ServerUnavailable when somebody alive uses the directory, or when it cannot be written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         directory.chmod(0o700)
         opened = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ServerUnavailable(f"The directory {directory} cannot be used: {error.strerror}.") from error
+        raise ServerUnavailable(f"the directory {directory} cannot be used: {error.strerror}", advice="") from error
     # A process with its standard input closed would get number 0, which its child needs for its own.
     lock = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, 3)
     os.close(opened)
@@ -168,10 +168,14 @@ def _take(lock: int, directory: Path) -> None:
     for _ in ticks(LOCK_WAIT_SECONDS if _lives(owner) else LOCK_WAIT_AFTER_OWNER_SECONDS):
         with suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(lock).st_nlink:
+                break  # Whoever had it has deleted the directory.
             os.truncate(lock, 0)
             os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
             return
-    raise ServerUnavailable(f"The directory {directory} is in use by the servers of process {owner or '(unknown)'}.")
+    raise ServerUnavailable(
+        f"the directory {directory} is in use by the servers of process {owner or '(unknown)'}", advice=""
+    )
 
 
 def _lives(owner: str) -> bool:

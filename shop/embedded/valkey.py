@@ -55,9 +55,14 @@ class ValkeyServer:
             raise ServerUnavailable("Valkey was not started.")
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.running
+
     def start(self) -> None:
         """Start it and return when it answers; a server that runs is left alone. Raises ServerUnavailable."""
-        if self._process and self._process.running:
+        if self.running:
             return
         binary = find_valkey()
         with locked(self.directory) as lock:

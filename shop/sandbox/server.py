@@ -15,6 +15,7 @@ from shop.sandbox.provider import Provider
 from shop.sandbox.repository import Books
 from shop.sandbox.trouble import CuttableProtocol
 from shop.settings import Settings
+from shop.settings.places import http_url
 
 KEEP_ALIVE_SECONDS = 75
 STOP_SECONDS = 2
@@ -49,8 +50,7 @@ def listen(plan: SandboxPlan) -> socket.socket:
 
 def public_url(plan: SandboxPlan, listener: socket.socket) -> str:
     """Where shoppers find the payment page."""
-    host = f"[{plan.host}]" if ":" in plan.host else plan.host
-    return (plan.public_url or f"http://{host}:{listener.getsockname()[1]}").rstrip("/")
+    return (plan.public_url or http_url(plan.host, listener.getsockname()[1])).rstrip("/")
 
 
 def open_books(plan: SandboxPlan, listener: socket.socket) -> Books:

@@ -55,6 +55,23 @@ async def until_ready(shop: Shop) -> None:
     await wait_until(ready, reason="the shop is ready")
 
 
+async def test_the_first_page_says_what_this_is_and_leads_only_to_places_that_are_there(shop: Shop) -> None:
+    """To a program as JSON, to a browser as a page with the same places; HEAD is the same without a body."""
+    client = await shop.client()
+    told = (await get(shop, "/")).json()
+    page = await get(shop, "/", accept="text/html,application/xhtml+xml;q=0.9,*/*;q=0.8")
+    document = (await get(shop, "/openapi.json")).json()
+
+    assert (told["name"], "flash-sale" in told["about"]) == ("Shop", True)
+    assert page.headers["content-type"].startswith("text/html")
+    assert all(f'href="{place}"' in page.text for place in told["places"].values())
+    assert set(told["places"].values()) <= document["paths"].keys() | {"/docs", "/openapi.json"}
+    for place in ("/docs", "/openapi.json", "/readyz"):
+        assert (await get(shop, place)).status_code == 200
+    head = await client.head("/")
+    assert (head.status_code, head.content, head.headers["content-type"]) == (200, b"", "application/json")
+
+
 async def test_a_shop_that_can_sell_is_alive_and_ready(shop: Shop) -> None:
     assert (await get(shop, "/livez")).json() == {"status": "ok"}
     await until_ready(shop)

@@ -27,5 +27,10 @@ def words_for(command: Any, values: Mapping[str, str]) -> list[str]:
         if parameter.required or parameter.name in {"name", "password", "yes"}:
             named = parameter.param_type_name == "option"
             words += [parameter.opts[0]] if named else []
-            words += [] if getattr(parameter, "is_flag", False) else [values[parameter.name]]
+            words += [] if getattr(parameter, "is_flag", False) else [_value(parameter, values)]
     return words
+
+
+def _value(parameter: Any, values: Mapping[str, str]) -> str:
+    choices = parameter.type_descriptor.choices
+    return str(next(iter(choices))) if choices else values[parameter.name]

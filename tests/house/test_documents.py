@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from functools import lru_cache
 
 import pytest
@@ -70,3 +71,12 @@ def test_every_risk_of_owasp_has_its_row_and_its_tests() -> None:
 
     assert [risk.split()[0] for risk, _ in found] == [f"API{n}" for n in range(1, RISKS + 1)]
     assert [risk for risk, proof in found if not NAME.search(proof) and not WHY.match(proof)] == []
+
+
+def test_the_documents_call_no_program_that_a_fresh_clone_has_not() -> None:
+    """`uv` is found or made by make alone, and whatever else is called through it has a target."""
+    for page in ("README.md", "tests/README.md", "loadtests/README.md", "docs/notifications.md", "docs/recovery.md"):
+        for block in re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+            assert not re.search(r"^\s*(\w+=\S+ )*(uv|uvx|pip|locust|pytest|docker)\b", block, re.MULTILINE), page
+    made = subprocess.run(["make", "-n", "locust"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
+    assert "locust -f loadtests/locustfile.py" in made.stdout

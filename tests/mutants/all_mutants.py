@@ -1,6 +1,6 @@
 """Every mutant, by the stage of a purchase that it breaks."""
 
-from tests.mutants import access, closing, hot_path, ledger, money, recording, recovery, sale_life
+from tests.mutants import access, closing, commands, hot_path, ledger, money, recording, recovery, sale_life
 from tests.mutants.mutant import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -12,4 +12,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *sale_life.MUTANTS,
     *recovery.MUTANTS,
     *access.MUTANTS,
+    *commands.MUTANTS,
 )

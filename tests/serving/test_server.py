@@ -11,7 +11,8 @@ import pytest
 from uvicorn.lifespan.on import LifespanOn
 
 from shop.app import create_app
-from shop.app.server import CLOSING_SECONDS, FULL_SECONDS, ShopServer, listen, server_config
+from shop.app.server import CLOSING_SECONDS, FULL_SECONDS, ShopServer, server_config
+from shop.listening import listen
 from tests.harness import Shop, wait_until
 
 ANSWER_SECONDS = 10.0
