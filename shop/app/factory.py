@@ -43,7 +43,9 @@ from shop.logs import configure_logs
 from shop.order_changes import Announcer, Changes
 from shop.orders.announcing import ANNOUNCER
 from shop.orders.following import OrderReader, look_again
+from shop.orders.payment_of import PAYMENTS
 from shop.orders.placing import order_limiter
+from shop.payments.following import PaymentsOfOrders
 from shop.payments.gateway import HttpGateway
 from shop.pool_sizes import FOLLOWERS_POOL_MAX
 from shop.processes import die_with_parent
@@ -100,7 +102,9 @@ def create_app(settings: Settings) -> ShopApp:
     side = ledger if settings.side_redis_url == settings.redis_url else connect(settings.side_redis_url, settings)
     subscription = connect(settings.side_redis_url, settings, connections_max=1)
     announcer, changes = Announcer(side, settings), Changes(subscription, settings)
-    database = Database(settings, application_name="shop-api", info={ANNOUNCER: announcer})
+    database = Database(
+        settings, application_name="shop-api", info={ANNOUNCER: announcer, PAYMENTS: PaymentsOfOrders()}
+    )
     # What the process must learn waits behind no request: a closed sale sends its whole crowd to Postgres, until
     # the process has learned that it sells again.
     followed = Database(settings, application_name="shop-api", pool_max=FOLLOWERS_POOL_MAX)

@@ -29,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.orders.models import Order, OrderEvent, OrderLine, OrderSalt, OrderStatus
+from shop.orders.payment_of import payment_versions
 from shop.seckill.order_ids import ids_of_sale
 
 RECORDED = 2  # the version of an order that has just got its row, see `shop.orders.versions`
@@ -90,7 +91,7 @@ async def versions(session: AsyncSession, order_ids: Sequence[UUID], user_id: st
     """The version (see `shop.orders.versions`) of those of these orders that have rows (of this user)."""
     of_order = (OrderEvent.order_id == Order.id, OrderEvent.status != OrderStatus.RESERVED)
     moves = select(func.count(OrderEvent.id)).where(*of_order).scalar_subquery()
-    version = RECORDED + moves + case((Order.released_at.is_not(None), 1), else_=0)
+    version = RECORDED + moves + case((Order.released_at.is_not(None), 1), else_=0) + payment_versions(session)
     query = select(Order.id, version).where(Order.id == any_(_ids(order_ids)))
     if user_id is not None:
         query = query.where(Order.user_id == user_id)
@@ -283,9 +284,8 @@ async def mark_released(session: AsyncSession, order_ids: Sequence[UUID]) -> dic
 async def has_unfinished(session: AsyncSession, sale_id: int) -> bool:
     """Whether a sale has an order that is reserved, or closed with its units not back."""
     ids = ids_of_sale(sale_id)
-    is_owed = Order.closed_at.is_not(None) & Order.released_at.is_(None)
-    is_unfinished = or_(Order.status == OrderStatus.RESERVED, is_owed)
-    query = select(Order.id).where(Order.id.between(ids.first, ids.last), is_unfinished).limit(1)
+    unfinished = or_(Order.status == OrderStatus.RESERVED, Order.closed_at.is_not(None) & Order.released_at.is_(None))
+    query = select(Order.id).where(Order.id.between(ids.first, ids.last), unfinished).limit(1)
     return (await session.execute(query)).first() is not None
 
 

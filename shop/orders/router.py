@@ -133,7 +133,8 @@ async def purchase(
     idempotency_key: OptionalKey = None,
     prefer: PreferHeader = None,
 ) -> PurchaseRead:
-    """Reserve units of a sale. Without a key, a repeat while the order is open is the same order.
+    """Reserve units of a sale. Without a key, a repeat while the order holds its units, paid or not, is the same order:
+    a buyer who may have more sends a new `Idempotency-Key` for each purchase.
 
     With `Prefer: wait=N` the answer waits up to N seconds for the order's record, and is then 201.
 

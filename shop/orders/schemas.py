@@ -10,6 +10,7 @@ from shop.bounds import Hyphenated, RowId
 from shop.errors import OrderNotFound
 from shop.orders.life import By
 from shop.orders.models import OrderStatus
+from shop.orders.payment_of import OrderPayment
 from shop.seckill.requests import QUANTITY_MAX
 from shop.seckill.times import iso_time
 
@@ -29,7 +30,9 @@ Moment = Annotated[
 
 
 class PurchaseRead(BaseModel):
-    """What was promised. `status` is `reserved` until the units are back, then `released`; `Location` tells more."""
+    """What was promised. `status` tells of the units: `reserved` until they are back, then `released`. Whether it is
+    paid by now is told at `Location`.
+    """
 
     object: Literal["order"] = "order"
     id: UUID
@@ -106,6 +109,7 @@ class OrderRead(BaseModel):
     released_at: datetime | None
     recorded: bool
     poll_after_ms: int | None
+    payment: OrderPayment | None
     timeline: list[TimelineEntry]
 
 

@@ -17,6 +17,7 @@ from shop.errors import NotReady, NotRecordedYet, OrderClosed, OrderNotFound
 from shop.orders import repository
 from shop.orders.life import By, move
 from shop.orders.models import Order, OrderEvent, OrderLine, OrderStatus
+from shop.orders.payment_of import OrderPayment, payments_of
 from shop.orders.release import owed_to_sales, release
 from shop.orders.repository import Owed
 from shop.orders.schemas import OrderLineRead, OrderRead, TimelineEntry
@@ -110,11 +111,12 @@ async def in_ledger(
 
 async def recorded(session: AsyncSession, order: Order) -> OrderRead:
     """An order that has its row, with its lines and its timeline."""
-    return _read(order, await repository.lines(session, order.id), await repository.events(session, order.id))
+    lines, events = await repository.lines(session, order.id), await repository.events(session, order.id)
+    return _read(order, lines, events, (await payments_of(session, [order.id])).get(order.id))
 
 
 async def recorded_each(session: AsyncSession, order_ids: Iterable[UUID]) -> dict[UUID, OrderRead]:
-    """Those of these orders that have their rows, in three queries however many they are."""
+    """Those of these orders that have their rows, in four queries however many they are."""
     found = await repository.find_each(session, list(order_ids))
     lines: dict[UUID, list[OrderLine]] = defaultdict(list)
     events: dict[UUID, list[OrderEvent]] = defaultdict(list)
@@ -122,10 +124,13 @@ async def recorded_each(session: AsyncSession, order_ids: Iterable[UUID]) -> dic
         lines[line.order_id].append(line)
     for event in await repository.events_of_each(session, [order.id for order in found]):
         events[event.order_id].append(event)
-    return {order.id: _read(order, lines[order.id], events[order.id]) for order in found}
+    payments = await payments_of(session, [order.id for order in found])
+    return {order.id: _read(order, lines[order.id], events[order.id], payments.get(order.id)) for order in found}
 
 
-def _read(order: Order, lines: Iterable[OrderLine], events: Sequence[OrderEvent]) -> OrderRead:
+def _read(
+    order: Order, lines: Iterable[OrderLine], events: Sequence[OrderEvent], payment: OrderPayment | None
+) -> OrderRead:
     return OrderRead(
         id=order.id,
         sale_id=order.sale_id,
@@ -140,6 +145,7 @@ def _read(order: Order, lines: Iterable[OrderLine], events: Sequence[OrderEvent]
         released_at=order.released_at,
         recorded=True,
         poll_after_ms=None,
+        payment=payment,
         timeline=_timeline(order.reserved_at, order.released_at, events),
     )
 
@@ -166,6 +172,7 @@ def unrecorded(order_id: UUID, sale: Sale, entry: LedgerOrder, *, poll_after_ms:
         released_at=None,
         recorded=False,
         poll_after_ms=poll_after_ms,
+        payment=None,
         timeline=_timeline(reserved_at, None, ()),
     )
 

@@ -1,8 +1,9 @@
 """The version of an order as its buyer sees it: it grows with every change, and names a state over HTTP.
 
-1 is an order that is accepted, 2 one that is recorded, and each move adds one, and so does the return of its units. It
-is the ETag of the order and the `id` of its events. Whatever else `OrderRead` may ever show must move it, too, and must
-be read at the same moment: a state that is half old would have the version of the new one, which is then never told.
+1 is an order that is accepted, 2 one that is recorded, and each move adds one, and so do the return of its units and
+whatever else changes of its payment. It is the ETag of the order and the `id` of its events. Whatever else `OrderRead`
+may ever show must move it, too, and must be read at the same moment: a state that is half old would have the version of
+the new one, which is then never told.
 """
 
 import re
@@ -15,7 +16,7 @@ ENTITY_TAG = re.compile(r'(?:W/)?("[!#-~]*")')
 
 def version_of(order: OrderRead) -> int:
     """The version of this state; `repository.versions` counts the same in Postgres."""
-    return len(order.timeline) + order.recorded
+    return len(order.timeline) + order.recorded + (order.payment.version if order.payment else 0)
 
 
 def etag(order: OrderRead) -> str:

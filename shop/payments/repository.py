@@ -112,6 +112,22 @@ async def count_taken_back(session: AsyncSession) -> int:
     return (await session.execute(query)).scalar_one()
 
 
+async def of_orders(session: AsyncSession, order_ids: Collection[UUID]) -> Sequence[tuple[Payment, Refund | None]]:
+    """The payments of these orders and those whose money they have, with their refunds."""
+    query = (
+        select(Payment, Refund)
+        .outerjoin(Refund, Refund.payment_id == Payment.order_id)
+        .where(or_(Payment.order_id.in_(order_ids), Payment.paid_order_id.in_(order_ids)))
+    )
+    return [(payment, refund) for payment, refund in await session.execute(query)]
+
+
+def versions_of_order() -> ColumnElement[int]:
+    """The versions of the payments of an `Order`, its own and the one whose money it has, in a query of orders."""
+    of_order = or_(Payment.order_id == Order.id, Payment.paid_order_id == Order.id)
+    return func.coalesce(select(func.sum(Payment.version)).where(of_order).scalar_subquery(), 0)
+
+
 async def add_refund(session: AsyncSession, payment: Payment, *, reason: str) -> Refund:
     """The refund of this payment, made now unless it is there."""
     statement = (
@@ -214,12 +230,9 @@ async def any_payment(session: AsyncSession) -> bool:
 async def note_event(session: AsyncSession, *, event_id: str, kind: str, intent_id: str, outcome: str) -> bool:
     """Take note of an event; False when it was taken before. A second taker waits here for the first."""
     noted = {"kind": kind, "intent_id": intent_id, "outcome": outcome}
-    passed = ProviderEvent.outcome.in_(PASSED)
+    passed_before = ProviderEvent.outcome.in_(() if outcome in PASSED else PASSED)
     statement = insert(ProviderEvent).values(id=event_id, **noted)
-    if outcome in PASSED:
-        statement = statement.on_conflict_do_nothing(index_elements=[ProviderEvent.id])
-    else:
-        statement = statement.on_conflict_do_update(index_elements=[ProviderEvent.id], set_=noted, where=passed)
+    statement = statement.on_conflict_do_update(index_elements=[ProviderEvent.id], set_=noted, where=passed_before)
     return (await session.execute(statement.returning(ProviderEvent.id))).scalar_one_or_none() is not None
 
 
@@ -248,9 +261,7 @@ async def move_cursor(session: AsyncSession, after: int) -> None:
 
 
 async def money(session: AsyncSession) -> list[Money]:
-    """Sum the money of each currency by where it is, in one snapshot, and count the payments that break I11 by
-    themselves.
-    """
+    """Sum the money of each currency by where it is, in one snapshot, and count the payments that break I11 alone."""
     has_refund = Refund.payment_id.is_not(None)
     done = Refund.status == RefundStatus.DONE
     pays = and_(Payment.paid_order_id.is_not(None), ~has_refund)

@@ -29,6 +29,7 @@ class Intent(msgspec.Struct, frozen=True):
     attempts: int
     pay_url: str
     created_at: str
+    decline_code: str | None = None
 
 
 class Event(msgspec.Struct, frozen=True):

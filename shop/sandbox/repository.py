@@ -192,6 +192,7 @@ class Books:
             attempts=row["attempts"],
             pay_url=f"{self.public_url}/pay/{row['id']}",
             created_at=row["created_at"],
+            decline_code="card_declined" if row["attempts"] and row["status"] == "open" else None,
         )
 
     def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:

@@ -9,7 +9,9 @@ from shop.database import Database
 from shop.notifications.delivering.delivery import Deliverer, channels
 from shop.order_changes import Announcer
 from shop.orders.announcing import ANNOUNCER
+from shop.orders.payment_of import PAYMENTS
 from shop.orders.persister import APPLICATION_NAME
+from shop.payments.following import PaymentsOfOrders
 from shop.payments.gateway import Gateway, HttpGateway
 from shop.redis import connect
 from shop.settings import Settings
@@ -43,7 +45,7 @@ class Context:
         same = settings.side_redis_url == settings.redis_url
         side = ledger if same else connect(settings.side_redis_url, settings)
         announcer = Announcer(side, settings)
-        info = {ANNOUNCER: announcer}
+        info = {ANNOUNCER: announcer, PAYMENTS: PaymentsOfOrders()}
         database = Database(settings, application_name="shop-worker", pool_max=settings.worker_pool_max, info=info)
         return cls(
             settings=settings,

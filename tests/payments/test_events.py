@@ -17,7 +17,7 @@ from shop.payments.models import PaymentStatus, RefundStatus
 from shop.payments.repository import add_wanted, find_refund, money
 from shop.payments.service import money_report
 from shop.products.models import Product
-from tests.harness import Shop, new_user_id
+from tests.harness import Shop, new_key, new_user_id
 from tests.orders.catalogue import line, placed
 from tests.payments.orders import (
     balanced,
@@ -25,6 +25,7 @@ from tests.payments.orders import (
     event_of,
     intent_of,
     moves,
+    one_bought,
     order_of,
     pay,
     payment_of,
@@ -246,3 +247,21 @@ async def test_the_money_of_each_currency_is_reported_by_itself(shop: Shop) -> N
 async def _by_currency(shop: Shop) -> Counter[str]:
     async with shop.database.transaction() as session:
         return Counter({each.currency: each.captured for each in await money(session)})
+
+
+async def test_a_buyer_whose_order_is_paid_buys_the_next_unit_with_a_key(shop: Shop) -> None:
+    """Without one, a repeat is the paid order for ever, whose state its `Location` tells."""
+    sale, user = await shop.open_sale(units=2, units_per_user=2), new_user_id()
+    order = await one_bought(shop, sale, user)
+    async with shop.database.transaction() as session:
+        await add_wanted(session, order)
+    await pay(shop, order)
+
+    repeat, more = await shop.buy(sale, user), await shop.buy(sale, user, key=new_key())
+
+    assert (repeat.status_code, repeat.json()["id"]) == (200, str(order.id))
+    client = await shop.client()
+    told = await client.get(repeat.headers["Location"], headers=shop.headers(user))
+    assert told.json()["status"] == "paid"
+    assert more.status_code == 202
+    assert more.json()["id"] != str(order.id)

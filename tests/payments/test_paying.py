@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import httpx
 import msgspec
 import pytest
 from pydantic import SecretStr
@@ -23,6 +24,7 @@ from tests.harness import new_user_id, wait_until
 from tests.orders.catalogue import line, placed
 from tests.payments.conftest import Paying
 from tests.payments.orders import event_of, intent_of, make_due, one_bought, order_of, payment_of, tell
+from tests.waiting.streams import following
 
 HOOK = "/v1/payments/webhook"
 
@@ -376,3 +378,62 @@ async def test_a_start_that_failed_is_no_start_for_its_key(paying: Paying) -> No
 
     answer = await wait_until(started, reason="the provider is asked again")
     assert (answer.status_code, answer.headers.get("Idempotency-Replayed")) == (201, None)
+
+
+async def _read(paying: Paying, order: Order) -> httpx.Response:
+    client = await paying.shop.client()
+    return await client.get(f"/v1/orders/{order.id}", headers=paying.shop.headers(order.user_id))
+
+
+async def test_a_payment_is_followed_where_its_order_is_a_decline_too(paying: Paying) -> None:
+    """Each state has a tag of its own, so that whoever polls or follows is told of it."""
+    order = await _bought(paying)
+    seen = [await _read(paying, order)]
+
+    async def changed() -> httpx.Response | None:
+        answer = await _read(paying, order)
+        return answer if answer.json()["payment"] != seen[-1].json()["payment"] else None
+
+    pay_url = (await paying.start(order.id, order.user_id)).json()["pay_url"]
+    seen.append(await wait_until(changed, reason="it is open"))
+    for outcome in ("decline", "decline", "pay"):
+        await paying.attempt(pay_url, outcome)
+        seen.append(await wait_until(changed, reason=outcome))
+    client, headers = await paying.shop.client(), paying.shop.admin_headers(key=f"refund-{order.id}")
+    await client.post(f"/v1/admin/orders/{order.id}/refund", headers=headers, json={})
+
+    async def refunded() -> httpx.Response | None:
+        answer = await _read(paying, order)
+        return answer if answer.json()["payment"]["refunded_minor"] else None
+
+    seen.append(await wait_until(refunded, reason="the money is back"))
+
+    payments = [answer.json()["payment"] for answer in seen]
+    assert payments[0] is None
+    assert [(each["status"], each["declines"], each["decline_code"]) for each in payments[1:]] == [
+        ("open", 0, None),
+        ("open", 1, "card_declined"),
+        ("open", 2, "card_declined"),
+        ("captured", 2, "card_declined"),
+        ("captured", 2, "card_declined"),
+    ]
+    assert [each["pay_url"] for each in payments[1:]] == [pay_url, pay_url, pay_url, None, None]
+    assert (payments[-1]["refund"], payments[-1]["refunded_minor"]) == ("done", order.total_minor)
+    assert len({answer.headers["ETag"] for answer in seen}) == len(seen)
+    held = await client.get(
+        f"/v1/orders/{order.id}",
+        headers={**paying.shop.headers(order.user_id), "If-None-Match": seen[-1].headers["ETag"]},
+    )
+    assert held.status_code == 304, "the version that Postgres counts is the one of the document"
+
+
+async def test_a_decline_comes_in_the_stream_of_its_order(paying: Paying) -> None:
+    order = await _bought(paying)
+    pay_url = (await paying.start(order.id, order.user_id)).json()["pay_url"]
+    async with following(paying.shop, str(order.id), order.user_id) as stream:
+        first = await stream.next()
+        await paying.attempt(pay_url, "decline")
+        second = await stream.next()
+
+    assert (first.order["payment"]["declines"], second.order["payment"]["declines"]) == (0, 1)
+    assert int(second.id) > int(first.id)
