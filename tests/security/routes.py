@@ -1,6 +1,6 @@
 """The routes as the OpenAPI document has them, so that a new one is covered without being named."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from tests.harness import Shop
@@ -19,10 +19,10 @@ class Route(NamedTuple):
     parameters: list[dict[str, Any]]
     body: dict[str, Any]
 
-    def path_with(self, name: str, value: object) -> str:
-        """The path with this value in one parameter, and examples in the others."""
+    def path_with(self, values: Mapping[str, str]) -> str:
+        """The path with these values in its parameters, and examples in the others."""
         examples = {each["name"]: _example(each) for each in self.parameters if each["in"] == "path"}
-        return self.path.format(**{**examples, name: value})
+        return self.path.format(**{**examples, **values})
 
     @property
     def is_admins(self) -> bool:
