@@ -4,7 +4,7 @@
 #   make test PYTHON=python3.13           another Python than the one that uv finds
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up locust test model lint bench torture mutants readme
+.PHONY: help demo up locust test model lint bench torture mutants readme openapi openapi-lint fuzz
 
 PYTHON ?= python3
 ARGS ?=
@@ -32,6 +32,9 @@ help:
 	@echo "make bench   the shop beside other ways to build it                                  (ARGS=\"--quick\")"
 	@echo "make torture the shop broken again and again, and held to every promise              (ARGS=\"--minutes 60\")"
 	@echo "make mutants the shop broken on purpose, in copies: does a test notice?              (ARGS=--list)"
+	@echo "make fuzz    made-up requests, judged by the OpenAPI document                       (ARGS=\"--minutes 10 --seed 1\")"
+	@echo "make openapi the OpenAPI document, written anew to docs/openapi.json"
+	@echo "make openapi-lint  that document read by Redocly, Spectral and openapi-typescript (needs npm)"
 	@echo "make readme  the README's figures and the configuration page, written anew"
 
 demo: $(UV_INSTALLED)
@@ -63,6 +66,22 @@ torture: $(UV_INSTALLED)
 
 mutants: $(UV_INSTALLED)
 	@$(RUN) python -m tests.mutants $(ARGS)
+
+fuzz: $(UV_INSTALLED)
+	@$(RUN) python -m tests.fuzz $(ARGS)
+
+openapi: $(UV_INSTALLED)
+	@$(RUN) shop openapi > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
+
+OPENAPI_TOOLS := docs/openapi/node_modules
+openapi-lint: $(OPENAPI_TOOLS)/.package-lock.json
+	@cd docs/openapi && REDOCLY_SUPPRESS_UPDATE_NOTICE=true npx --no-install redocly lint ../openapi.json
+	@cd docs/openapi && npx --no-install spectral lint ../openapi.json --fail-severity=hint
+	@cd docs/openapi && npx --no-install openapi-typescript ../openapi.json -o node_modules/shop.ts
+	@cd docs/openapi && npx --no-install tsc --noEmit --strict node_modules/shop.ts
+
+$(OPENAPI_TOOLS)/.package-lock.json: docs/openapi/package-lock.json
+	@cd docs/openapi && npm ci
 
 readme: $(UV_INSTALLED)
 	@$(RUN) python docs/write_readme.py

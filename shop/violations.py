@@ -54,7 +54,8 @@ def _rule(error: Mapping[str, Any]) -> tuple[str, str]:
     if (known := RULES.get(kind) or RULES.get(kind.partition("_")[0])) is not None:
         return known[0], known[1].format_map(error.get("ctx", {}))
     words = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    return "rule", words[:1].upper() + words[1:]
+    names_a_member = "_" in words.partition(" ")[0]
+    return "rule", words if names_a_member else words[:1].upper() + words[1:]
 
 
 def _pointer(place: tuple[str, ...]) -> str:

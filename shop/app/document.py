@@ -38,6 +38,11 @@ TAGS = {
     "admin": "For accounts with the role `admin` alone.",
     "operator": "Is it alive, is it ready, which release is it, what does an error mean.",
 }
+# Of parameters that say nothing themselves.
+WHAT_IT_IS = {
+    "limit": "How many to return.",
+    "starting_after": "The last id of the page before.",
+}
 # What FastAPI is told of the API as a whole.
 ABOUT: dict[str, Any] = {
     "title": "Shop",
@@ -75,8 +80,10 @@ def shared(document: dict[str, Any]) -> dict[str, Any]:
         components[kind] = {**components.get(kind, {}), **named}
     _tidy(document)
     for operation in _operations(document):
+        operation.setdefault("security", [])  # Said, so that nobody takes it for forgotten.
         for parameter in operation.get("parameters", ()):
             _without_null(parameter)
+            parameter.setdefault("description", WHAT_IT_IS.get(parameter["name"], _which(parameter["name"])))
         for response in operation["responses"].values():
             response["headers"] = headers("X-Request-Id") | response.get("headers", {})
         if any(parameter["name"] == "starting_after" for parameter in operation.get("parameters", ())):
@@ -104,6 +111,10 @@ def _tidy(node: object) -> None:
                 node[name] = int(each)
             elif name not in {"example", "examples"}:
                 _tidy(each)
+
+
+def _which(name: str) -> str:
+    return f"The {' '.join(name.split('_'))}."
 
 
 def _without_null(parameter: dict[str, Any]) -> None:

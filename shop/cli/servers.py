@@ -111,7 +111,7 @@ def openapi(json: Json = False) -> None:
     from shop.app import create_app
 
     document = create_app(Settings(environment="development")).fastapi.openapi()
-    write(jsonlib.dumps(document, indent=None if json else 2))
+    write(jsonlib.dumps(document, indent=None if json else 2, ensure_ascii=False))
 
 
 def list_settings(

@@ -1,8 +1,10 @@
 """The OpenAPI document: valid, and it says of every operation how it may refuse."""
 
+import json
 import re
 from collections.abc import Iterator
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jsonschema_rs
@@ -13,6 +15,7 @@ from shop.app import create_app
 from shop.problem_json import MEDIA_TYPE, refusals
 from shop.settings import Settings
 
+ROOT = Path(__file__).parents[2]
 # They ask nobody and refuse nothing; `readyz` has a document of its own.
 NEVER_REFUSES = frozenset({"livez", "read_version"})
 OWN_DOCUMENT = frozenset({"readyz"})
@@ -59,6 +62,13 @@ def resolved(document: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
         _, _, kind, name = node["$ref"].split("/")
         node = document["components"][kind][name]
     return node
+
+
+def test_the_committed_document_is_the_one_that_the_shop_serves(document: dict[str, Any]) -> None:
+    """A change of the API is seen in its diff."""
+    committed = json.loads((ROOT / "docs" / "openapi.json").read_text())
+
+    assert committed == document, "the API has changed: run `make openapi`, and look at the diff of docs/openapi.json"
 
 
 def test_the_document_is_valid_openapi(document: dict[str, Any]) -> None:
