@@ -7,6 +7,7 @@ ADVICE = {
     "idempotency_key_invalid": "Send 1 to 128 visible ASCII characters without spaces, a UUID for example.",
     "idempotency_key_missing": "Send an `Idempotency-Key`, a new UUID for each thing to be done, and the same one with "
     "each repeat of it.",
+    "origin_refused": "Open the shop's own page, or ask the shop to add this origin to `SHOP_CORS_ORIGINS`.",
     "webhook_invalid": "For the payment provider: send an event as its contract describes it.",
     "unauthorized": "Sign in with `POST /v1/auth/token`, and send the token as `Authorization: Bearer …`. It is good "
     "for some hours.",
@@ -30,6 +31,7 @@ ADVICE = {
     "over_limit": "Nothing more can be bought in this sale with this account, unless an order is cancelled.",
     "order_closed": "Make a new order. The `order_status` says how this one ended.",
     "last_admin": "Make another account an admin first: a shop is never left without one.",
+    "too_many_open_orders": "Pay or cancel an order that is open, or wait until its hold ends.",
     "payment_over": "Make a new order: no attempt to pay this one is possible any more.",
     "order_paid": "Nothing is to be done: read the order.",
     "order_not_paid": "Read the order: only one that is paid can be refunded.",

@@ -24,7 +24,7 @@ REPLAYED = "Idempotency-Replayed"
 _KEY = Header(
     alias="Idempotency-Key",
     description="1–128 visible ASCII characters, bare or quoted. A repeat with the same key has no second effect.",
-    json_schema_extra={"minLength": 1, "maxLength": 130, "pattern": "^[!-~]+$"},
+    json_schema_extra={"minLength": 1, "maxLength": 130, "pattern": '^([!#-~][!-~]{0,127}|"[!-~]{1,128}")$'},
 )
 NeededKey = Annotated[str, _KEY]
 OptionalKey = Annotated[str | None, _KEY]

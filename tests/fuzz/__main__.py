@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from shop.database import migrate
 from shop.embedded import embedded_servers
+from shop.migrating import migrate
 from tests.conftest import settings_of
 from tests.fuzz.known import CONFIG, FUZZER, known_in
 from tests.harness import LOGINS
