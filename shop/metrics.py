@@ -90,6 +90,9 @@ AUDIT_VIOLATIONS = Counter(
 )
 for _invariant in ("I1", "I2", "I3", "I4", "I5", "I6"):
     AUDIT_VIOLATIONS.labels(_invariant)  # From the start: a counter that begins at 1 has not increased.
+LEDGER_FOREIGN = Gauge(
+    "shop_ledger_foreign", "1 when the ledger belongs to another database.", multiprocess_mode="mostrecent"
+)
 SALES_STOPPED = Gauge(
     "shop_sales_stopped",
     "Sales that an audit keeps closed until an operator recovers them.",

@@ -7,9 +7,11 @@ from typing import NamedTuple
 import redis.asyncio as aioredis
 import structlog
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from shop.database import Database, state_of
+from shop.database import UNAVAILABLE_ERRORS, Database, state_of
+from shop.installation import ADVICE, FOREIGN, is_foreign
 from shop.migrating import migrated
 from shop.redis import scripts_loaded
 from shop.redis_demands import ledger_problems
@@ -51,7 +53,7 @@ async def readiness(database: Database, client: aioredis.Redis, settings: Settin
         "migrations": await _check("Postgres", lambda: _migrations(database)),
         "redis": await _check("Redis", lambda: _redis(client)),
         "scripts": await _check("Redis", lambda: _scripts(client)),
-        "durability": await _check("Redis", lambda: _durability(client, settings)),
+        "durability": await _check("Redis", lambda: _durability(database, client, settings)),
     }
 
 
@@ -103,5 +105,11 @@ async def _scripts(client: aioredis.Redis) -> str | None:
     return None if await scripts_loaded(client) else "the worker has not loaded the scripts (is it running?)"
 
 
-async def _durability(client: aioredis.Redis, settings: Settings) -> str | None:
-    return "; ".join(await ledger_problems(client, settings)) or None
+async def _durability(database: Database, client: aioredis.Redis, settings: Settings) -> str | None:
+    found = await ledger_problems(client, settings)
+    try:
+        if await is_foreign(database, client):
+            found.append(f"{FOREIGN}: {ADVICE}")
+    except (*UNAVAILABLE_ERRORS, DBAPIError):
+        pass  # Postgres has a check of its own, which says so.
+    return "; ".join(found) or None

@@ -1,6 +1,7 @@
 """Which sales this process sells: learned from the directory in Redis, and checked against Postgres first."""
 
 import asyncio
+import time
 
 import redis.asyncio as aioredis
 import structlog
@@ -8,6 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from shop import metrics
 from shop.database import UNAVAILABLE_ERRORS, Database
+from shop.installation import is_foreign
 from shop.redis import CONNECTION_ERRORS, connections_in_use
 from shop.sales import repository as sales
 from shop.sales.models import SaleStatus
@@ -38,10 +40,16 @@ async def follow_directory(
     The last order that Postgres has recorded goes with it: a ledger that does not know that order was rolled back.
     """
     clock = RedisClock()
-    healthy = True
+    healthy, foreign, look_at = True, False, 0.0
     while not stopping.is_set():
         try:
-            for loaded in await read_directory(client, clock):
+            if time.monotonic() >= look_at:
+                foreign = await is_foreign(database, client)
+                look_at = time.monotonic() + settings.beat_seconds
+            if foreign:
+                for group in lane.groups:
+                    lane.leave(group)
+            for loaded in () if foreign else await read_directory(client, clock):
                 if loaded.epoch > lane.epoch_of(loaded.sale_id):
                     await _take(lane, database, client, loaded, clock, settings)
             await _report_rolled_back(lane, database, client)
@@ -76,6 +84,8 @@ async def _take(
         last = await sales.last_reserved(session, loaded.sale_id, loaded.epoch)
     if sale is None or sale.epoch != loaded.epoch or sale.status == SaleStatus.DRAFT:
         return
+    if sale.salt != loaded.salt:
+        return  # Another database's sale of the same number.
     known = LastOrder(last[0].bytes, last[1]) if last else LastOrder(b"", 0)
     lane.take(GroupCommit(client, loaded, last=known, clock=clock, limiter=lane.limiter, settings=settings))
 

@@ -9,8 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.database import Database
 from shop.errors import ChangeRefused
+from shop.installation import is_foreign
 from shop.products import repository as products
-from shop.redis import NotSent, OutcomeUnknown
+from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown
 from shop.sales import repository
 from shop.sales.models import ChangeKind, Sale, SaleChange, SaleStatus
 from shop.seckill import ledger
@@ -35,9 +36,15 @@ async def apply_open_changes(
     Called right after a commit and by every pass of the controller: the number makes a repeat harmless. Raises
     ChangeOutOfOrder.
     """
+    outcomes: dict[int, str] = {}
+    try:
+        if await is_foreign(database, client):
+            return outcomes
+    except CONNECTION_ERRORS as error:
+        log.warning("changes_wait", sale_id=sale_id, reason=repr(error)[:200])
+        return outcomes
     async with database.transaction() as session:
         changes = await repository.open_changes(session, sale_id)
-    outcomes: dict[int, str] = {}
     for change in changes:
         first, second = _arguments(change)
         try:

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop import metrics
 from shop.auth import CONTROLLER
 from shop.database import UNAVAILABLE_ERRORS, Database
+from shop.installation import ADVICE, claim_ledger, is_foreign, owner_of_ledger
 from shop.isolation import Isolation, is_transient
 from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown, load_scripts, scripts_loaded
 from shop.sales import repository, service
@@ -61,6 +62,7 @@ class Controller:
         self._settings = settings
         self._stopping = stopping
         self._unfinished = unfinished
+        self._foreign = False
         self._isolation = Isolation("controller", settings)
 
     async def run(self) -> None:
@@ -78,6 +80,8 @@ class Controller:
 
     async def step(self) -> None:
         """One pass over all sales that have a ledger or should have one. What one of them raises is its own."""
+        if not await self._is_own_ledger():
+            return
         alive, unreadable = await self._read_alive()
         await self._compare_after_restart(alive)
         await self._ensure_scripts(alive, unreadable)
@@ -87,6 +91,27 @@ class Controller:
         gone = listed.keys() - {each.sale.id for each in alive} - {name.sale_id for name in unreadable}
         await self._isolation.each(gone, self._forget_settled)
         await self._isolation.each(alive, partial(self._attend, listed), key=lambda each: each.sale.id)
+
+    async def _is_own_ledger(self) -> bool:
+        """Whether this database's shop may use this Redis; one that nobody has claimed is claimed."""
+        foreign = await is_foreign(self._database, self._client)
+        if not foreign and await owner_of_ledger(self._client) is None:
+            foreign = await self._has_only_strange_sales()
+            if not foreign:
+                await claim_ledger(self._database, self._client)
+        metrics.LEDGER_FOREIGN.set(foreign)
+        if foreign and not self._foreign:
+            log.error("ledger_is_foreign", advice=ADVICE)
+        self._foreign = foreign
+        return not foreign
+
+    async def _has_only_strange_sales(self) -> bool:
+        """Whether a ledger that an older release has used has sales, and this database made none of them."""
+        listed = await ledger.read_directory(self._client, RedisClock())
+        async with self._database.transaction() as session:
+            ours = [await repository.find(session, entry.sale_id) for entry in listed]
+        same = (sale is not None and sale.salt == entry.salt for sale, entry in zip(ours, listed, strict=True))
+        return bool(listed) and not any(same)
 
     async def _read_alive(self) -> tuple[Sequence[Alive], Sequence[AliveName]]:
         """The alive sales, and the names of those whose rows cannot be read; such a row does not hide the others."""

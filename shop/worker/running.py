@@ -20,6 +20,7 @@ from shop.audit.live.auditor import Auditor
 from shop.audit.recovery.following import follow_recoveries
 from shop.audit.recovery.steps import Tools
 from shop.database import UNAVAILABLE_ERRORS
+from shop.installation import is_own
 from shop.kept_connections import keep_connections
 from shop.orders import repository as orders
 from shop.orders.persister import Persister
@@ -140,14 +141,18 @@ async def _follow_sales(context: Context) -> None:
     running: dict[int, asyncio.Task[None]] = {}
     while not context.stopping.is_set():
         try:
-            async with context.database.transaction() as session:
-                alive = {each.sale.id: each.sale.epoch for each in await sales.alive(session)}
+            alive = await _alive(context) if await is_own(context.database, context.ledger) else {}
             context.epochs.update(alive)
             for sale_id in alive.keys() - {key for key, task in running.items() if not task.done()}:
                 running[sale_id] = _supervise(context, f"persister {sale_id}", _persister(context, sale_id).run)
-        except (*UNAVAILABLE_ERRORS, DBAPIError) as error:
+        except (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError) as error:
             log.warning("sales_not_read", reason=repr(error)[:200])
         await rest(context.stopping, context.settings.controller_interval_seconds)
+
+
+async def _alive(context: Context) -> dict[int, int]:
+    async with context.database.transaction() as session:
+        return {each.sale.id: each.sale.epoch for each in await sales.alive(session)}
 
 
 def _persister(context: Context, sale_id: int) -> Persister:

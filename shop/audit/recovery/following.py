@@ -12,6 +12,7 @@ from shop.audit.recovery.honouring import honour_claims
 from shop.audit.recovery.steps import Overtaken, Tools, take, take_step
 from shop.auth import CONTROLLER
 from shop.database import UNAVAILABLE_ERRORS
+from shop.installation import is_own
 from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown
 from shop.sales import repository as sales
 from shop.sales import service
@@ -37,9 +38,10 @@ async def follow_recoveries(tools: Tools, stopping: asyncio.Event) -> None:
     while not stopping.is_set():
         running = {sale_id: task for sale_id, task in running.items() if not task.done()}
         try:
-            for sale_id in await _sales_in_need(tools) - running.keys():
+            own = await is_own(tools.database, tools.client)
+            for sale_id in (await _sales_in_need(tools) if own else set()) - running.keys():
                 running[sale_id] = asyncio.create_task(_attend(tools, sale_id, places, stopping))
-        except (*UNAVAILABLE_ERRORS, DBAPIError) as error:
+        except (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError) as error:
             log.warning("recoveries_not_read", reason=repr(error)[:200])
         await rest(stopping, tools.settings.controller_interval_seconds)
     await end_tasks(list(running.values()), within=tools.settings.graceful_stop_seconds / 2)
