@@ -28,7 +28,7 @@ from tests.fuzz.known import CONFIG, FUZZER, known_in
 from tests.harness import Shop, create_database
 from tests.processes import copy_of, own_shop
 
-EXAMPLES_OF_EACH_KIND = 6
+EXAMPLES_OF_EACH_KIND = 3
 TAGS = ["accounts", "admin", "operator", "orders", "payments", "products", "purchase", "sales"]
 
 
