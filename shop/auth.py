@@ -7,7 +7,7 @@ import hmac
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -165,6 +165,8 @@ class Revocations:
     def __init__(self) -> None:
         # The least generation that is good, by user. One look-up answers both questions: purchases ask for each.
         self._least: dict[str, int] = {}
+        # Called with the users of whom something was taken back: what stands open for them must be checked again.
+        self.told: Callable[[Iterable[str]], None] = lambda user_ids: None
 
     def check(self, identity: Identity) -> None:
         """Whether this token is still good. Raises UserBlocked, or Unauthorized when it has ended."""
@@ -175,14 +177,22 @@ class Revocations:
             raise UserBlocked
         raise Unauthorized("This token was revoked; sign in again")
 
+    def good_seconds(self, identity: Identity) -> float:
+        """How long this token is good from now on, for what stays open after it was checked; 0.0 if it is not."""
+        if identity.generation < self._least.get(identity.user_id, 0):
+            return 0.0
+        return max(0.0, identity.expires_at - time.time())
+
     def replace(self, blocked: Iterable[str], generations: Mapping[str, int]) -> None:
         """From now on these users are blocked, these generations have begun, and nothing else was taken back."""
-        self._least = {**generations, **dict.fromkeys(blocked, BLOCKED)}
+        before, self._least = self._least, {**generations, **dict.fromkeys(blocked, BLOCKED)}
+        self.told([user_id for user_id, least in self._least.items() if before.get(user_id) != least])
 
     def begin(self, generations: Mapping[str, int]) -> None:
         """These generations have begun, besides what is known. A blocked user stays blocked."""
         for user_id, generation in generations.items():
             self._least[user_id] = max(generation, self._least.get(user_id, 0))
+        self.told(generations)
 
 
 def _ascii(token: str | bytes) -> bytes:

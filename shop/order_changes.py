@@ -5,6 +5,7 @@ look by itself now and then. It costs a process one look into a dictionary for e
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from uuid import UUID
@@ -125,6 +126,12 @@ class Changes:
         # Mostly one listener an order: a tuple is smaller than a set, and may be replaced while it is walked through.
         self._listeners: dict[bytes, tuple[Listener, ...]] = {}
         self._count = 0
+        # Those of whom it is known for whom they listen; nobody has all places.
+        self._of_account: dict[str, set[Listener]] = {}
+        self._of_address: Counter[str] = Counter()
+        half = max(1, settings.order_listeners_max // 2)
+        self._per_account_max = min(settings.listeners_per_account_max, half)
+        self._per_address_max = min(settings.listeners_per_address_max, half)
 
     @property
     def listeners(self) -> int:
@@ -137,18 +144,30 @@ class Changes:
         return self._count >= self._settings.order_listeners_max
 
     @contextmanager
-    def listening(self, order_id: bytes = b"") -> Iterator[Listener]:
-        """A listener for the time of the block; without an id he names it later, with `expect`.
+    def listening(
+        self, order_id: bytes = b"", *, account: str | None = None, address: str | None = None
+    ) -> Iterator[Listener]:
+        """A listener for the time of the block; without an id it names one later, with `expect`.
+
+        `account` and `address` are those for whom it listens, as far as they are counted.
 
         Register first and read the state afterwards: then no change is missed between the two. Raises Overloaded when
-        the process has too many listeners, RateLimited when this order has.
+        the process has too many listeners, RateLimited when this order, account or address has.
         """
         if self.full:
             raise Overloaded("Too many wait for news of their orders here")
         if len(self._listeners.get(order_id, ())) >= self._settings.listeners_per_order_max:
             raise RateLimited("This order is followed too often at once", policy="order_events", retry_after=5.0)
+        if account is not None and len(self._of_account.get(account, ())) >= self._per_account_max:
+            raise RateLimited("This account follows too many orders at once", policy="account_events", retry_after=5.0)
+        if address is not None and self._of_address[address] >= self._per_address_max:
+            raise RateLimited("Too many follow orders from this address", policy="address_events", retry_after=5.0)
         listener = Listener(self)
         self._count += 1
+        if account is not None:
+            self._of_account.setdefault(account, set()).add(listener)
+        if address is not None:
+            self._of_address[address] += 1
         try:
             if order_id:
                 listener.expect(order_id)
@@ -156,6 +175,14 @@ class Changes:
         finally:
             listener.leave()
             self._count -= 1
+            if account is not None:
+                self._of_account[account].discard(listener)
+                if not self._of_account[account]:
+                    del self._of_account[account]
+            if address is not None:
+                self._of_address[address] -= 1
+                if not self._of_address[address]:
+                    del self._of_address[address]
 
     def add(self, order_id: bytes, listener: Listener) -> None:
         """Wake this listener with this order."""
@@ -187,6 +214,12 @@ class Changes:
         for listener in self._listeners.get(order_id, ()):
             if listener.known != version:
                 listener.wake()
+
+    def wake_accounts(self, user_ids: Iterable[str]) -> None:
+        """Wake those who listen for these accounts: whether their tokens are still good is to be asked again."""
+        for user_id in user_ids:
+            for listener in self._of_account.get(user_id, ()):
+                listener.wake(changed=False)
 
     def stop(self) -> None:
         """Let everybody go: the process is asked to stop."""

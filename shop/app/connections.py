@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from shop.app.heads import answer_head
+from shop.app.places import Places
 from shop.app.sending import Outbox
 from shop.errors import Overloaded
 from shop.order_changes import Changes
@@ -50,6 +51,7 @@ class Connections:
         self._lane = lane
         self._changes = changes
         self._settings = settings
+        self.places = Places(settings)
         self._open: set[ShopProtocol] = set()
         self._resting: OrderedDict[ShopProtocol, None] = OrderedDict()
         self._aside: list[ShopProtocol] = []
@@ -66,12 +68,14 @@ class Connections:
     def opened(self, connection: "ShopProtocol") -> None:
         """Take note of a new connection; under pressure it waits for its turn."""
         self._open.add(connection)
+        self.places.take(connection)
         if self._pressed:
             # Not at once: uvloop begins to read when this has returned, whatever was paused before.
             connection.loop.call_soon(self._rest, connection)
 
     def lost(self, connection: "ShopProtocol") -> None:
         """Forget a connection."""
+        self.places.leave(connection)
         self._open.discard(connection)
         self._resting.pop(connection, None)
 
@@ -79,11 +83,13 @@ class Connections:
         """The process is asked to stop: whoever only waits for news is answered now."""
         self._changes.stop()
 
-    def refusal(self, scope: dict[str, Any]) -> bytes | None:
+    def refusal(self, connection: "ShopProtocol", scope: dict[str, Any]) -> bytes | None:
         """What follows `refusal_start` if a request is not even begun, because the process has too much to do.
 
         What pages of other origins may see is said by the application, so it refuses them by itself.
         """
+        if (full := self.places.refusal(connection, scope)) is not None:
+            return full
         if self._settings.cors_origins and any(name == b"origin" for name, _ in scope["headers"]):
             return None
         return self._lane.shed(scope)

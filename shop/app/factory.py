@@ -165,6 +165,7 @@ def create_app(settings: Settings) -> ShopApp:
     fastapi.state.cache = Cache(side, settings)
     fastapi.state.verifier = verifier
     fastapi.state.revocations = revocations
+    revocations.told = changes.wake_accounts
     fastapi.state.passwords = passwords
     fastapi.state.limiters = sign_in_limiters(side, settings)
     fastapi.state.order_limiter = order_limiter(side, settings)

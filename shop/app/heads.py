@@ -17,6 +17,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 PLAIN_PATH = re.compile(rb"/[A-Za-z0-9/_.-]*")
 HOST = re.compile(rb"([A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?")
+NO_HOST = b"-"  # of a connection that has not sent a request yet
 SCHEMES = frozenset({b"http", b"https"})
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 

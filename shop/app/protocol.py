@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 
 from shop.app.connections import STATE, Connections
 from shop.app.exchange import Exchange
-from shop.app.heads import problem_answer, set_target, valid_host
+from shop.app.heads import NO_HOST, problem_answer, set_target, valid_host
 from shop.app.sending import SendingProtocol
 from shop.errors import BadRequest, HeadTooLarge, RequestTimeout, ShopError
 
@@ -54,7 +54,7 @@ class ShopProtocol(SendingProtocol):
         self._head_bytes = self._unparsed_bytes = 0
         self._ended_another = False
         self._asked_to_go_on = True
-        self._hosts, self._valid_host = 0, b"-"
+        self._hosts, self.host = 0, NO_HOST
         self.aside = b""
 
     # What the transport calls.
@@ -143,8 +143,8 @@ class ShopProtocol(SendingProtocol):
             self._headers.append((name, value))
             if name == b"host":
                 self._hosts += 1
-                if value != self._valid_host:
-                    self._valid_host = valid_host(value)
+                if value != self.host:
+                    self.host = valid_host(value)
             elif name == b"expect" and value.lower() == b"100-continue":
                 self._asked_to_go_on = False
 
@@ -165,7 +165,7 @@ class ShopProtocol(SendingProtocol):
             raise BadRequest("A request has one Host")
         set_target(scope, self._url)
         keep_alive = version == "1.1" and parser.should_keep_alive() and not self._stopping
-        if not self.exchanges and (refusal := self._connections.refusal(scope)) is not None:
+        if not self.exchanges and (refusal := self._connections.refusal(self, scope)) is not None:
             self._turn_away(refusal, keep_alive=keep_alive)
             return
         exchange = Exchange(self, scope, keep_alive=keep_alive)

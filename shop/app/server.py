@@ -11,13 +11,17 @@ import select
 import signal
 import socket
 from collections.abc import Sequence
+from functools import partial
 from types import FrameType
 from typing import Any, cast
 
 import structlog
 import uvicorn
 
+from shop.app.connections import STATE, Connections
+from shop.app.places import Places
 from shop.app.protocol import ShopProtocol
+from shop.descriptors import FOR_PROBES, connections_cap, raise_limit
 from shop.listening import BACKLOG
 from shop.processes import Lifeline, ProcessPool
 from shop.settings import Settings, get_settings
@@ -44,7 +48,7 @@ def server_config(app: Any, settings: Settings, **more: Any) -> uvicorn.Config:
         # On every answer: what the shop says is what its type says, and no script.
         headers=[("X-Content-Type-Options", "nosniff")],
         proxy_headers=False,  # the application does it, behind the purchase lane
-        limit_concurrency=settings.connections_max,
+        limit_concurrency=connections_cap(settings),
         timeout_graceful_shutdown=settings.graceful_stop_seconds,
         **more,
     )
@@ -52,6 +56,7 @@ def server_config(app: Any, settings: Settings, **more: Any) -> uvicorn.Config:
 
 def serve(settings: Settings, listeners: list[socket.socket], *, processes: int) -> int:
     """Serve the API at these sockets until SIGTERM or Ctrl-C, and return the exit status."""
+    raise_limit()
     if processes == 1:
         ShopServer(_config_from_environment(settings), listeners).run([])
         return 0
@@ -75,6 +80,7 @@ def _serve_beside_others(lifeline: Lifeline, *listeners: socket.socket) -> None:
 
 
 def _config_from_environment(settings: Settings) -> uvicorn.Config:
+    raise_limit()
     return server_config("shop.app:create_app_from_environment", settings)
 
 
@@ -139,33 +145,42 @@ class ShopServer(uvicorn.Server):
         loop.call_later(seconds, self._begin_to_let_in)
 
     def _let_in_who_fits(self, listener: socket.socket) -> None:
-        """Accept no more than the process may have open; the others wait in the kernel."""
-        room = (self.config.limit_concurrency or 0) - len(self.server_state.connections) - len(self._coming)
+        """Accept no more than the process may have open, and a few for the probes; the others wait in the kernel."""
+        places = self._places
+        places.cap = self.config.limit_concurrency or 0
+        room = places.cap - len(self.server_state.connections) - len(self._coming)
         if room > 0:
             self._let_in(listener, at_most=min(room, BACKLOG))
-        else:
-            self._let_in_nobody(FULL_SECONDS)
+            return
+        places.make_room(asyncio.get_running_loop().time())
+        self._let_in_nobody(FULL_SECONDS)
+        if room > -FOR_PROBES:
+            self._let_in(listener, at_most=FOR_PROBES + room)
 
     def _let_in(self, listener: socket.socket, *, at_most: int = BACKLOG) -> None:
         """Accept who waits at a listener."""
-        loop = asyncio.get_running_loop()
+        loop, places = asyncio.get_running_loop(), self._places
         try:
             for _ in range(at_most):
-                connection, _ = listener.accept()
+                connection, address = listener.accept()
+                host = address[0] if address else None
+                if not places.admit(host):
+                    connection.close()
+                    continue
                 connection.setblocking(False)
                 coming = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
                 self._coming.add(coming)
-                coming.add_done_callback(self._came)
+                coming.add_done_callback(partial(self._came, host))
         except BlockingIOError:
             return
         except OSError as error:  # Out of descriptors, most likely. Who waits may wait until others have left.
             log.warning("nobody_let_in", error=repr(error))
             self._let_in_nobody(EXHAUSTED_SECONDS)
 
-    def _came(self, coming: "asyncio.Future[Any]") -> None:
+    def _came(self, host: str | None, coming: "asyncio.Future[Any]") -> None:
         self._coming.discard(coming)
-        if not coming.cancelled():
-            coming.exception()  # It has hung up already, and nobody wants to know.
+        if coming.cancelled() or coming.exception():  # It has hung up already, and nobody wants to know.
+            self._places.give_up(host)
 
     def _relieve(self) -> None:
         """Let in who has waited at the others' listeners since the last look: their process is dead, stuck or late."""
@@ -173,6 +188,11 @@ class ShopServer(uvicorn.Server):
         for listener in waiting & self._have_waited:
             self._let_in_who_fits(listener)
         self._have_waited = waiting
+
+    @property
+    def _places(self) -> Places:
+        connections: Connections = self.lifespan.state[STATE]
+        return connections.places
 
     def _protocol(self) -> asyncio.Protocol:
         kind = cast("type[ShopProtocol]", self.config.http_protocol_class)

@@ -1,6 +1,7 @@
 """An order followed over HTTP as server-sent events."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request, Response
@@ -8,6 +9,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse
 
 from shop.auth import CurrentUser
+from shop.client_addresses import counted_as
 from shop.database import SessionDep, see_one_moment
 from shop.errors import (
     Invalid,
@@ -26,6 +28,7 @@ from shop.orders.following import is_final, stream
 from shop.orders.schemas import OrderId
 from shop.orders.versions import last_seen, version_of
 from shop.problem_json import problems
+from shop.settings import Settings
 
 EVENT = {
     "type": "object",
@@ -45,10 +48,19 @@ HEADERS = {"Cache-Control": "private, no-store", "Vary": "Authorization", "X-Acc
 router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
 
-async def _listener(order_id: OrderId, _: CurrentUser, request: Request) -> AsyncIterator[Listener]:
+def counted_address(request: Request) -> str | None:
+    """What the client's address counts as; None for a trusted proxy, which is many clients."""
+    settings: Settings = request.app.state.settings
+    host = request.client.host if request.client else None
+    if settings.proxies.trust_peer(host) or host is None:
+        return None
+    return counted_as(host, ipv6_prefix_bits=settings.ipv6_client_prefix_bits)
+
+
+async def _listener(order_id: OrderId, buyer: CurrentUser, request: Request) -> AsyncIterator[Listener]:
     """It listens before the state is read, and until the response is over."""
     changes: Changes = request.app.state.changes
-    with changes.listening(order_id.bytes) as listener:
+    with changes.listening(order_id.bytes, account=buyer.user_id, address=counted_address(request)) as listener:
         yield listener
 
 
@@ -90,5 +102,12 @@ async def follow_order(
     seen = last_seen(last_event_id)
     if seen == version_of(order) and is_final(order):
         return Response(status_code=204)
-    events = stream(order, listener, state.order_reader, state.settings, seen=seen)
+    events = stream(
+        order,
+        listener,
+        state.order_reader,
+        state.settings,
+        seen=seen,
+        good_seconds=partial(state.revocations.good_seconds, buyer),
+    )
     return EventSourceResponse(events, headers=HEADERS)

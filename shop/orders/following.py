@@ -6,7 +6,7 @@ what an announcement may have failed to say is found by one look for all of them
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from uuid import UUID
 
 import structlog
@@ -61,23 +61,31 @@ class OrderReader:
 
 
 async def stream(
-    order: OrderRead, listener: Listener, reader: OrderReader, settings: Settings, *, seen: int | None
+    order: OrderRead,
+    listener: Listener,
+    reader: OrderReader,
+    settings: Settings,
+    *,
+    seen: int | None,
+    good_seconds: Callable[[], float],
 ) -> AsyncIterator[bytes]:
     """The events of an order that was read after `listener` began to listen; its version `seen` is not sent again.
 
-    It ends when the order is closed and its units are back, after `sse_seconds_max`, or when the process stops.
+    It ends when the order is closed and its units are back, after `sse_seconds_max`, when the process stops, and when
+    the reader's token is no longer good: `good_seconds` says how long it is, and is asked before each event.
+    The time to come back stands in the first event: a block of its own would be an empty event to some readers.
     """
     now = asyncio.get_running_loop().time
     ends_at = now() + settings.sse_seconds_max
-    yield format_sse_event(retry=random.randint(RETRY_MS_MIN, RETRY_MS_MAX))  # noqa: S311 - no secret
-    while True:
+    retry: int | None = random.randint(RETRY_MS_MIN, RETRY_MS_MAX)  # noqa: S311 - no secret
+    while good_seconds() > 0:
         version = listener.known = version_of(order)
         if version != seen:
-            yield format_sse_event(data_str=order.model_dump_json(), id=str(version))
-            seen = version
+            yield format_sse_event(data_str=order.model_dump_json(), id=str(version), retry=retry)
+            seen, retry = version, None
         if is_final(order):
             return
-        while (left := ends_at - now()) > 0 and not listener.stopped:
+        while (left := min(ends_at - now(), good_seconds())) > 0 and not listener.stopped:
             if await listener.wait(min(left, settings.sse_heartbeat_seconds)):
                 break
             yield HEARTBEAT

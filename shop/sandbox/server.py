@@ -9,6 +9,7 @@ from types import FrameType
 
 import uvicorn
 
+from shop.descriptors import raise_limit
 from shop.sandbox.app import create_app
 from shop.sandbox.behaviour import Behaviour
 from shop.sandbox.provider import Provider
@@ -60,6 +61,7 @@ def open_books(plan: SandboxPlan, listener: socket.socket) -> Books:
 
 def serve(settings: Settings, plan: SandboxPlan, listener: socket.socket, books: Books) -> None:
     """Serve at this socket until SIGTERM or Ctrl-C, and close the books."""
+    raise_limit()
     with closing(books):
         provider = Provider(books, plan.behaviour, webhook_url=plan.webhook_url)
         asyncio.run(server(settings, provider).serve([listener]))

@@ -60,6 +60,8 @@ class EdgeSettings(BaseSettings):
     """Proxies whose X-Forwarded-For and -Proto are believed: addresses, networks and `unix:`, comma-separated."""
     cors_origins: Annotated[list[str], AfterValidator(_origins)] = Field([])
     """Origins of browsers that may use the API, as a JSON list; `["*"]` is every one."""
+    connections_per_address_max: int = Field(1_000, ge=1)
+    """Connections of one client's address to one process, and never more than half of all; more are closed at once."""
     ipv6_client_prefix_bits: int = Field(64, ge=32, le=128)
     """Clients of IPv6 are counted by networks of this size: one client has all the addresses of its own."""
 

@@ -54,6 +54,10 @@ class PurchaseSettings(BaseSettings):
     """Requests of one process that may wait for news of their orders (40 KB each); more are refused with 503."""
     listeners_per_order_max: PositiveInt = 8
     """Event streams of one order in one process; more are refused with 429."""
+    listeners_per_account_max: PositiveInt = 20
+    """Event streams of one account in one process, and never more than half of all; more are refused with 429."""
+    listeners_per_address_max: PositiveInt = 500
+    """The same for one client's address; trusted proxies are not counted."""
     order_look_seconds: PositiveFloat = 5.0
     """How often a process looks by itself for changes of the orders that somebody waits for."""
     sse_heartbeat_seconds: PositiveFloat = 15.0

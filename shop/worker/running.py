@@ -20,6 +20,7 @@ from shop.audit.live.auditor import Auditor
 from shop.audit.recovery.following import follow_recoveries
 from shop.audit.recovery.steps import Tools
 from shop.database import UNAVAILABLE_ERRORS
+from shop.descriptors import raise_limit
 from shop.installation import is_own
 from shop.kept_connections import keep_connections
 from shop.orders import repository as orders
@@ -39,6 +40,7 @@ log = structlog.get_logger(__name__)
 
 async def run_worker(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT, and finish the batches in hand."""
+    raise_limit()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)

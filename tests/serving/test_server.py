@@ -5,13 +5,14 @@ import errno
 import signal
 import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from uvicorn.lifespan.on import LifespanOn
 
 from shop.app import create_app
-from shop.app.server import CLOSING_SECONDS, FULL_SECONDS, ShopServer, server_config
+from shop.app.server import CLOSING_SECONDS, ShopServer, server_config
 from shop.listening import listen
 from tests.harness import Shop, wait_until
 
@@ -84,25 +85,71 @@ async def test_who_comes_while_there_is_no_descriptor_left_waits(server: ShopSer
     assert await answer(come(listener)) == b"HTTP/1.1 200 OK"
 
 
-async def test_who_comes_to_a_full_process_waits_until_somebody_leaves(server: ShopServer, listener: Listener) -> None:
-    """In the kernel, where he costs nothing; several at once are no way around it."""
+def ask(listener: Listener, path: str, *, from_address: str = "127.0.0.1") -> socket.socket:
+    """A client from this address of the loopback that has asked for a path."""
+    client = socket.create_connection(listener.getsockname(), source_address=(from_address, 0))
+    client.sendall(f"GET {path} HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n".encode())
+    client.setblocking(False)
+    return client
+
+
+async def until_open(server: ShopServer, count: int) -> None:
+    async def opened() -> bool:
+        return len(server.server_state.connections) == count
+
+    await wait_until(opened, reason=f"{count} connections are open")
+
+
+async def test_a_full_process_answers_probes_and_tells_others_to_come_back(
+    server: ShopServer, listener: Listener
+) -> None:
+    """Those who are in the midst of a request keep their places until they leave."""
     server.config.limit_concurrency = 3
-    early = [socket.create_connection(listener.getsockname()) for _ in range(5)]
+    busy = [socket.create_connection(listener.getsockname()) for _ in range(3)]
+    for client in busy:
+        client.sendall(b"GET /version HTTP/1.1\r\nHost: shop\r\n")
+    await until_open(server, 3)
 
-    async def let_in() -> bool:
-        return len(server.server_state.connections) == 3
+    assert await answer(ask(listener, "/livez")) == b"HTTP/1.1 200 OK"
+    assert await answer(ask(listener, "/readyz")) in {b"HTTP/1.1 200 OK", b"HTTP/1.1 503 Service Unavailable"}
+    assert await answer(ask(listener, "/version")) == b"HTTP/1.1 503 Service Unavailable"
 
-    await wait_until(let_in, reason="three are let in")
-    late = come(listener)
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(asyncio.shield(told := asyncio.ensure_future(answer(late))), 5 * FULL_SECONDS)
-    assert await let_in()
+    for client in busy:
+        client.close()
+    await until_open(server, 0)
+    assert await answer(ask(listener, "/version")) == b"HTTP/1.1 200 OK"
 
-    for client in early[:3]:
+
+async def test_connections_that_nobody_uses_make_room_for_those_who_come(
+    server: ShopServer, listener: Listener
+) -> None:
+    """However many were opened before them."""
+    server.config.limit_concurrency = 3
+    idle = [socket.create_connection(listener.getsockname()) for _ in range(40)]
+
+    assert await answer(ask(listener, "/version")) == b"HTTP/1.1 200 OK"
+    for client in idle:
         client.close()
 
-    assert await told == b"HTTP/1.1 200 OK"
-    for client in early:
+
+async def test_one_address_does_not_take_all_connections(server: ShopServer, listener: Listener) -> None:
+    """Half of them at most, and those of a trusted proxy are not one client's."""
+    server.config.limit_concurrency = 8
+    greedy = [socket.create_connection(listener.getsockname(), source_address=("127.0.3.1", 0)) for _ in range(12)]
+    for client in greedy:
+        client.setblocking(False)
+    await until_open(server, 4)
+
+    loop = asyncio.get_running_loop()
+    for client in greedy[4:]:
+        with suppress(ConnectionResetError):
+            assert await asyncio.wait_for(loop.sock_recv(client, 1), ANSWER_SECONDS) == b""
+    assert await answer(ask(listener, "/version", from_address="127.0.3.2")) == b"HTTP/1.1 200 OK"
+    assert {await answer(ask(listener, "/version")) for _ in range(6)} == {b"HTTP/1.1 200 OK"}
+    greedy[0].close()
+    await until_open(server, 3)
+    assert await answer(ask(listener, "/version", from_address="127.0.3.1")) == b"HTTP/1.1 200 OK"
+    for client in greedy:
         client.close()
 
 

@@ -1,6 +1,7 @@
 """An order followed as server-sent events: its state first, then each change, as it happens."""
 
 import asyncio
+import math
 from contextlib import AsyncExitStack
 from uuid import UUID, uuid4
 
@@ -23,6 +24,8 @@ from tests.waiting.conftest import STREAMS_PER_ORDER
 from tests.waiting.streams import follow_request, following
 
 STREAMS_SECONDS_MAX = 60.0
+TOKEN_SECONDS = 4
+ENDED_SECONDS = 3.0  # the process learns of it within one
 
 STOP_SECONDS_MAX = 5.0
 MANY_STREAMS = 30
@@ -30,9 +33,9 @@ MANY_STREAMS = 30
 MANY_MOVES = 5_000
 
 
-async def recorded_order(shop: Shop, *, units: int = 5) -> tuple[str, str]:
-    """The id of an order that has its row, and its buyer."""
-    sale, user = await shop.open_sale(units=units), new_user_id()
+async def recorded_order(shop: Shop, user: str | None = None, *, units: int = 5) -> tuple[str, str]:
+    """The id of an order that has its row, and its buyer, who is somebody new unless named."""
+    sale, user = await shop.open_sale(units=units), user or new_user_id()
     order_id = await shop.bought(sale, user)
     await shop.drained(sale)
     return order_id, user
@@ -175,10 +178,11 @@ async def test_a_stream_says_when_to_come_back_and_is_never_silent_for_long(list
     order_id, user = await recorded_order(listening)
     async with following(listening, order_id, user) as stream:
         first = await stream.next_of_any_kind()
-        await stream.next()
         beats = [await stream.next_of_any_kind() for _ in range(3)]
 
+    # In the first event: a block without data is an empty event to some readers.
     assert int(first.fields["retry"]) >= 1_000
+    assert first.order["id"] == order_id
     assert all(beat.is_comment for beat in beats)
 
 
@@ -234,7 +238,9 @@ async def test_streams_hold_no_connection_to_the_database_while_they_wait(live_s
     sale, user = await live_shop.open_sale(units=MANY_STREAMS, units_per_user=MANY_STREAMS), new_user_id()
     order_ids = [await live_shop.bought(sale, user, key=str(number)) for number in range(10)]
     await live_shop.drained(sale)
-    settings = copy_of(live_shop.settings, database_pool_max=1, redis_pool_max=4)
+    settings = copy_of(
+        live_shop.settings, database_pool_max=1, redis_pool_max=4, listeners_per_account_max=MANY_STREAMS
+    )
     async with running_shop(settings, worker=False) as poor, AsyncExitStack() as stack:
         followed = order_ids * (MANY_STREAMS // len(order_ids))
         streams = [await stack.enter_async_context(following(poor, order_id, user)) for order_id in followed]
@@ -253,6 +259,70 @@ async def test_a_change_that_was_not_announced_is_found_by_a_look(live_shop: Sho
             await move(session, [UUID(order_id)], OrderStatus.PAID, by=By.PROVIDER, reason="paid")
 
         assert (await stream.next()).last_change == "paid"
+
+
+async def test_one_account_does_not_take_all_places(live_shop: Shop) -> None:
+    """Nor one address: a small process has places left for others, whatever they are refused."""
+    sale, greedy = await live_shop.open_sale(units=8, units_per_user=8), new_user_id()
+    order_ids = [await live_shop.bought(sale, greedy, key=str(number)) for number in range(5)]
+    other = new_user_id()
+    order_of_other = await live_shop.bought(sale, other)
+    await live_shop.drained(sale)
+    settings = copy_of(live_shop.settings, order_listeners_max=16, listeners_per_account_max=6)
+    async with running_shop(settings, worker=False) as small, AsyncExitStack() as stack:
+        streams = [
+            await stack.enter_async_context(following(small, order_id, greedy))
+            for order_id in order_ids
+            for _ in range(8)
+        ]
+        assert [stream.answer.status_code for stream in streams] == [200] * 6 + [429] * 34
+        async with following(small, order_of_other, other) as stream:
+            assert (await stream.next()).id == "2"
+
+
+async def test_one_address_does_not_take_all_places(live_shop: Shop) -> None:
+    """As its proxy names it: the proxy itself is not one client."""
+    order_id, user = await recorded_order(live_shop)
+    settings = copy_of(live_shop.settings, listeners_per_address_max=2, listeners_per_order_max=20)
+    async with running_shop(settings, worker=False) as shop, AsyncExitStack() as stack:
+
+        async def status_from(address: str | None) -> int:
+            headers = {} if address is None else {"X_Forwarded_For": address}
+            stream = await stack.enter_async_context(following(shop, order_id, user, **headers))
+            return stream.answer.status_code
+
+        assert [await status_from("192.0.2.1") for _ in range(3)] == [200, 200, 429]
+        assert [await status_from(f"2001:db8::{n}") for n in range(3)] == [200, 200, 429]
+        assert [await status_from(address) for address in ("192.0.2.2", None, None, None)] == [200] * 4
+
+
+@pytest.mark.parametrize("how", ["block", "sign_out"])
+async def test_a_stream_ends_with_the_right_to_it(listening: Shop, how: str) -> None:
+    """At once, without another state, however long it could have lasted."""
+    user = await listening.sign_up()
+    client = await listening.client()
+    user_id = (await client.get("/v1/me", headers=user)).json()["id"]
+    order_id, _ = await recorded_order(listening, user_id)
+    async with following(listening, order_id, user_id) as stream:
+        await stream.next()
+        if how == "block":
+            answer = await client.post(f"/v1/admin/users/{user_id}/block", headers=listening.admin_headers())
+        else:
+            answer = await client.post("/v1/auth/sign-out-everywhere", headers=user)
+        assert answer.is_success, answer.text
+
+        async with asyncio.timeout(ENDED_SECONDS):
+            assert await stream.until_ended() == []
+
+
+async def test_a_stream_ends_when_its_token_runs_out(live_shop: Shop) -> None:
+    order_id, user = await recorded_order(live_shop)
+    settings = copy_of(live_shop.settings, token_lifetime_seconds=TOKEN_SECONDS)
+    async with running_shop(settings, worker=False) as shop, following(shop, order_id, user) as stream:
+        assert stream.answer.status_code == 200
+
+        async with asyncio.timeout(TOKEN_SECONDS + ENDED_SECONDS):
+            assert len(await stream.until_ended()) <= 1
 
 
 async def test_a_stream_is_ended_after_its_time(live_shop: Shop) -> None:
@@ -288,7 +358,7 @@ async def test_changes_are_not_heaped_up_for_a_client_that_reads_slowly(shop: Sh
     changes, reader = Changes(shop.redis, shop.settings), OrderReader(shop.database, shop.settings)
     order = OrderRead.model_validate((await read(shop, order_id, user)).json())
     with changes.listening(order.id.bytes) as listener:
-        events = stream(order, listener, reader, shop.settings, seen=None)
+        events = stream(order, listener, reader, shop.settings, seen=None, good_seconds=lambda: math.inf)
         _, first = await anext(events), await anext(events)
         for status in (OrderStatus.PAID, OrderStatus.REFUNDED):
             async with shop.database.transaction() as session:

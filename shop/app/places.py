@@ -1,0 +1,117 @@
+"""The places of a process for connections: who gets one, and who gives one back when there are none left.
+
+No address may have more than its share. When all places are taken and somebody waits, those that nobody uses are
+closed, the oldest first. A few more are kept for the probes: whoever comes to one of these is answered if it asks
+whether the process is alive or ready, and told to come back if it asks for anything else.
+"""
+
+from collections import Counter
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from uvicorn.protocols.utils import get_remote_addr
+
+from shop.app.heads import NO_HOST
+from shop.client_addresses import counted_as
+from shop.errors import Overloaded
+from shop.seckill.answers import CONTENT_TYPE_PROBLEM
+from shop.seckill.prepared import PreparedProblem
+from shop.settings import Settings
+
+if TYPE_CHECKING:
+    from shop.app.protocol import ShopProtocol
+
+PROBES = frozenset({"/livez", "/readyz"})
+# A client sends its request with the connection, or soon after. Proxies keep an idle one for less than the second.
+UNUSED_SECONDS, IDLE_SECONDS = 0.25, 5.0
+CLOSED_AT_ONCE = 64
+ADDRESSES_REMEMBERED = 4_096
+FULL = PreparedProblem(Overloaded("All connections are taken"))
+HEADERS = b"%b: %b\r\nretry-after: 1\r\ncontent-length: %%d\r\nx-request-id: %%b\r\n\r\n" % CONTENT_TYPE_PROBLEM
+
+
+class Places:
+    """The connections of one process, in the order in which they came; `cap` is how many there may be."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.cap = settings.connections_max
+        self._settings = settings
+        self._proxies = settings.proxies
+        self._of_address: Counter[str] = Counter()
+        self._taken: dict[ShopProtocol, None] = {}
+        self._beyond: dict[ShopProtocol, None] = {}
+        self._counted = lru_cache(ADDRESSES_REMEMBERED)(self._counted_as)
+        self._closed_at = 0.0
+
+    def admit(self, host: str | None) -> bool:
+        """Whether one more connection may come from there; it is counted, until `give_up` or `leave`.
+
+        Trusted proxies are not counted: each is many clients.
+        """
+        address = self._counted(host)
+        if address is None:
+            return True
+        if self._of_address[address] >= min(self._settings.connections_per_address_max, max(1, self.cap // 2)):
+            return False
+        self._of_address[address] += 1
+        return True
+
+    def give_up(self, host: str | None) -> None:
+        """A connection that was admitted is gone."""
+        address = self._counted(host)
+        if address is not None and address in self._of_address:
+            self._of_address[address] -= 1
+            if not self._of_address[address]:
+                del self._of_address[address]
+
+    def take(self, connection: "ShopProtocol") -> None:
+        """A connection is open."""
+        self._taken[connection] = None
+        if len(self._taken) > self.cap:
+            self._beyond[connection] = None
+
+    def leave(self, connection: "ShopProtocol") -> None:
+        """A connection is closed; the first beyond the cap has an ordinary place now."""
+        if connection not in self._taken:
+            return
+        del self._taken[connection]
+        self.give_up(_host_of(connection))
+        if connection in self._beyond:
+            del self._beyond[connection]
+        elif self._beyond:
+            del self._beyond[next(iter(self._beyond))]
+
+    def refusal(self, connection: "ShopProtocol", scope: dict[str, Any]) -> bytes | None:
+        """What a connection beyond the cap is told, but for the server's own head: nothing if it asks for a probe."""
+        if not self._beyond or connection not in self._beyond or scope["path"] in PROBES:
+            return None
+        request_id = uuid4().hex.encode()
+        body = FULL.body("", request_id)
+        return HEADERS % (len(body), request_id) + (b"" if scope["method"] == "HEAD" else body)
+
+    def make_room(self, now: float) -> None:
+        """Close connections that nobody uses; call it when somebody waits."""
+        if now - self._closed_at < UNUSED_SECONDS:
+            return
+        self._closed_at, closed = now, 0
+        for connection in tuple(self._taken):
+            unused = connection.host == NO_HOST or connection in self._beyond
+            connection.cut_if_late(
+                now,
+                request_seconds_max=self._settings.request_seconds_max,
+                keep_alive_seconds=UNUSED_SECONDS if unused else min(IDLE_SECONDS, self._settings.keep_alive_seconds),
+            )
+            closed += connection.transport.is_closing()
+            if closed >= CLOSED_AT_ONCE:
+                return
+
+    def _counted_as(self, host: str | None) -> str | None:
+        if host is None or self._proxies.trust_peer(host):
+            return None
+        return counted_as(host, ipv6_prefix_bits=self._settings.ipv6_client_prefix_bits)
+
+
+def _host_of(connection: "ShopProtocol") -> str | None:
+    address = get_remote_addr(connection.transport)
+    return address[0] if address else None
