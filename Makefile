@@ -4,7 +4,7 @@
 #   make test PYTHON=python3.13           another Python than the one that uv finds
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up locust test model lint bench torture mutants readme openapi openapi-lint fuzz
+.PHONY: help demo up locust test model lint bench torture lists mutants readme openapi openapi-lint fuzz
 
 PYTHON ?= python3
 ARGS ?=
@@ -31,6 +31,7 @@ help:
 	@echo "make lint    style, types and who may import whom"
 	@echo "make bench   the shop beside other ways to build it                                  (ARGS=\"--quick\")"
 	@echo "make torture the shop broken again and again, and held to every promise              (ARGS=\"--minutes 60\")"
+	@echo "make lists   five million rows of all that admins list, and the time of each page    (ARGS=\"--rows 100000\")"
 	@echo "make mutants the shop broken on purpose, in copies: does a test notice?              (ARGS=--list)"
 	@echo "make fuzz    made-up requests, judged by the OpenAPI document                       (ARGS=\"--minutes 10 --seed 1\")"
 	@echo "make openapi the OpenAPI document, written anew to docs/openapi.json"
@@ -63,6 +64,9 @@ bench: $(UV_INSTALLED)
 
 torture: $(UV_INSTALLED)
 	@$(RUN) python -m loadtests.torture --write $(ARGS)
+
+lists: $(UV_INSTALLED)
+	@$(RUN) python -m tests.listing $(ARGS)
 
 mutants: $(UV_INSTALLED)
 	@$(RUN) python -m tests.mutants $(ARGS)

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from shop.cli import local, migrations, orders, products, sales, sandbox, servers, users
+from shop.cli import local, migrations, orders, payments, products, sales, sandbox, servers, users
 from shop.cli.failures import told_in_a_line
 
 EXAMPLES = """
@@ -46,6 +46,7 @@ app.add_typer(users.app, name="user")
 app.add_typer(products.app, name="product")
 app.add_typer(sales.app, name="sale")
 app.add_typer(orders.app, name="order")
+app.add_typer(payments.app, name="payment")
 
 
 def main() -> None:

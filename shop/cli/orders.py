@@ -8,19 +8,70 @@ import typer
 
 from shop.audit.trail.schemas import OrderTrail, TrailEntry
 from shop.audit.trail.service import trail as trail_of
-from shop.cli.output import Json, emit, run, write
+from shop.bounds import ROW_ID_MAX
+from shop.cli.listing import AfterOption, BeforeOption, FromOption, LimitOption, query, show
+from shop.cli.output import Clients, Json, emit, run, write
+from shop.orders.listing import service
+from shop.orders.listing.schemas import OrderAdminPage, OrderAdminRead, OrderQuery
+from shop.orders.models import OrderStatus
+from shop.seckill.order_ids import SALE_ID_MAX
 from shop.terminal import visible
 
-app = typer.Typer(help="What happened to an order.", no_args_is_help=True)
+OrderArgument = Annotated[UUID, typer.Argument(help="The order's id.")]
+COLUMNS = ("id", "status", "user_id", "sale_id", "quantity", "total_minor", "currency", "reserved_at")
+
+app = typer.Typer(help="Orders, and what happened to them.", no_args_is_help=True)
 
 
-@app.callback()
-def orders() -> None:
-    """What happened to an order."""
+@app.command(name="list", epilog="Example: shop order list --status paid --sale 1")
+def list_(
+    status: Annotated[OrderStatus | None, typer.Option(help="Only orders in this state.")] = None,
+    sale: Annotated[int | None, typer.Option(min=1, max=SALE_ID_MAX, help="Only purchases of this sale.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only orders of this account, by its id.")] = None,
+    product: Annotated[int | None, typer.Option(min=1, max=ROW_ID_MAX, help="Only orders of this product.")] = None,
+    of_sale: Annotated[bool | None, typer.Option("--of-sale/--ordinary", help="Of sales, or ordinary ones.")] = None,
+    replacement: Annotated[bool | None, typer.Option(help="Whether late money bought it.")] = None,
+    created_from: FromOption = None,
+    created_before: BeforeOption = None,
+    limit: LimitOption = 20,
+    starting_after: AfterOption = None,
+    json: Json = False,
+) -> None:
+    """List the orders of all buyers, the newest first."""
+    asked = query(
+        OrderQuery,
+        status=status,
+        sale_id=sale,
+        user_id=user,
+        product_id=product,
+        of_sale=of_sale,
+        replacement=replacement,
+        created_from=created_from,
+        created_before=created_before,
+        limit=limit,
+        starting_after=starting_after,
+    )
+
+    async def work(clients: Clients) -> OrderAdminPage:
+        async with clients.database.transaction() as session:
+            return await service.list_orders(session, asked)
+
+    show(run(work), COLUMNS, as_json=json)
+
+
+@app.command(name="show", epilog="Example: shop order show 00000001-9f3c-8d52-a1b0-3c5f0a7e6d21")
+def show_(order: OrderArgument, json: Json = False) -> None:
+    """Show one order as it is recorded."""
+
+    async def work(clients: Clients) -> OrderAdminRead:
+        async with clients.database.transaction() as session:
+            return await service.read_order(session, order)
+
+    emit(run(work), as_json=json)
 
 
 @app.command(epilog="Example: shop order trail 00000001-9f3c-8d52-a1b0-3c5f0a7e6d21")
-def trail(order: Annotated[UUID, typer.Argument(help="The order's id.")], json: Json = False) -> None:
+def trail(order: OrderArgument, json: Json = False) -> None:
     """Everything that happened to one order, in order of time: in the ledger, its rows, its money, who was told."""
     found = run(lambda clients: trail_of(clients.database, clients.ledger, order))
     if json:

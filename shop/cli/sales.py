@@ -13,19 +13,23 @@ from shop.audit.service import audit_sale
 from shop.auth import COMMAND_LINE
 from shop.bounds import ROW_ID_MAX
 from shop.cli.arguments import Time
+from shop.cli.listing import LimitOption, show
 from shop.cli.output import Clients, Json, Key, emit, keyed, run, warn
 from shop.cli.unreachable import SERVER_ERRORS
+from shop.errors import SaleNotFound
 from shop.orders import poison
 from shop.sales import phase, repository, service
 from shop.sales.changes import ChangeOutOfOrder, outcome_of
 from shop.sales.loading import LedgerLost, load
 from shop.sales.models import SaleChange
 from shop.sales.recovery import demand
-from shop.sales.schemas import ChangeRead, SaleAdminRead, SaleCreate, UnitsChange, WindowChange
+from shop.sales.schemas import ChangeRead, SaleAdminPage, SaleAdminRead, SaleCreate, UnitsChange, WindowChange
 from shop.seckill.order_ids import SALE_ID_MAX
 
 SECONDS_MAX = 10 * 366 * 24 * 3600
 
+
+COLUMNS = ("id", "name", "phase", "units", "units_taken", "price_minor", "currency", "starts_at", "ends_at")
 
 SaleArgument = Annotated[int, typer.Argument(min=1, max=SALE_ID_MAX, help="The sale's id.")]
 
@@ -63,6 +67,39 @@ def create(
         async with clients.database.transaction() as session:
             sale = await service.create(session, COMMAND_LINE, wish)
             return phase.admin_read(sale, await repository.database_time(session))
+
+    emit(run(work), as_json=json)
+
+
+@app.command(name="list", epilog="Example: shop sale list --limit 5")
+def list_(
+    limit: LimitOption = 20,
+    starting_after: Annotated[
+        int | None, typer.Option(min=1, max=SALE_ID_MAX, help="The last id of the page before.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List all sales, drafts too, the newest first."""
+
+    async def work(clients: Clients) -> SaleAdminPage:
+        async with clients.database.transaction() as session:
+            sales = await repository.page(session, limit=limit + 1, starting_after=starting_after)
+            now = await repository.database_time(session)
+        return SaleAdminPage(data=[phase.admin_read(each, now) for each in sales[:limit]], has_more=len(sales) > limit)
+
+    show(run(work), COLUMNS, as_json=json)
+
+
+@app.command(name="show", epilog="Example: shop sale show 1")
+def show_(sale: SaleArgument, json: Json = False) -> None:
+    """Show one sale with everything."""
+
+    async def work(clients: Clients) -> SaleAdminRead:
+        async with clients.database.transaction() as session:
+            found = await repository.find(session, sale)
+            if found is None:
+                raise SaleNotFound
+            return phase.admin_read(found, await repository.database_time(session))
 
     emit(run(work), as_json=json)
 

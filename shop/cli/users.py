@@ -13,14 +13,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.admin_events import record_admin_event
 from shop.auth import COMMAND_LINE, issue_token
+from shop.cli.listing import AfterOption, BeforeOption, FromOption, LimitOption, query, show
 from shop.cli.output import Clients, Json, Result, emit, run, write
 from shop.settings import get_settings
 from shop.users import service
+from shop.users.listing.schemas import UserAdminPage, UserQuery
+from shop.users.listing.service import list_users
 from shop.users.models import Role
 from shop.users.passwords import Passwords
 from shop.users.schemas import PasswordReset, Registration
 
 TOKENS_MAX = 1_000_000
+COLUMNS = ("id", "email", "role", "blocked_at", "created_at")
 PASSWORD_PROMPT = "Password (10 characters or more): "  # noqa: S105 - what is asked, not what is answered
 
 UserArgument = Annotated[str, typer.Argument(help="The id or the e-mail address of the account.")]
@@ -83,6 +87,38 @@ def tokens(
         emit(made, as_json=True)
     elif file is None:
         write("\n".join(lines))
+
+
+@app.command(name="list", epilog="Example: shop user list --role admin")
+def list_(
+    role: Annotated[Role | None, typer.Option(help="Only accounts with this role.")] = None,
+    blocked: Annotated[bool | None, typer.Option(help="Only blocked ones, or only others.")] = None,
+    email: Annotated[str | None, typer.Option(help="The account with this address.")] = None,
+    email_prefix: Annotated[str | None, typer.Option(help="Addresses that begin so, in their order.")] = None,
+    created_from: FromOption = None,
+    created_before: BeforeOption = None,
+    limit: LimitOption = 20,
+    starting_after: AfterOption = None,
+    json: Json = False,
+) -> None:
+    """List all accounts, the newest first."""
+    asked = query(
+        UserQuery,
+        role=role,
+        blocked=blocked,
+        email=email,
+        email_prefix=email_prefix,
+        created_from=created_from,
+        created_before=created_before,
+        limit=limit,
+        starting_after=starting_after,
+    )
+
+    async def work(clients: Clients) -> UserAdminPage:
+        async with clients.database.transaction() as session:
+            return await list_users(session, asked)
+
+    show(run(work), COLUMNS, as_json=json)
 
 
 @app.command(epilog="Example: shop user block somebody@example.com")

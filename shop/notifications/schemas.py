@@ -66,6 +66,7 @@ class WebhookRead(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
+    object: Literal["webhook"] = "webhook"
     id: int
     url: str
     events: list[Kind]
@@ -92,6 +93,7 @@ class WebhookWithSecret(WebhookRead):
 class WebhookPage(BaseModel):
     """One page of webhooks, newest first."""
 
+    object: Literal["list"] = "list"
     data: list[WebhookRead]
     has_more: bool
 
@@ -99,6 +101,7 @@ class WebhookPage(BaseModel):
 class DeliveryRead(BaseModel):
     """A delivery: pending, unless it has a `delivered_at` or a `dead_at`."""
 
+    object: Literal["delivery"] = "delivery"
     id: int
     notification_id: UUID
     event: Kind
@@ -119,5 +122,6 @@ class DeliveryRead(BaseModel):
 class DeadLetterPage(BaseModel):
     """One page of dead letters, newest first."""
 
+    object: Literal["list"] = "list"
     data: list[DeliveryRead]
     has_more: bool

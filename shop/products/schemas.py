@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -84,6 +84,7 @@ class ProductRead(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
+    object: Literal["product"] = "product"
     id: int
     name: str
     description: str
@@ -95,6 +96,7 @@ class ProductRead(BaseModel):
 class ProductPage(BaseModel):
     """One page of the catalogue, newest first."""
 
+    object: Literal["list"] = "list"
     data: list[ProductRead]
     has_more: bool
 
@@ -104,6 +106,7 @@ class AdminProductRead(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
+    object: Literal["product"] = "product"
     id: int
     name: str
     description: str
@@ -118,6 +121,7 @@ class AdminProductRead(BaseModel):
 class AdminProductPage(BaseModel):
     """One page of all products, newest first."""
 
+    object: Literal["list"] = "list"
     data: list[AdminProductRead]
     has_more: bool
 

@@ -169,3 +169,17 @@ def test_the_authorize_button_signs_in_with_the_token_route(document: dict[str, 
 
     assert scheme["type"] == "oauth2"
     assert scheme["flows"]["password"]["tokenUrl"] == "/v1/auth/token"
+
+
+def test_every_list_and_each_of_its_entries_says_what_it_is(document: dict[str, Any]) -> None:
+    """And where an entry has a sum, its currency stands beside it."""
+    schemas = document["components"]["schemas"]
+    members = {name: each.get("properties", {}) for name, each in schemas.items()}
+    lists = {name: each for name, each in members.items() if {"data", "has_more"} <= each.keys()}
+    entries = {name: schemas[each["data"]["items"]["$ref"].rpartition("/")[2]] for name, each in lists.items()}
+
+    assert len(lists) >= 9
+    assert {name: each.get("object", {}).get("const") for name, each in lists.items()} == dict.fromkeys(lists, "list")
+    assert [name for name, each in entries.items() if "const" not in each["properties"].get("object", {})] == []
+    sums = {name for name, each in entries.items() if any(field.endswith("_minor") for field in each["properties"])}
+    assert [name for name in sums if "currency" not in entries[name]["properties"]] == []

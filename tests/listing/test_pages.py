@@ -136,7 +136,8 @@ async def test_a_list_names_its_next_page_with_its_filters_and_tells_no_secret(s
         assert not url or f"product_id={product.id}" in url
     assert len({order["id"] for order in seen}) == 3
     assert {(order["object"], order["currency"], order["user_id"]) for order in seen} == {("order", "EUR", user_id)}
-    assert all(order["lines"] == [{"product_id": product.id, "quantity": 2, "price_minor": 990}] for order in seen)
+    line = {"product_id": product.id, "quantity": 2, "price_minor": 990, "currency": "EUR"}
+    assert [order["lines"] for order in seen] == [[line]] * 3
 
     users = await client.get("/v1/admin/users", headers=admin, params={"limit": 1})
     assert users.json()["data"][0].keys() == {"object", "id", "email", "role", "created_at", "blocked_at"}

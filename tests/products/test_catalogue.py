@@ -50,6 +50,7 @@ async def test_a_new_product_can_be_read_by_everyone(shop: Shop) -> None:
         "id": created.json()["id"],
         "name": "Phone",
         "description": "Blue.",
+        "object": "product",
         "price_minor": 19_900,
         "currency": "EUR",
         "availability": "in_stock",
@@ -167,7 +168,11 @@ async def test_a_page_that_is_just_full_is_the_last(
 async def test_beyond_the_last_product_there_is_an_empty_page(shop: Shop) -> None:
     client = await shop.client()
 
-    assert (await client.get("/v1/products?starting_after=1")).json() == {"data": [], "has_more": False}
+    assert (await client.get("/v1/products?starting_after=1")).json() == {
+        "object": "list",
+        "data": [],
+        "has_more": False,
+    }
     assert (await client.get(f"/v1/products?limit=1&starting_after={ID_MAX}")).status_code == 200
 
 

@@ -3,15 +3,13 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.auth import CurrentAdmin
 from shop.database import SessionDep
-from shop.paging import cut, link_next
+from shop.paging import link_next
 from shop.problem_json import REFUSED_TO_OTHERS, problems
-from shop.users.listing import repository
+from shop.users.listing import service
 from shop.users.listing.schemas import UserAdminPage, UserQuery
-from shop.users.schemas import UserAdminRead
 
 router = APIRouter(prefix="/v1")
 
@@ -25,12 +23,6 @@ async def list_users_as_admin(
     session: SessionDep,
 ) -> UserAdminPage:
     """All accounts, the newest first."""
-    page = await list_users(session, asked)
+    page = await service.list_users(session, asked)
     link_next(request, response, page.data[-1].id if page.has_more else None)
     return page
-
-
-async def list_users(session: AsyncSession, asked: UserQuery) -> UserAdminPage:
-    """A page of all accounts. Raises Invalid for an unknown cursor."""
-    found, has_more = cut(await repository.page(session, asked), asked.limit)
-    return UserAdminPage(data=[UserAdminRead.model_validate(user) for user in found], has_more=has_more)
