@@ -66,4 +66,7 @@ def _broken_rules(error: ValidationError) -> Iterator[str]:
     for each in error.errors(include_url=False, include_input=False):
         name = ".".join(map(str, each["loc"]))
         words = each["msg"].removeprefix("Value error, ")
-        yield f"{f'SHOP_{name.upper()}' if of_settings else name}: {words}" if name else words
+        shown = (
+            f"SHOP_{name.upper()} ({name})" if of_settings else name
+        )  # a variable, or a line of .env in small letters
+        yield f"{shown}: {words}" if name else words

@@ -49,7 +49,7 @@ def test_no_value_of_a_setting_ends_in_anything_but_a_named_refusal(
         ("SHOP_API_HOST", "a" * 70),
     ],
 )
-def test_a_wrong_setting_is_one_line_that_names_it(name: str, garbage: str, says: Callable[..., Said]) -> None:
+def test_what_a_setting_cannot_be_is_one_line_that_names_it(name: str, garbage: str, says: Callable[..., Said]) -> None:
     """With status 2; the value, which may be a secret, is not shown."""
     said = says("sale", "audit", "1", SHOP_ENVIRONMENT="development", **{name: garbage})
 
