@@ -21,6 +21,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.types import UserDefinedType
 
+from shop import metrics
 from shop.database_engine import database_engine, ping_before_use, without_values
 from shop.settings import Settings
 
@@ -176,6 +177,7 @@ async def _run_after_commit(callback: Callable[[], Awaitable[None]]) -> None:
     try:
         await callback()
     except Exception as error:
+        metrics.ITEM_FAILURES.labels("after_commit").inc()
         log.error("after_commit_failed", exc_info=error)
 
 

@@ -1,24 +1,16 @@
-"""Every metric of the shop, and the page that shows them, right with several processes.
+"""Every metric of the shop; the page that shows them is `shop.metrics_page`.
 
 Names carry one prefix and base units; labels are words and route templates, never ids.
 """
 
 import os
-import socket
-import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from socketserver import ThreadingMixIn
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import Counter, Gauge, Histogram
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-PAGE_CONNECTIONS_MAX = 16
-PAGE_SECONDS_MAX = 5.0
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 REQUESTS = Counter("shop_http_requests_total", "Requests answered.", ["method", "route", "status"])
@@ -32,6 +24,12 @@ BATCH_REQUESTS = Histogram(
 LIMITER_ERRORS = Counter("shop_rate_limiter_errors_total", "Requests admitted because the limiter could not be asked.")
 CACHE = Counter("shop_cache_lookups_total", "Look-ups in the cache.", ["result"])
 POOL_IN_USE = Gauge("shop_pool_connections_in_use", "Connections lent.", ["pool"], multiprocess_mode="livesum")
+SERVER_USABLE = Gauge(
+    "shop_server_usable",
+    "Whether a process could use a server when it last tried.",
+    ["server"],
+    multiprocess_mode="livemin",
+)
 ORDER_LISTENERS = Gauge("shop_order_listeners", "Requests that wait for news of an order.", multiprocess_mode="livesum")
 ITEM_FAILURES = Counter(
     "shop_item_failures_total", "Items of a loop that failed; the others of the loop were served.", ["loop"]
@@ -42,6 +40,8 @@ ITEMS_FAILING = Gauge(
     ["loop"],
     multiprocess_mode="livesum",
 )
+for _loop in ("connections", "streams", "after_commit", "provider_events"):
+    ITEM_FAILURES.labels(_loop)  # From the start: a counter that begins at 1 has not increased.
 PERSISTED = Counter("shop_persisted_orders_total", "Orders written to Postgres.")
 PERSIST_SECONDS = Histogram("shop_persist_batch_duration_seconds", "Time of one persisted batch.", buckets=SECONDS)
 PERSIST_FAILURES = Counter("shop_persist_failures_total", "Batches that did not commit.", ["reason"])
@@ -89,7 +89,7 @@ AUDIT_VIOLATIONS = Counter(
     "shop_audit_violations_total", "Invariants that an audit found broken, twice in a row.", ["invariant"]
 )
 for _invariant in ("I1", "I2", "I3", "I4", "I5", "I6"):
-    AUDIT_VIOLATIONS.labels(_invariant)  # From the start: a counter that begins at 1 has not increased.
+    AUDIT_VIOLATIONS.labels(_invariant)
 LEDGER_FOREIGN = Gauge(
     "shop_ledger_foreign", "1 when the ledger belongs to another database.", multiprocess_mode="mostrecent"
 )
@@ -116,6 +116,11 @@ PROVIDER_REFUSALS = Counter("shop_provider_refusals_total", "Requests that the p
 for _operation in ("create", "cancel", "refund"):
     PROVIDER_REFUSALS.labels(_operation)
 
+CLOCK_STEPS = Counter(
+    "shop_clock_steps_total", "Times that the wall clock of a process was set, by where to.", ["direction"]
+)
+for _direction in ("back", "forward"):
+    CLOCK_STEPS.labels(_direction)
 DELIVERIES = Counter(
     "shop_notification_deliveries_total",
     "Tries to deliver a notification, by what became of them.",
@@ -126,6 +131,17 @@ OLDEST_UNDELIVERED = Gauge(
     "Age of the oldest notification that is not delivered and not given up.",
     multiprocess_mode="mostrecent",
 )
+
+
+@contextmanager
+def watched(server: str) -> Iterator[None]:
+    """Show whether this server can be used; around what a process asks it again and again anyway."""
+    try:
+        yield
+    except Exception:
+        SERVER_USABLE.labels(server).set(0)
+        raise
+    SERVER_USABLE.labels(server).set(1)
 
 
 def add_observations(histogram: Histogram, buckets: list[int], total: float) -> None:
@@ -155,89 +171,3 @@ def prepare_multiprocess(directory: Path) -> None:
     for file in directory.glob("*.db"):
         file.unlink()
     os.environ[MULTIPROCESS_VARIABLE] = str(directory)
-
-
-class _LivingProcesses(MultiProcessCollector):  # type: ignore[misc, unused-ignore]
-    """The sum over the processes, without the gauges of those that have died."""
-
-    def __init__(self, registry: CollectorRegistry, directory: Path) -> None:
-        super().__init__(registry, str(directory))  # type: ignore[no-untyped-call]
-        self._directory = directory
-
-    def collect(self):  # type: ignore[no-untyped-def]
-        for file in self._directory.glob("gauge_live*_*.db"):
-            if not _alive(int(file.stem.rsplit("_", 1)[1])):
-                file.unlink(missing_ok=True)
-        return super().collect()  # type: ignore[no-untyped-call]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-class _PageServer(ThreadingMixIn, WSGIServer):
-    """A thread for each request, and not more of them than somebody who only connects could need descriptors for."""
-
-    daemon_threads = True
-
-    def __init__(self, address: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
-        self.address_family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        self._free = threading.BoundedSemaphore(PAGE_CONNECTIONS_MAX)
-        super().__init__(address, handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
-
-
-class _PageHandler(WSGIRequestHandler):
-    """It logs no requests, and does not wait for one for ever."""
-
-    timeout = PAGE_SECONDS_MAX
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-def _page(registry: CollectorRegistry) -> Callable[[dict[str, Any], Callable[..., Any]], list[bytes]]:
-    """The library's page, for HEAD too."""
-    library = make_wsgi_app(registry)
-
-    def page(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-        started: list[tuple[str, list[tuple[str, str]]]] = []
-        method = environ["REQUEST_METHOD"]
-        asked = {**environ, "REQUEST_METHOD": "GET" if method == "HEAD" else method}
-        body = b"".join(library(asked, lambda status, headers: started.append((status, headers))))
-        [(status, headers)] = started
-        headers = [(name, "GET, HEAD, OPTIONS" if name == "Allow" else value) for name, value in headers]
-        headers += [("Content-Length", str(len(body))), ("X-Content-Type-Options", "nosniff")]
-        start_response(status, headers)
-        return [] if method == "HEAD" else [body]
-
-    return page
-
-
-def serve_metrics(host: str, port: int) -> int:
-    """Show the metrics on their own port, from a thread; returns the port. Raises OSError when it is taken."""
-    registry = REGISTRY
-    if directory := os.environ.get(MULTIPROCESS_VARIABLE):
-        registry = CollectorRegistry()
-        _LivingProcesses(registry, Path(directory))
-    server = _PageServer((host, port), _PageHandler)
-    server.set_app(_page(registry))
-    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-    return server.server_port

@@ -22,6 +22,7 @@ from shop.cli.unreachable import advice_for
 from shop.database import Database
 from shop.listening import inherited, listen, port_of
 from shop.logs import configure_logs
+from shop.metrics_page import serve_metrics
 from shop.pool_sizes import compare_pools
 from shop.processes import START_FAILED
 from shop.readiness import readiness
@@ -162,7 +163,7 @@ def _serve_metrics(host: str, port: int) -> None:
     if port == 0:
         return
     try:
-        metrics.serve_metrics(host, port)
+        serve_metrics(host, port)
     except OSError as error:
         _not_listening("metrics", host, port, error)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from shop.listening import listen, port_of
 from shop.local.parts import NotStarted
-from shop.metrics import serve_metrics
+from shop.metrics_page import serve_metrics
 from shop.settings import Settings
 
 PROVIDER_HOST, PROVIDER_PORT = "127.0.0.1", 8900

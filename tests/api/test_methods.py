@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from shop import metrics
+from shop.metrics_page import serve_metrics
 from tests.api.answers import problem_of
 from tests.connections.raw import exchange
 from tests.harness import Shop, new_user_id
@@ -81,7 +81,7 @@ async def test_head_of_an_event_stream_ends(shop: Shop) -> None:
 
 async def test_head_of_the_metrics_is_get_without_its_body() -> None:
     port = unused_port()
-    metrics.serve_metrics("127.0.0.1", port)
+    serve_metrics("127.0.0.1", port)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         got, headed = await client.get("/metrics"), await client.head("/metrics")
         refused = await client.post("/metrics")

@@ -14,9 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from sqlalchemy import text
 
-from shop import metrics
 from shop.advice import ADVICE
 from shop.app.context import METHODS, UNMATCHED
+from shop.metrics_page import serve_metrics
 from shop.problem_json import problem_of_status, refusals
 from shop.settings import Settings
 from shop.worker import running_worker
@@ -159,7 +159,7 @@ async def test_the_metrics_count_by_route_template_and_by_outcome(shop: Shop) ->
         for method in ("GET", "POST", "DELETE", "BREW"):
             await client.request(method, path, headers=shop.headers(), json={"quantity": 1})
     port = unused_port()
-    metrics.serve_metrics("127.0.0.1", port)
+    serve_metrics("127.0.0.1", port)
 
     async def counted() -> dict[str, list[Sample]] | None:
         async with httpx.AsyncClient() as scraper:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import struct
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from loadtests.http import Address, Connection
 from shop.local import environment_of
+from shop.metrics_page import FILES_UNREADABLE as UNREADABLE
 from shop.sales.models import Sale
 from shop.settings import Settings
 from tests.harness import Shop, new_user_id, wait_until
@@ -26,6 +28,7 @@ UNITS = 30
 BUYERS = 48
 READERS = 24
 FLUSHED_SECONDS = 0.5
+DEAD = 2**30  # more than any kernel gives to a process
 
 
 async def ask(shop: Shop, requests: list[bytes]) -> None:
@@ -86,6 +89,36 @@ async def test_what_a_process_has_counted_outlives_it_and_what_it_has_now_does_n
     assert await page(pool) == before
     assert gauging(pool) & {killed, stays} == {stays}
     await wait_until(lambda: all_gauging(pool, after), reason="the successor shows its own")
+
+
+async def test_a_file_that_cannot_be_read_costs_the_page_nothing_but_what_that_process_counted(pool: ServedApi) -> None:
+    """A process was killed while it made or wrote its file. What is left of one that is dead is cleared away."""
+    here, directory = os.getpid(), pool.processes.directory / "metrics"
+    before = await settled(pool)
+    whole = next(directory.glob("counter_*.db")).read_bytes()
+    backwards = struct.pack("<iiii", 1 << 10, 0, -28, 0) + bytes(1 << 10)  # read for ever by who believes it
+    broken = {
+        f"counter_{here}.db": b"",
+        f"histogram_{here}.db": whole[:100],
+        f"gauge_mostrecent_{here}.db": b"\xff" * 4096,
+        f"gauge_livesum_{here}.db": backwards,
+        f"gauge_all_{here}.db": struct.pack("<iii", 48, 0, 8) + b"no JSON!" + bytes(28),
+        "gauge_livesum_nobody.db": b"",
+        f"counter_{DEAD}.db": b"\1",
+    }
+    for name, content in broken.items():
+        (directory / name).write_bytes(content)
+    (directory / f"summary_{here}.db").mkdir()
+
+    assert (await page(pool), await pool.counted(UNREADABLE, "")) == (before, {"": len(broken) + 1})
+    assert not (directory / f"counter_{DEAD}.db").exists()
+    (directory / f"counter_{here}.db").write_bytes(bytes(4096))
+    assert await pool.counted(UNREADABLE, "") == {"": len(broken) - 1}
+
+    for name in broken:
+        (directory / name).unlink(missing_ok=True)
+    (directory / f"summary_{here}.db").rmdir()
+    assert (await page(pool), await pool.counted(UNREADABLE, "")) == (before, {"": 0})
 
 
 def gauging(pool: ServedApi) -> set[int]:
