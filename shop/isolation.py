@@ -8,7 +8,7 @@ ends the round, but only when a second item in a row meets one, because it may b
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -22,10 +22,16 @@ FAILING_REMEMBERED_MAX = 10_000
 # An item that nobody has tried for so long after its back-off is not there any more.
 FORGET_SECONDS = 60.0
 
-Item = TypeVar("Item", bound=Hashable)
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 log = structlog.get_logger(__name__)
+
+
+def itself(item: Any) -> Hashable:
+    """An item that is its own key."""
+    key: Hashable = item
+    return key
 
 
 def is_transient(error: Exception) -> bool:
@@ -55,7 +61,12 @@ class Isolation:
         self._failing: dict[Hashable, _Failing] = {}
         # From the start: a counter that begins at 1 has not increased.
         self._failures = metrics.ITEM_FAILURES.labels(loop)
-        self._count = metrics.ITEMS_FAILING.labels(loop)
+        self._shown = metrics.ITEMS_FAILING.labels(loop)
+
+    @property
+    def count(self) -> int:
+        """How many items fail. Whoever reads a limited number of items reads so many more: these do not hide others."""
+        return len(self._failing)
 
     def backs_off(self, item: Hashable) -> bool:
         """Whether an item has failed and is not to be tried yet."""
@@ -79,12 +90,21 @@ class Isolation:
         self.succeeded(item)
         return result
 
+    async def attempt(self, item: Hashable, work: Callable[[], Awaitable[Result]], otherwise: Result) -> Result:
+        """As `run`, but a transient error is this item's own as well: what comes next is another thing."""
+        try:
+            return await self.run(item, work, otherwise)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            return otherwise
+
     async def each(
         self,
         items: Iterable[Item],
         work: Callable[[Item], Awaitable[object]],
         *,
-        key: Callable[[Item], Hashable] = lambda item: item,
+        key: Callable[[Item], Hashable] = itself,
     ) -> None:
         """Work on one item after the other; `key` names an item.
 
@@ -106,31 +126,36 @@ class Isolation:
             raise transient
 
     async def together(
-        self, items: Sequence[Item], work: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]
+        self,
+        items: Sequence[Item],
+        work: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        *,
+        key: Callable[[Item], Hashable] = itself,
     ) -> list[Result]:
         """What `work` returns for all items at once; when that fails as nobody foresaw, halves are tried, and so on.
 
         So the one that fails is found, and only its result is missing. Raises transient errors.
         """
-        items = [item for item in items if not self.backs_off(item)]
+        items = [item for item in items if not self.backs_off(key(item))]
         if not items:
             return []
         if len(items) == 1:
             nothing: Sequence[Result] = ()
-            return list(await self.run(items[0], partial(work, items), nothing))
+            return list(await self.run(key(items[0]), partial(work, items), nothing))
         try:
             results = list(await work(items))
         except Exception as error:
             if is_transient(error):
                 raise
             middle = len(items) // 2
-            return [*await self.together(items[:middle], work), *await self.together(items[middle:], work)]
+            halves = (items[:middle], items[middle:])
+            return [result for half in halves for result in await self.together(half, work, key=key)]
         for item in items:
-            self.succeeded(item)
+            self.succeeded(key(item))
         return results
 
     def failed(self, item: Hashable, error: Exception) -> None:
-        """Take note of an item that failed: log it, count it, and let it be tried again after its back-off."""
+        """Take note of an item that failed: log it, count what nobody foresaw, and back off from the item."""
         failing = self._failing.pop(item, None)
         tries = failing.tries + 1 if failing else 1
         if failing is not None:
@@ -139,15 +164,15 @@ class Isolation:
         if transient:
             log.warning("item_waits", loop=self._loop, item=str(item), tries=tries, reason=repr(error)[:200])
         else:
+            self._failures.inc()
             stack = error if tries == 1 else None
             log.error(
                 "item_failed", loop=self._loop, item=str(item), tries=tries, reason=repr(error)[:200], exc_info=stack
             )
-        self._failures.inc()
         if failing is None:
             if len(self._failing) >= FAILING_REMEMBERED_MAX:
                 return
-            self._count.inc()
+            self._shown.inc()
         clock = asyncio.get_running_loop()
         delay_max = self._transient_delay_max if transient else self._delay_max
         delay = min(self._delay_min * 2 ** min(tries - 1, 30), delay_max)
@@ -161,4 +186,4 @@ class Isolation:
         failing = self._failing.pop(item, None)
         if failing is not None:
             failing.forgetting.cancel()
-            self._count.dec()
+            self._shown.dec()

@@ -37,6 +37,7 @@ from shop.app.pages import PageHeaders
 from shop.audit.explaining.service import explain_limiter
 from shop.auth import Revocations, TokenVerifier
 from shop.cache import Cache
+from shop.clock import watch_clock
 from shop.database import Database
 from shop.kept_connections import keep_connections
 from shop.logs import configure_logs
@@ -125,6 +126,7 @@ def create_app(settings: Settings) -> ShopApp:
             "beats": lambda: follow_beats(lane, followed, settings, stopping),
             "latches": lambda: follow_latches(lane, settings, stopping),
             "revocations": lambda: follow_revocations(followed, revocations, settings, read=read, stopping=stopping),
+            "clock": lambda: watch_clock(stopping),
             "connections": lambda: connections.keep(stopping),
             "kept_connections": lambda: keep_connections(
                 {followed: FOLLOWERS_POOL_MAX, database: settings.database_pool_kept}, stopping

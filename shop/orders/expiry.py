@@ -1,12 +1,16 @@
 """Holds that have run out, by Postgres time and nobody else's."""
 
 import asyncio
+from collections.abc import Sequence
+from uuid import UUID
 
 import redis.asyncio as aioredis
+from sqlalchemy import Select
 
 from shop import metrics
 from shop.database import Database
 from shop.faults import fault_point
+from shop.isolation import Isolation, is_transient
 from shop.orders import repository
 from shop.orders.life import By, move_many
 from shop.orders.models import OrderStatus
@@ -15,25 +19,30 @@ from shop.orders.repository import Moved
 from shop.settings import Settings
 
 
-async def expire_due(database: Database, client: aioredis.Redis, settings: Settings) -> int:
+async def expire_due(
+    database: Database, client: aioredis.Redis, settings: Settings, isolation: Isolation | None = None
+) -> int:
     """Close orders that are due, in batches that skip what others have locked; returns how many.
 
     Sales come first and by themselves: they wait for nobody, while ordinary orders give their units back in the same
     transaction and may have to wait for a product. While the ledger takes the units of one batch back, Postgres closes
     the next. There is no cache here: the public may see a product as out of stock for up to `cache_ttl_seconds` after
-    units of ordinary orders came back to it.
+    units of ordinary orders came back to it. `isolation` remembers the orders that cannot be closed.
     """
-    of_sales = await _expire(database, client, settings, of_sales=True)
-    return of_sales + await _expire(database, client, settings, of_sales=False)
+    isolation = isolation or Isolation("expiry", settings)
+    of_sales = await _expire(database, client, settings, isolation, of_sales=True)
+    return of_sales + await _expire(database, client, settings, isolation, of_sales=False)
 
 
-async def _expire(database: Database, client: aioredis.Redis, settings: Settings, *, of_sales: bool) -> int:
+async def _expire(
+    database: Database, client: aioredis.Redis, settings: Settings, isolation: Isolation, *, of_sales: bool
+) -> int:
     expired, giving_back = 0, None
     clock = asyncio.get_running_loop().time
     try:
         for _ in range(settings.expiry_batches_max):
             began = clock()
-            closed = await _expire_batch(database, settings, of_sales=of_sales)
+            closed = await _expire_batch(database, settings, isolation, of_sales=of_sales)
             expired += len(closed)
             if closed:
                 fault_point(settings, "after_expiry")
@@ -50,9 +59,21 @@ async def _expire(database: Database, client: aioredis.Redis, settings: Settings
     return expired
 
 
-async def _expire_batch(database: Database, settings: Settings, *, of_sales: bool) -> list[Moved]:
-    due = repository.due(settings.expiry_batch_max, of_sales=of_sales)
-    async with database.transaction() as session:
-        closed = await move_many(session, due, OrderStatus.EXPIRED, by=By.SHOP, reason="the hold has run out")
+async def _expire_batch(database: Database, settings: Settings, isolation: Isolation, *, of_sales: bool) -> list[Moved]:
+    """Close what is due, or, where one order makes that fail, all others."""
+    due = repository.due(settings.expiry_batch_max + isolation.count, of_sales=of_sales)
+
+    async def close(orders: Sequence[UUID] | Select[UUID]) -> list[Moved]:
+        async with database.transaction() as session:
+            return await move_many(session, orders, OrderStatus.EXPIRED, by=By.SHOP, reason="the hold has run out")
+
+    try:
+        closed = await close(due)
+    except Exception as error:
+        if is_transient(error):
+            raise
+        async with database.transaction() as session:
+            order_ids = (await session.scalars(due)).all()
+        closed = await isolation.together(order_ids, close)
     metrics.EXPIRED.inc(len(closed))
     return closed

@@ -7,6 +7,7 @@ what an announcement may have failed to say is found by one look for all of them
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -15,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from shop import metrics
 from shop.database import UNAVAILABLE_ERRORS, Database, see_one_moment
+from shop.isolation import Isolation, is_transient
 from shop.order_changes import Changes, Listener
 from shop.orders import repository
 from shop.orders.models import OrderStatus
@@ -42,7 +44,7 @@ class OrderReader:
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
-        self._coalescer: Coalescer[UUID, OrderRead | None] = Coalescer(
+        self._coalescer: Coalescer[UUID, OrderRead | Exception | None] = Coalescer(
             self._read,
             batch_max=ORDERS_PER_READ_MAX,
             in_flight_max=READS_IN_FLIGHT_MAX,
@@ -50,14 +52,29 @@ class OrderReader:
         )
 
     async def read(self, order_id: UUID) -> OrderRead | None:
-        """The order as it is now; None while it has no row. Raises one of `TRY_AGAIN`."""
-        return await self._coalescer.ask(order_id)
+        """The order as it is now; None while it has no row. Raises one of `TRY_AGAIN`, or what nobody foresaw."""
+        found = await self._coalescer.ask(order_id)
+        if isinstance(found, Exception):
+            raise found
+        return found
 
-    async def _read(self, order_ids: list[UUID]) -> Sequence[OrderRead | None]:
+    async def _read(self, order_ids: list[UUID]) -> Sequence[OrderRead | Exception | None]:
+        try:
+            found = await self._read_together(order_ids)
+        except Exception as error:
+            if is_transient(error):
+                raise
+            if len(order_ids) == 1:
+                metrics.ITEM_FAILURES.labels("streams").inc()
+                return [error]
+            # One that cannot be read ends the stream of nobody else.
+            return [answer for order_id in order_ids for answer in await self._read([order_id])]
+        return [found.get(order_id) for order_id in order_ids]
+
+    async def _read_together(self, order_ids: list[UUID]) -> dict[UUID, OrderRead]:
         async with self._database.transaction() as session:
             await see_one_moment(session)
-            found = await recorded_each(session, set(order_ids))
-        return [found.get(order_id) for order_id in order_ids]
+            return await recorded_each(session, set(order_ids))
 
 
 async def stream(
@@ -115,23 +132,25 @@ def is_final(order: OrderRead) -> bool:
 
 async def look_again(database: Database, changes: Changes, settings: Settings, stopping: asyncio.Event) -> None:
     """Wake whoever waits for an order that has changed unannounced, until `stopping`; every order once in a round."""
+    isolation = Isolation("changed_orders", settings)
+    look = partial(_look, database, changes)
     while not stopping.is_set():
         metrics.ORDER_LISTENERS.set(changes.listeners)
         order_ids = changes.followed()
         looks = range(0, len(order_ids), ORDERS_PER_LOOK_MAX)
         for start in looks:
-            await _look(database, changes, order_ids[start : start + ORDERS_PER_LOOK_MAX])
+            try:
+                await isolation.together(order_ids[start : start + ORDERS_PER_LOOK_MAX], look)
+            except TRY_AGAIN as error:
+                log.warning("orders_not_looked_at", reason=repr(error)[:200])
             await rest(stopping, settings.order_look_seconds / len(looks))
         if not looks:
             await rest(stopping, settings.order_look_seconds)
 
 
-async def _look(database: Database, changes: Changes, order_ids: Sequence[bytes]) -> None:
-    try:
-        async with database.transaction() as session:
-            found = await repository.versions(session, [UUID(bytes=order_id) for order_id in order_ids])
-    except TRY_AGAIN as error:
-        log.warning("orders_not_looked_at", orders=len(order_ids), reason=repr(error)[:200])
-        return
+async def _look(database: Database, changes: Changes, order_ids: Sequence[bytes]) -> Sequence[None]:
+    async with database.transaction() as session:
+        found = await repository.versions(session, [UUID(bytes=order_id) for order_id in order_ids])
     for order_id, version in found.items():
         changes.seen(order_id.bytes, version)
+    return ()

@@ -6,12 +6,16 @@ Ordinary orders are none of its business: no ledger knows them, and `shop.orders
 import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TypeGuard
 
 import redis.asyncio as aioredis
 import structlog
+from redis.exceptions import ResponseError
 
 from shop import metrics
 from shop.database import Database
+from shop.isolation import Isolation
 from shop.orders import repository
 from shop.orders.models import Order
 from shop.orders.repository import Cursor, Moved, Owed
@@ -39,13 +43,20 @@ def owed_to_sales(orders: Iterable[Order | Moved]) -> list[Owed]:
     ]
 
 
-async def release(database: Database, client: aioredis.Redis, owed: Sequence[Owed], settings: Settings) -> int:
+async def release(
+    database: Database,
+    client: aioredis.Redis,
+    owed: Sequence[Owed],
+    settings: Settings,
+    isolation: Isolation | None = None,
+) -> int:
     """Give the units of these closed orders back; returns how many orders gave theirs now.
 
     Called right after the commit that closed them and by the sweep. Twice is harmless, and what fails is left to the
     next sweep: the rows stay owed until the event of the release is drained. A sale whose ledger does not answer is
     asked once, so that it does not hold up the others.
     """
+    isolation = isolation or Isolation("release", settings)
     by_sale: dict[int, list[Owed]] = defaultdict(list)
     for order in owed:
         by_sale[order.sale_id].append(order)
@@ -58,7 +69,7 @@ async def release(database: Database, client: aioredis.Redis, owed: Sequence[Owe
         orders = by_sale[sale_id]
         for start in range(0, len(orders), settings.release_batch_max):
             batch = orders[start : start + settings.release_batch_max]
-            given = await _give_back(database, client, name, batch, settings)
+            given = await _give_back(database, client, name, batch, settings, isolation)
             if given is None:
                 break
             released += given
@@ -67,12 +78,35 @@ async def release(database: Database, client: aioredis.Redis, owed: Sequence[Owe
 
 
 async def _give_back(
-    database: Database, client: aioredis.Redis, name: LedgerName, orders: Sequence[Owed], settings: Settings
+    database: Database,
+    client: aioredis.Redis,
+    name: LedgerName,
+    orders: Sequence[Owed],
+    settings: Settings,
+    isolation: Isolation,
 ) -> int | None:
     """How many orders gave their units back now; None when the ledger did not answer, or has no place for them.
 
-    The ledger of a settled sale is gone: what is owed to it since then (a refund with restock) is the product's.
+    An order that makes the batch fail as nobody foresaw is left out.
     """
+
+    async def give(some: Sequence[Owed]) -> list[int | None]:
+        return [await _give_back_together(database, client, name, some, settings)]
+
+    async def give_all() -> list[int | None]:
+        return await isolation.together(orders, give)
+
+    nothing: list[int | None] = [None]
+    given = await isolation.attempt(("sale", name.sale_id), give_all, nothing)
+    return None if None in given else sum(filter(None, given))
+
+
+async def _give_back_together(
+    database: Database, client: aioredis.Redis, name: LedgerName, orders: Sequence[Owed], settings: Settings
+) -> int | None:
+    """As `_give_back`, for all of them or for none.
+
+    The ledger of a settled sale is gone: what is owed to it since then (a refund with restock) is the product's."""
     if not name.settled:
         return await _release_batch(client, name.sale_id, name.epoch, orders, settings)
     async with database.transaction() as session:
@@ -93,6 +127,8 @@ async def _release_batch(
     try:
         answers = await ledger.release(client, sale_id, epoch, pairs, timeout=settings.redis_timeout_seconds)
     except (NotSent, OutcomeUnknown) as error:
+        if _is_about_one_order(error.__cause__):
+            raise error.__cause__ from error
         log.warning("release_waits", sale_id=sale_id, orders=len(orders), reason=str(error))
         return None
     words = [answer.word for answer in answers]
@@ -103,22 +139,32 @@ async def _release_batch(
     return None if refused and refused.keys() <= WHOLE_BATCH else words.count("RELEASED")
 
 
-async def sweep(database: Database, client: aioredis.Redis, settings: Settings) -> int:
+def _is_about_one_order(error: BaseException | None) -> TypeGuard[ResponseError]:
+    """Whether the script has failed at what it found, and not for a key that is no part of a ledger at all."""
+    return isinstance(error, ResponseError) and not str(error).startswith("WRONGTYPE") and "script" in str(error)
+
+
+async def sweep(
+    database: Database, client: aioredis.Redis, settings: Settings, isolation: Isolation | None = None
+) -> int:
     """Release what an interrupted process left owed; returns how many orders gave their units back.
 
     Bounded, so that one run always ends. The sales take turns, so that one with a broken ledger and a hundred thousand
     orders does not stand before all the others.
     """
+    isolation = isolation or Isolation("release", settings)
     async with database.transaction() as session:
         sale_ids = await repository.sales_that_owe(session)
     random.shuffle(sale_ids)  # there may be more of them than batches
     turns: deque[tuple[int, Cursor | None]] = deque((sale_id, None) for sale_id in sale_ids)
     released = 0
+    nothing: tuple[int, Cursor | None] = (0, None)
     for _ in range(settings.release_sweep_batches_max):
         if not turns:
             break
         sale_id, after = turns.popleft()
-        given, after = await _sweep_one(database, client, sale_id, after, settings)
+        look = partial(_sweep_one, database, client, sale_id, after, settings, isolation)
+        given, after = await isolation.attempt(sale_id, look, nothing)
         released += given
         if after is not None:
             turns.append((sale_id, after))
@@ -127,7 +173,12 @@ async def sweep(database: Database, client: aioredis.Redis, settings: Settings) 
 
 
 async def _sweep_one(
-    database: Database, client: aioredis.Redis, sale_id: int, after: Cursor | None, settings: Settings
+    database: Database,
+    client: aioredis.Redis,
+    sale_id: int,
+    after: Cursor | None,
+    settings: Settings,
+    isolation: Isolation,
 ) -> tuple[int, Cursor | None]:
     """One batch of a sale; and where its next one begins, if there is one and the ledger takes it."""
     async with database.transaction() as session:
@@ -135,5 +186,5 @@ async def _sweep_one(
         owed, after = await repository.owed(session, sale_id, limit=settings.release_batch_max, after=after)
     if not owed or sale_id not in ledgers:
         return 0, None
-    given = await _give_back(database, client, ledgers[sale_id], owed, settings)
+    given = await _give_back(database, client, ledgers[sale_id], owed, settings, isolation)
     return (0, None) if given is None else (given, after)

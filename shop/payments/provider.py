@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop import metrics
 from shop.database import Database, is_unavailable
 from shop.errors import ProviderUnavailable
+from shop.isolation import Isolation
 from shop.payments import repository
 from shop.payments.contract import Intent, ProviderEvent, UnreadableEvent
 from shop.payments.events import apply_answer, mark_done, mismatch, pass_over, take
@@ -70,6 +71,7 @@ async def _take_or_pass(database: Database, event: ProviderEvent | UnreadableEve
         except Exception as error:
             if is_unavailable(error):
                 raise
+            metrics.ITEM_FAILURES.labels("provider_events").inc()
             log.exception("provider_event_failed", event_id=event.id)
             outcome, reason = repository.FAILED, repr(error)[:200]
     async with database.transaction() as session:
@@ -82,7 +84,9 @@ async def _count_taken_back(database: Database) -> int:
         return await repository.count_taken_back(session)
 
 
-async def end_needless(database: Database, gateway: Gateway, settings: Settings) -> int:
+async def end_needless(
+    database: Database, gateway: Gateway, settings: Settings, isolation: Isolation | None = None
+) -> int:
     """Cancel the intents of orders that are closed, so that nobody pays for nothing; returns how many ended."""
 
     async def end(payment: Payment) -> Intent:
@@ -93,51 +97,72 @@ async def end_needless(database: Database, gateway: Gateway, settings: Settings)
         needless = await repository.lease_needless(
             session, limit=settings.provider_batch_max, pause_seconds=settings.provider_pause_seconds
         )
-    return await _ask_and_apply(database, needless, "cancel", end)
+    return await _ask_and_apply(database, needless, "cancel", end, isolation or Isolation("intents", settings))
 
 
-async def ask_again(database: Database, gateway: Gateway, settings: Settings) -> int:
+async def ask_again(
+    database: Database, gateway: Gateway, settings: Settings, isolation: Isolation | None = None
+) -> int:
     """Ask for intents whose answer was lost, so that their buyers can pay; returns how many are there now."""
     async with database.transaction() as session:
         wanted = await repository.lease_without_intent(
             session, limit=settings.provider_batch_max, pause_seconds=settings.provider_pause_seconds
         )
-    return await _ask_and_apply(database, wanted, "create", partial(create, gateway))
+    ask = partial(create, gateway)
+    return await _ask_and_apply(database, wanted, "create", ask, isolation or Isolation("intents", settings))
 
 
 async def _ask_and_apply(
-    database: Database, payments: Sequence[Payment], operation: str, ask: Callable[[Payment], Awaitable[Intent]]
+    database: Database,
+    leased: Sequence[UUID],
+    operation: str,
+    ask: Callable[[Payment], Awaitable[Intent]],
+    isolation: Isolation,
 ) -> int:
     """Ask the provider about each payment and take what its intent says; what fails is asked again after its lease."""
-    applied = 0
-    for payment in payments:
+
+    async def ask_one(order_id: UUID) -> bool:
+        payment = await _read(database, order_id)
         try:
             intent = await ask(payment)
         except (ProviderUnavailable, ProviderRefused) as error:
             _not_done(operation, payment, error)
-            continue
+            return False
         async with database.transaction() as session:
-            applied += await apply_answer(session, payment.order_id, intent) == "applied"
-    return applied
+            return await apply_answer(session, order_id, intent) == "applied"
+
+    applied = [await isolation.attempt((operation, each), partial(ask_one, each), False) for each in leased]
+    return sum(applied)
 
 
-async def send_refunds(database: Database, gateway: Gateway, settings: Settings) -> int:
+async def _read(database: Database, order_id: UUID) -> Payment:
+    async with database.transaction() as session:
+        return await repository.get(session, order_id)
+
+
+async def send_refunds(
+    database: Database, gateway: Gateway, settings: Settings, isolation: Isolation | None = None
+) -> int:
     """Ask for the refunds that are pending; returns how many are done. One that is refused stays, and is reported."""
+    isolation = isolation or Isolation("refunds", settings)
     async with database.transaction() as session:
         pending = await repository.lease_pending_refunds(
             session, limit=settings.provider_batch_max, pause_seconds=settings.provider_pause_seconds
         )
-    done = 0
-    for payment in pending:
-        try:
-            if payment.amount_minor:
-                await _refund(gateway, payment)
-        except (ProviderUnavailable, ProviderRefused) as error:
-            _not_done("refund", payment, error)
-            continue
-        async with database.transaction() as session:
-            done += await _is_done(session, payment.order_id)
-    return done
+    done = [await isolation.attempt(each, partial(_send_refund, database, gateway, each), False) for each in pending]
+    return sum(done)
+
+
+async def _send_refund(database: Database, gateway: Gateway, order_id: UUID) -> bool:
+    payment = await _read(database, order_id)
+    try:
+        if payment.amount_minor:
+            await _refund(gateway, payment)
+    except (ProviderUnavailable, ProviderRefused) as error:
+        _not_done("refund", payment, error)
+        return False
+    async with database.transaction() as session:
+        return await _is_done(session, order_id)
 
 
 async def _refund(gateway: Gateway, payment: Payment) -> None:

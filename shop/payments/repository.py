@@ -162,7 +162,7 @@ async def unsettled(session: AsyncSession, *, limit: int) -> Sequence[UUID]:
     return (await session.scalars(query)).all()
 
 
-async def lease_pending_refunds(session: AsyncSession, *, limit: int, pause_seconds: float) -> Sequence[Payment]:
+async def lease_pending_refunds(session: AsyncSession, *, limit: int, pause_seconds: float) -> Sequence[UUID]:
     """Payments that wait for their refund to be asked for; nobody else gets them for a while that doubles."""
     pending = (
         select(Refund.payment_id)
@@ -178,25 +178,23 @@ async def lease_pending_refunds(session: AsyncSession, *, limit: int, pause_seco
         .returning(Refund.payment_id),
         execution_options={"synchronize_session": False},
     )
-    return (await session.scalars(select(Payment).where(Payment.order_id.in_(leased.all())))).all()
+    return leased.all()
 
 
-async def lease_needless(session: AsyncSession, *, limit: int, pause_seconds: float) -> Sequence[Payment]:
+async def lease_needless(session: AsyncSession, *, limit: int, pause_seconds: float) -> Sequence[UUID]:
     """Payments that can still be paid although their order is closed; nobody else gets them for a while."""
     closed = exists().where(Order.id == Payment.order_id, Order.status != OrderStatus.RESERVED)
     return await _lease(session, and_(Payment.status.in_(UNFINISHED), closed), limit, pause_seconds)
 
 
-async def lease_without_intent(session: AsyncSession, *, limit: int, pause_seconds: float) -> Sequence[Payment]:
+async def lease_without_intent(session: AsyncSession, *, limit: int, pause_seconds: float) -> Sequence[UUID]:
     """Payments of open orders whose intent was asked for, and of which no answer came; nobody else gets them."""
     reserved = exists().where(Order.id == Payment.order_id, Order.status == OrderStatus.RESERVED)
     aged = Payment.created_at <= func.now() - timedelta(seconds=pause_seconds)
     return await _lease(session, and_(Payment.status == PaymentStatus.WANTED, reserved, aged), limit, pause_seconds)
 
 
-async def _lease(
-    session: AsyncSession, which: ColumnElement[bool], limit: int, pause_seconds: float
-) -> Sequence[Payment]:
+async def _lease(session: AsyncSession, which: ColumnElement[bool], limit: int, pause_seconds: float) -> Sequence[UUID]:
     due: Select[UUID] = (
         select(Payment.order_id)
         .where(which, Payment.ask_at <= func.now())
@@ -208,9 +206,9 @@ async def _lease(
         update(Payment)
         .where(Payment.order_id.in_(due))
         .values(ask_at=func.now() + _pause(Payment.tries, pause_seconds), tries=_one_more(Payment.tries))
-        .returning(Payment)
+        .returning(Payment.order_id)
     )
-    return (await session.scalars(statement, execution_options={"populate_existing": True})).all()
+    return (await session.scalars(statement, execution_options={"synchronize_session": False})).all()
 
 
 def _pause(tries: ColumnElement[int] | object, pause_seconds: float) -> ColumnElement[timedelta]:

@@ -7,6 +7,7 @@ released first, then `reserve` decides under the ordinary rules, and what the pe
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from uuid import UUID
 
 import redis.asyncio as aioredis
@@ -14,6 +15,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.database import Database
+from shop.isolation import Isolation
 from shop.orders import repository as orders
 from shop.orders.life import By, move, note
 from shop.orders.models import Order, OrderStatus
@@ -38,19 +40,20 @@ TRY_AGAIN = frozenset({word.decode() for word in BATCH_WORDS} | {"BACKLOG"})
 log = structlog.get_logger(__name__)
 
 
-async def settle(database: Database, client: aioredis.Redis, settings: Settings) -> int:
-    """Settle what can be settled now; returns how many payments were. The rest is tried again by the next run."""
+async def settle(
+    database: Database, client: aioredis.Redis, settings: Settings, isolation: Isolation | None = None
+) -> int:
+    """Settle what can be settled now; returns how many payments were. The rest is tried again by a later run."""
+    isolation = isolation or Isolation("settling", settings)
     async with database.transaction() as session:
         waiting = await repository.unsettled(session, limit=settings.settle_batch_max)
     settled = 0
     for start in range(0, len(waiting), SETTLED_AT_ONCE):
         together = waiting[start : start + SETTLED_AT_ONCE]
-        tries = (settle_one(database, client, each, settings) for each in together)
-        for payment_id, result in zip(together, await asyncio.gather(*tries, return_exceptions=True), strict=True):
-            if isinstance(result, BaseException):  # The others' money does not wait for it.
-                log.error("payment_not_settled", order_id=str(payment_id), exc_info=result)
-            else:
-                settled += result
+        tries = (  # The others' money does not wait for one that fails.
+            isolation.attempt(each, partial(settle_one, database, client, each, settings), False) for each in together
+        )
+        settled += sum(await asyncio.gather(*tries))
     return settled
 
 

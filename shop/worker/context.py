@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import redis.asyncio as aioredis
 
 from shop.database import Database
+from shop.isolation import Isolation
 from shop.notifications.delivering.delivery import Deliverer, channels
 from shop.order_changes import Announcer
 from shop.orders.announcing import ANNOUNCER
@@ -36,6 +37,7 @@ class Context:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     running: set[str] = field(default_factory=set)
     """The jobs that are at work."""
+    isolations: dict[str, Isolation] = field(default_factory=dict)
 
     @classmethod
     def connect(cls, settings: Settings) -> "Context":
@@ -64,6 +66,10 @@ class Context:
             announcer=announcer,
             deliverer=Deliverer(database, settings, channels(settings)),
         )
+
+    def isolation(self, loop: str) -> Isolation:
+        """The items of this loop, which are remembered from one run of a job to the next."""
+        return self.isolations.setdefault(loop, Isolation(loop, self.settings))
 
     async def close(self) -> None:
         """Let the batches in hand finish, then close every connection."""

@@ -1,14 +1,19 @@
-"""What the worker does later, as cron jobs of arq. Each is a hint: a lost one is made good by the next run.
+"""What the worker does again and again, as jobs of arq. Each is a hint: a lost one is made good by the next.
 
-A run that is not over when the next one is due is not doubled, and none is tried again by arq.
+A clock that nobody can set tells when: arq's own schedule waits for the wall clock, and when that is set back by an
+hour no hold would expire for an hour. A run that is not over when the next one is due is not doubled, and none is tried
+again by arq.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, NamedTuple
 
 import structlog
-from arq import cron
-from arq.cron import CronJob
+from arq.connections import ArqRedis
+from arq.worker import Function, func
 
 from shop.errors import ProviderUnavailable
 from shop.idempotency.service import forget_old
@@ -18,55 +23,85 @@ from shop.orders.expiry import expire_due
 from shop.orders.release import sweep
 from shop.payments.provider import ask_again, end_needless, reconcile, send_refunds
 from shop.payments.settling import settle
+from shop.stopping import rest
 from shop.worker.context import Context
 
-EVERY_SECOND = set(range(60))
-EVERY_TWO_SECONDS = set(range(0, 60, 2))
-EVERY_FIVE_SECONDS = set(range(0, 60, 5))
-EVERY_FIVE_MINUTES = set(range(0, 60, 5))
 JOB_SECONDS_MAX = 30
+# What nobody has begun so long after it was due is forgotten: there are newer ones.
+TICK_EXPIRES = timedelta(seconds=JOB_SECONDS_MAX)
+# A job is due when its score is below the reader's wall clock, which may be set to any time: this one is always below.
+# Not 0, which arq takes for a job that is over.
+LONG_AGO = datetime(1970, 1, 2, tzinfo=UTC)
 
 log = structlog.get_logger(__name__)
 
 Job = Callable[[Context], Coroutine[Any, Any, None]]
 
 
-def cron_jobs() -> list[CronJob]:
-    """Every job of the worker, by name and when it runs; `ctx["shop"]` is the worker's context."""
+class Tick(NamedTuple):
+    """A job, and how often it is begun."""
+
+    name: str
+    job: Job
+    every_seconds: float
+
+    @property
+    def function(self) -> Function:
+        """The job as arq calls it; `ctx["shop"]` is the worker's context."""
+
+        async def run(ctx: dict[str, Any]) -> None:
+            await _run(self, ctx["shop"])
+
+        return func(run, name=self.name, timeout=JOB_SECONDS_MAX, max_tries=1, keep_result=0)
+
+
+def ticks() -> list[Tick]:
+    """Every job of the worker."""
     return [
-        _cron("expire", _expire, second=EVERY_SECOND),
-        _cron("sweep", _sweep, second=EVERY_FIVE_SECONDS),
-        _cron("forget_keys", _forget_keys, second={30}),
-        _cron("settle", _settle, second=EVERY_SECOND),
-        _cron("refund", _refund, second=EVERY_SECOND),
-        _cron("reconcile", _reconcile, second=EVERY_TWO_SECONDS),
-        _cron("tidy_intents", _tidy_intents, second=EVERY_TWO_SECONDS),
-        _cron("notify", _notify, second=EVERY_SECOND),
-        _cron("watch_deliveries", _watch_deliveries, second=EVERY_FIVE_SECONDS),
-        _cron("sweep_deliveries", _sweep_deliveries, second={0}, minute=EVERY_FIVE_MINUTES),
+        Tick("expire", _expire, 1.0),
+        Tick("sweep", _sweep, 5.0),
+        Tick("forget_keys", _forget_keys, 60.0),
+        Tick("settle", _settle, 1.0),
+        Tick("refund", _refund, 1.0),
+        Tick("reconcile", _reconcile, 2.0),
+        Tick("tidy_intents", _tidy_intents, 2.0),
+        Tick("notify", _notify, 1.0),
+        Tick("watch_deliveries", _watch_deliveries, 5.0),
+        Tick("sweep_deliveries", _sweep_deliveries, 300.0),
     ]
 
 
-def _cron(name: str, job: Job, *, second: set[int], minute: set[int] | None = None) -> CronJob:
-    async def run(ctx: dict[str, Any]) -> None:
-        context: Context = ctx["shop"]
-        if name in context.running:
-            return  # One more run beside it would only share its work.
-        context.running.add(name)
-        try:
-            await job(context)
-        finally:
-            context.running.remove(name)
+async def keep_ticking(queue: ArqRedis, context: Context) -> None:
+    """Enqueue each job whenever it is due, until the worker stops. Raises what says that Redis is away.
 
-    return cron(run, name=name, second=second, minute=minute, unique=True, timeout=JOB_SECONDS_MAX)
+    The first run of each comes at once. What was missed, by a process that stood still, is not made up for.
+    """
+    clock = asyncio.get_running_loop().time
+    due = {tick: clock() for tick in ticks()}
+    while not context.stopping.is_set():
+        for tick in [tick for tick, at in due.items() if at <= clock()]:
+            if tick.name not in context.running:
+                await queue.enqueue_job(tick.name, _defer_until=LONG_AGO, _expires=TICK_EXPIRES)
+            due[tick] = max(due[tick] + tick.every_seconds, clock())
+        await rest(context.stopping, max(min(due.values()) - clock(), 0))
+
+
+async def _run(tick: Tick, context: Context) -> None:
+    if tick.name in context.running:
+        return  # One more run beside it would only share its work.
+    context.running.add(tick.name)
+    try:
+        await context.isolation("jobs").attempt(tick.name, partial(tick.job, context), None)
+    finally:
+        context.running.remove(tick.name)
 
 
 async def _expire(context: Context) -> None:
-    await expire_due(context.database, context.ledger, context.settings)
+    await expire_due(context.database, context.ledger, context.settings, context.isolation("expiry"))
 
 
 async def _sweep(context: Context) -> None:
-    await sweep(context.database, context.ledger, context.settings)
+    await sweep(context.database, context.ledger, context.settings, context.isolation("release"))
 
 
 async def _forget_keys(context: Context) -> None:
@@ -74,11 +109,11 @@ async def _forget_keys(context: Context) -> None:
 
 
 async def _settle(context: Context) -> None:
-    await settle(context.database, context.ledger, context.settings)
+    await settle(context.database, context.ledger, context.settings, context.isolation("settling"))
 
 
 async def _refund(context: Context) -> None:
-    await send_refunds(context.database, context.gateway, context.settings)
+    await send_refunds(context.database, context.gateway, context.settings, context.isolation("refunds"))
 
 
 async def _reconcile(context: Context) -> None:
@@ -89,13 +124,14 @@ async def _reconcile(context: Context) -> None:
 
 
 async def _tidy_intents(context: Context) -> None:
-    await end_needless(context.database, context.gateway, context.settings)
-    await ask_again(context.database, context.gateway, context.settings)
+    isolation = context.isolation("intents")
+    await end_needless(context.database, context.gateway, context.settings, isolation)
+    await ask_again(context.database, context.gateway, context.settings, isolation)
 
 
 async def _notify(context: Context) -> None:
     """Collect what happened, and begin to deliver what is due; nobody waits here for those who are told."""
-    await collect(context.database, context.settings)
+    await collect(context.database, context.settings, context.isolation("notifications"))
     await context.deliverer.start()
 
 

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from shop.audit.live.auditor import Auditor
 from shop.audit.recovery.following import follow_recoveries
 from shop.audit.recovery.steps import Tools
+from shop.clock import watch_clock
 from shop.database import UNAVAILABLE_ERRORS
 from shop.descriptors import raise_limit
 from shop.installation import is_own
@@ -31,7 +32,7 @@ from shop.sales.controller import Controller
 from shop.settings import Settings
 from shop.stopping import end_tasks, keep_running, rest
 from shop.worker.context import Context
-from shop.worker.jobs import JOB_SECONDS_MAX, cron_jobs
+from shop.worker.jobs import JOB_SECONDS_MAX, keep_ticking, ticks
 
 QUEUE = "shop:jobs"
 
@@ -60,6 +61,7 @@ async def running_worker(settings: Settings) -> AsyncIterator[Context]:
     _supervise(context, "recoveries", lambda: follow_recoveries(_recovery_tools(context), context.stopping))
     _supervise(context, "audits", _auditor(context).run)
     _supervise(context, "persisters", lambda: _follow_sales(context))
+    _supervise(context, "clock", lambda: watch_clock(context.stopping))
     _supervise(context, "arq", lambda: _keep_arq_running(context))
     try:
         yield context
@@ -73,12 +75,13 @@ async def _keep_arq_running(context: Context) -> None:
     while not context.stopping.is_set():
         worker = _arq_worker(context)
         running = asyncio.ensure_future(worker.async_run())
-        stopping = asyncio.ensure_future(context.stopping.wait())
+        ticking = asyncio.ensure_future(keep_ticking(worker.pool, context))  # It ends when the worker stops.
         started = asyncio.get_running_loop().time()
-        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if running.done() and not running.cancelled() and running.exception():
-            log.warning("arq_left", reason=repr(running.exception()))
-        stopping.cancel()
+        await asyncio.wait({running, ticking}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (running, ticking):
+            if task.done() and not task.cancelled() and task.exception():
+                log.warning("arq_left", reason=repr(task.exception()))
+        await end_tasks([ticking])
         await _close_arq(worker, running, settings.graceful_stop_seconds / 2)
         if asyncio.get_running_loop().time() - started > settings.retry_delay_max_seconds:
             delay = settings.retry_delay_min_seconds
@@ -99,7 +102,7 @@ async def _close_arq(worker: Worker, running: "asyncio.Future[None]", seconds: f
 def _arq_worker(context: Context) -> Worker:
     pool = connect(context.settings.side_redis_url, context.settings).connection_pool
     return Worker(
-        cron_jobs=cron_jobs(),
+        functions=[tick.function for tick in ticks()],
         redis_pool=ArqRedis(connection_pool=pool, job_serializer=msgspec.json.encode, default_queue_name=QUEUE),
         queue_name=QUEUE,
         ctx={"shop": context},
@@ -154,7 +157,7 @@ async def _follow_sales(context: Context) -> None:
 
 async def _alive(context: Context) -> dict[int, int]:
     async with context.database.transaction() as session:
-        return {each.sale.id: each.sale.epoch for each in await sales.alive(session)}
+        return {each.sale_id: each.epoch for each in await sales.alive_names(session)}
 
 
 def _persister(context: Context, sale_id: int) -> Persister:

@@ -33,7 +33,7 @@ from shop.seckill.ledger import LastOrder, RedisClock, ReserveRequest
 from shop.seckill.order_ids import keyed_order_id
 from shop.settings import Settings
 from shop.worker import Context, running_worker
-from shop.worker.jobs import cron_jobs
+from shop.worker.jobs import ticks
 from tests.harness import TESTER, Shop, new_user_id, wait_until
 from tests.pipeline.crowd import assert_each_recorded_once
 from tests.pipeline.test_release import available, orders_of, releases, until_released
@@ -309,7 +309,7 @@ async def test_a_run_that_takes_longer_than_a_second_is_not_joined_by_another(qu
     sale = await sold_out_sale(quiet, units=5)
     await make_due(quiet, sale)
     context = Context.connect(quiet.settings)
-    [job] = [job for job in cron_jobs() if job.name == "expire"]
+    [job] = [tick.function for tick in ticks() if tick.name == "expire"]
 
     context.running.add("expire")
     await job.coroutine({"shop": context})

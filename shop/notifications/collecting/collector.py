@@ -10,13 +10,15 @@ It reads what the shop records anyway, so that a purchase and its drain write no
 Positions and rows are one transaction. Nobody listening means that only the positions move.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
+from enum import StrEnum
 from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.database import Database
+from shop.isolation import Isolation, is_transient
 from shop.notifications.collecting import repository
 from shop.notifications.collecting.happenings import Happening, Listeners, listeners_of, notification_rows
 from shop.notifications.collecting.repository import Bounds
@@ -25,6 +27,16 @@ from shop.notifications.models import CollectorPosition
 from shop.settings import Settings
 
 SALES_MAX = 1_000
+NARROWING = 8  # how much less is read after a batch that fails, down to the one thing at fault
+
+
+class Source(StrEnum):
+    """Where it is read what happened."""
+
+    PURCHASES = "purchases"
+    EVENTS = "events"
+    USERS = "users"
+    EXPIRING = "expiring"
 
 
 class Collected(NamedTuple):
@@ -34,28 +46,83 @@ class Collected(NamedTuple):
     has_more: bool
 
 
-async def collect(database: Database, settings: Settings) -> int:
+async def collect(database: Database, settings: Settings, isolation: Isolation | None = None) -> int:
     """Collect what happened, in bounded batches; returns how many notifications were made.
 
     One collector works at a time: another one finds the position locked and leaves.
     """
+    isolation = isolation or Isolation("notifications", settings)
     made = 0
     for _ in range(settings.notification_batches_max):
-        async with database.transaction() as session:
-            batch = await collect_batch(session, settings)
+        try:
+            async with database.transaction() as session:
+                batch = await collect_batch(session, settings, isolation)
+        except Exception as error:
+            if is_transient(error):
+                raise
+            batch = await _collect_around(database, settings, isolation)
         made += batch.made
         if not batch.has_more:
             break
     return made
 
 
-async def collect_batch(session: AsyncSession, settings: Settings) -> Collected:
+async def collect_batch(
+    session: AsyncSession,
+    settings: Settings,
+    isolation: Isolation | None = None,
+    *,
+    sources: Collection[Source] = tuple(Source),
+    limit: int | None = None,
+) -> Collected:
     """Collect one batch in this transaction, unless another collector is at it."""
     position = await repository.lock_position(session)
     if position is None:
         return Collected(made=0, has_more=False)
-    batch = await _Batch.begin(session, position, settings)
-    return Collected(made=await batch.collect(), has_more=batch.has_more)
+    isolation = isolation or Isolation("notifications", settings)
+    batch = await _Batch.begin(session, position, settings, isolation, limit or settings.notification_batch_max)
+    return Collected(made=await batch.collect(sources), has_more=batch.has_more)
+
+
+async def _collect_around(database: Database, settings: Settings, isolation: Isolation) -> Collected:
+    """Collect what a batch was to collect, each source by itself, and pass over the one thing that makes it fail."""
+    made = 0
+    for source in Source:
+        limit = settings.notification_batch_max
+        while True:
+            try:
+                async with database.transaction() as session:
+                    made += (await collect_batch(session, settings, isolation, sources=[source], limit=limit)).made
+                break
+            except Exception as error:
+                if is_transient(error):
+                    raise
+                if limit == 1:
+                    await _pass_over(database, source, settings, isolation, error)
+                    break
+            limit = max(1, limit // NARROWING)
+    return Collected(made, has_more=True)
+
+
+async def _pass_over(
+    database: Database, source: Source, settings: Settings, isolation: Isolation, error: Exception
+) -> None:
+    """Move the position behind what comes next in this source; nobody is told of it, and it is counted."""
+    async with database.transaction() as session:
+        position = await repository.lock_position(session)
+        if position is None:
+            return
+        bounds = await repository.bounds(session)
+        if source is Source.PURCHASES:
+            item: object = await repository.pass_over_purchase(session, limit=SALES_MAX)
+        elif source is Source.EVENTS:
+            item = await repository.pass_over_event(session, position, bounds.tx)
+        elif source is Source.USERS:
+            item = await repository.pass_over_user(session, position, bounds.tx)
+        else:
+            notice = timedelta(seconds=settings.expiring_soon_seconds)
+            item = await repository.pass_over_expiring(session, position, notice=notice)
+    isolation.failed((source, item), error)
 
 
 class _Batch:
@@ -70,6 +137,7 @@ class _Batch:
         bounds: Bounds,
         moved: Sequence[repository.MovedSale],
         listeners: Listeners,
+        limit: int,
     ) -> None:
         self._session = session
         self._position = position
@@ -77,20 +145,33 @@ class _Batch:
         self._bounds = bounds
         self._moved = moved
         self._listeners = listeners
-        self._limit = settings.notification_batch_max
+        self._limit = limit
         self.has_more = False
 
     @classmethod
-    async def begin(cls, session: AsyncSession, position: CollectorPosition, settings: Settings) -> "_Batch":
+    async def begin(
+        cls,
+        session: AsyncSession,
+        position: CollectorPosition,
+        settings: Settings,
+        isolation: Isolation,
+        limit: int,
+    ) -> "_Batch":
         """Look how far to read, and then who listens: a webhook is never passed by what happened after it was made."""
         bounds = await repository.bounds(session)
         moved = await repository.moved_sales(session, limit=SALES_MAX)
-        listeners = listeners_of(settings, await repository.webhooks(session))
-        return cls(session, position, settings, bounds=bounds, moved=moved, listeners=listeners)
+        listeners = listeners_of(settings, await repository.webhooks(session), isolation)
+        return cls(session, position, settings, bounds=bounds, moved=moved, listeners=listeners, limit=limit)
 
-    async def collect(self) -> int:
+    async def collect(self, sources: Collection[Source]) -> int:
         """Make the rows and move the positions; returns how many notifications were made."""
-        happened = [*await self._purchases(), *await self._events(), *await self._users(), *await self._expiring()]
+        read = {
+            Source.PURCHASES: self._purchases,
+            Source.EVENTS: self._events,
+            Source.USERS: self._users,
+            Source.EXPIRING: self._expiring,
+        }
+        happened = [each for source in sources for each in await read[source]()]
         if not happened:
             return 0
         orders = {each.order.id for each in happened if each.order is not None}

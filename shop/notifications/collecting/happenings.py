@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
 
+from shop.isolation import Isolation
 from shop.notifications.collecting.repository import BoughtLine
 from shop.notifications.kinds import Kind, Sink
-from shop.notifications.models import Webhook
 from shop.orders.models import Order
 from shop.settings import Settings
 
@@ -50,9 +50,14 @@ class Listeners:
         return self.log or self.mail or any(events & set(kinds) for _, events in self.webhooks)
 
 
-def listeners_of(settings: Settings, webhooks: Sequence[Webhook]) -> Listeners:
-    """Who listens, by the settings and the webhooks."""
-    asked = [(webhook.id, frozenset(webhook.events)) for webhook in webhooks]
+def listeners_of(settings: Settings, webhooks: Sequence[tuple[int, object]], isolation: Isolation) -> Listeners:
+    """Who listens, by the settings and the webhooks, as (id, kinds). One that says it in no list is told of nothing."""
+    asked = []
+    for webhook_id, events in webhooks:
+        if isinstance(events, list):
+            asked.append((webhook_id, frozenset(map(str, events))))
+        elif not isolation.backs_off(("webhook", webhook_id)):
+            isolation.failed(("webhook", webhook_id), TypeError("the events of the webhook are no list"))
     return Listeners(log=settings.notification_log, mail=settings.smtp_url is not None, webhooks=asked)
 
 

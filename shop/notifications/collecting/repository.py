@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Uuid, any_, func, literal, select, tuple_, update
+from sqlalchemy import ARRAY, Select, Uuid, any_, func, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -89,9 +89,15 @@ async def reserved(session: AsyncSession, sale: MovedSale, *, limit: int) -> Seq
 
     The watermark is committed with the rows below it, one batch after the other, so none of them appears later.
     """
+    query = _reserved(sale, LedgerRow.epoch, LedgerRow.seq, Order).limit(limit)
+    return [(epoch, seq, order) for epoch, seq, order in await session.execute(query)]
+
+
+def _reserved(sale: MovedSale, *columns: Any) -> Select[Any]:
     place = tuple_(LedgerRow.epoch, LedgerRow.seq)
-    query = (
-        select(LedgerRow.epoch, LedgerRow.seq, Order)
+    return (
+        select(*columns)
+        .select_from(LedgerRow)
         .join(Order, Order.id == LedgerRow.order_id)
         .where(
             LedgerRow.sale_id == sale.sale_id,
@@ -101,9 +107,17 @@ async def reserved(session: AsyncSession, sale: MovedSale, *, limit: int) -> Seq
             LedgerRow.quarantined.is_(None),
         )
         .order_by(LedgerRow.epoch, LedgerRow.seq)
-        .limit(limit)
     )
-    return [(epoch, seq, order) for epoch, seq, order in await session.execute(query)]
+
+
+async def pass_over_purchase(session: AsyncSession, *, limit: int) -> str | None:
+    """Count the first purchase that was not read as read, without reading it; returns where it is."""
+    for sale in await moved_sales(session, limit=limit):
+        row = (await session.execute(_reserved(sale, LedgerRow.epoch, LedgerRow.seq).limit(1))).one_or_none()
+        if row is not None:
+            await set_sale_position(session, sale.sale_id, epoch=row[0], seq=row[1])
+            return f"sale {sale.sale_id} epoch {row[0]} seq {row[1]}"
+    return None
 
 
 async def set_sale_position(session: AsyncSession, sale_id: int, *, epoch: int, seq: int) -> None:
@@ -126,6 +140,47 @@ async def events(
         .limit(limit)
     )
     return [(event, order) for event, order in await session.execute(query)]
+
+
+async def pass_over_event(session: AsyncSession, position: CollectorPosition, before: int) -> int | None:
+    """As `pass_over_purchase`, for what became of an order; returns the event's id."""
+    query = (
+        select(OrderEvent.tx, OrderEvent.id)
+        .join(Order, Order.id == OrderEvent.order_id)
+        .where(_unread_events(position), OrderEvent.tx < _tx(before))
+        .order_by(OrderEvent.tx, OrderEvent.id)
+        .limit(1)
+    )
+    row = (await session.execute(query)).one_or_none()
+    if row is None:
+        return None
+    position.event_tx, position.event_id = row[0] or 0, row[1]
+    return row[1]
+
+
+async def pass_over_user(session: AsyncSession, position: CollectorPosition, before: int) -> str | None:
+    """As `pass_over_purchase`, for an account; returns its id."""
+    query = (
+        select(User.tx, User.id)
+        .where(_unread_users(position), User.tx < _tx(before))
+        .order_by(User.tx, User.id)
+        .limit(1)
+    )
+    row = (await session.execute(query)).one_or_none()
+    if row is None:
+        return None
+    position.user_tx, position.user_id = row[0] or 0, row[1]
+    return row[1]
+
+
+async def pass_over_expiring(session: AsyncSession, position: CollectorPosition, *, notice: timedelta) -> UUID | None:
+    """As `pass_over_purchase`, for a hold that is nearly over; returns the order's id."""
+    query = _expiring(position, notice, Order.expires_at, Order.id).limit(1)
+    row = (await session.execute(query)).one_or_none()
+    if row is None:
+        return None
+    position.expires_at, position.expiring_id = row
+    return position.expiring_id
 
 
 async def registered(
@@ -162,8 +217,12 @@ async def expiring(
 
     A hold lasts twice the notice at least. So its end is far behind the position by the time that its row appears.
     """
-    query = (
-        select(Order)
+    return (await session.scalars(_expiring(position, notice, Order).limit(limit))).all()
+
+
+def _expiring(position: CollectorPosition, notice: timedelta, *columns: Any) -> Select[Any]:
+    return (
+        select(*columns)
         .where(
             tuple_(Order.expires_at, Order.id) > tuple_(literal(position.expires_at), literal(position.expiring_id)),
             Order.expires_at > func.now(),
@@ -172,15 +231,14 @@ async def expiring(
             Order.status == OrderStatus.RESERVED,
         )
         .order_by(Order.expires_at, Order.id)
-        .limit(limit)
     )
-    return (await session.scalars(query)).all()
 
 
-async def webhooks(session: AsyncSession) -> Sequence[Webhook]:
-    """The webhooks that are told of what happens."""
-    query = select(Webhook).where(Webhook.disabled_at.is_(None), Webhook.deleted_at.is_(None)).order_by(Webhook.id)
-    return (await session.scalars(query)).all()
+async def webhooks(session: AsyncSession) -> Sequence[tuple[int, object]]:
+    """The webhooks that are told of what happens, as (id, kinds): whatever else a row holds is its own."""
+    listening = (Webhook.disabled_at.is_(None), Webhook.deleted_at.is_(None))
+    query = select(Webhook.id, Webhook.events).where(*listening).order_by(Webhook.id)
+    return [(webhook_id, events) for webhook_id, events in await session.execute(query)]
 
 
 async def with_address(session: AsyncSession, user_ids: Collection[str]) -> set[str]:

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from shop import metrics
 from shop.database import UNAVAILABLE_ERRORS, Database
 from shop.faults import fault_point
+from shop.isolation import Isolation, is_transient
 from shop.notifications.addresses import Resolve, resolve
 from shop.notifications.delivering import repository
 from shop.notifications.delivering.mail import MailChannel
@@ -82,6 +83,7 @@ class Deliverer:
         self._channels = on
         self._places = asyncio.Semaphore(settings.delivery_receivers_max)
         self._tasks: dict[Receiver, asyncio.Task[None]] = {}
+        self._isolation = Isolation("deliveries", settings)
 
     async def start(self) -> None:
         """Begin with every receiver that something is due for, unless this process is at it already."""
@@ -105,11 +107,17 @@ class Deliverer:
 
     async def _deliver_to(self, receiver: Receiver) -> None:
         """Deliver until nothing is due; whatever fails is left to the lease and to the next start."""
+        limit = self._settings.delivery_batch_max
         try:
             for _ in range(LEASES_IN_A_ROW_MAX):
                 async with self._places:
-                    if not await self._step(receiver):
-                        return
+                    leased = await self._lease(receiver, limit)
+                    if leased is None:
+                        limit = 1  # One of them cannot be read: it is found, and set back.
+                        continue
+                    await self._tell(receiver, leased)
+                if len(leased) < limit:
+                    return
         except (*UNAVAILABLE_ERRORS, DBAPIError) as error:
             log.warning("deliveries_wait", sink=receiver.sink, reason=repr(error)[:200])
         except Exception as error:
@@ -117,22 +125,36 @@ class Deliverer:
         finally:
             self._tasks.pop(receiver, None)
 
-    async def _step(self, receiver: Receiver) -> bool:
-        """Lease, tell, record; returns whether there may be more."""
-        settings = self._settings
+    async def _lease(self, receiver: Receiver, limit: int) -> Sequence[Leased] | None:
+        """Up to `limit` deliveries that are due; None where one of them cannot be read. Alone it is set back."""
+        lasting = timedelta(seconds=self._settings.delivery_lease_seconds)
+        try:
+            async with self._database.transaction() as session:
+                return await repository.lease(session, receiver, limit=limit, lasting=lasting)
+        except Exception as error:
+            if is_transient(error):
+                raise
+            if limit == 1:
+                await self._set_back(receiver, error)
+            return None
+
+    async def _set_back(self, receiver: Receiver, error: Exception) -> None:
         async with self._database.transaction() as session:
-            leased = await repository.lease(
-                session,
-                receiver,
-                limit=settings.delivery_batch_max,
-                lasting=timedelta(seconds=settings.delivery_lease_seconds),
+            delivery_id = await repository.set_back(
+                session, receiver, reason=_printable(repr(error)), pause=retry_pause(self._settings, 1)
             )
-        if not leased:
-            return False
+        self._isolation.failed(delivery_id, error)
+
+    async def _tell(self, receiver: Receiver, leased: Sequence[Leased]) -> None:
+        """Tell, and record; where one makes that fail, the others are recorded without it."""
         outcomes = await asyncio.gather(*(self._try(receiver, each) for each in leased))
-        fault_point(settings, "after_delivery")
-        await self._record(receiver, outcomes)
-        return len(leased) == settings.delivery_batch_max
+        fault_point(self._settings, "after_delivery")
+
+        async def record(some: Sequence[Outcome]) -> Sequence[None]:
+            await self._record(receiver, some)
+            return ()
+
+        await self._isolation.together(outcomes, record, key=lambda each: each.leased.id)
 
     async def _try(self, receiver: Receiver, leased: Leased) -> Outcome:
         if leased.stale:
@@ -141,8 +163,8 @@ class Deliverer:
             await self._channels[receiver.sink].deliver(leased)
         except NotDelivered as failure:
             return Outcome(leased, failure)
-        except Exception as error:
-            log.error("delivery_broke", sink=receiver.sink, delivery_id=leased.id, exc_info=error)
+        except Exception as error:  # noqa: BLE001 - it is logged and counted, and tried again
+            self._isolation.failed(leased.id, error)
             return Outcome(leased, NotDelivered(type(error).__name__))
         return Outcome(leased, None)
 
@@ -203,10 +225,10 @@ async def watch_deliveries(database: Database, settings: Settings) -> None:
         metrics.OLDEST_UNDELIVERED.set(await repository.oldest_pending_seconds(session, lasting=lasting))
 
 
-def _count(sink: Sink, **outcomes: int) -> None:
+def _count(sink: str, **outcomes: int) -> None:
     for outcome, count in outcomes.items():
         if count:
-            metrics.DELIVERIES.labels(sink.value, outcome).inc(count)
+            metrics.DELIVERIES.labels(str(sink), outcome).inc(count)
 
 
 def _printable(reason: str) -> str:

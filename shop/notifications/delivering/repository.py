@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import case, delete, false, func, null, select, true, update
+from sqlalchemy import Select, case, delete, false, func, null, select, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.notifications.delivering.sinks import Leased, Receiver, WebhookTarget
@@ -38,6 +38,28 @@ async def receivers_with_due(session: AsyncSession, sinks: Collection[Sink]) -> 
 
 async def lease(session: AsyncSession, receiver: Receiver, *, limit: int, lasting: timedelta) -> Sequence[Leased]:
     """Up to `limit` deliveries that are due for this receiver; nobody else gets them for so long."""
+    due = list(await session.scalars(_due(receiver, limit)))
+    if not due:
+        return []
+    statement = update(Delivery).where(Delivery.id.in_(due))
+    await session.execute(
+        statement.values(next_try_at=func.now() + lasting, tries=Delivery.tries + 1), execution_options=_UNSYNCHRONIZED
+    )
+    return await _read(session, due)
+
+
+async def set_back(session: AsyncSession, receiver: Receiver, *, reason: str, pause: timedelta) -> int | None:
+    """Let the delivery that is due first for this receiver wait, because it cannot be read; returns its id."""
+    statement = (
+        update(Delivery)
+        .where(Delivery.id == _due(receiver, 1).scalar_subquery())
+        .values(next_try_at=func.now() + pause, tries=Delivery.tries + 1, last_error=reason[:ERROR_LENGTH_MAX])
+        .returning(Delivery.id)
+    )
+    return (await session.execute(statement, execution_options=_UNSYNCHRONIZED)).scalar_one_or_none()
+
+
+def _due(receiver: Receiver, limit: int) -> Select[int]:
     listening = select(Webhook.id).where(Webhook.id == receiver.webhook_id, LISTENING)
     query = select(Delivery.id).where(
         PENDING,
@@ -47,15 +69,7 @@ async def lease(session: AsyncSession, receiver: Receiver, *, limit: int, lastin
         if receiver.webhook_id is None
         else (Delivery.webhook_id == receiver.webhook_id) & listening.exists(),
     )
-    query = query.order_by(Delivery.next_try_at, Delivery.id).limit(limit).with_for_update(skip_locked=True)
-    due = list(await session.scalars(query))
-    if not due:
-        return []
-    statement = update(Delivery).where(Delivery.id.in_(due))
-    await session.execute(
-        statement.values(next_try_at=func.now() + lasting, tries=Delivery.tries + 1), execution_options=_UNSYNCHRONIZED
-    )
-    return await _read(session, due)
+    return query.order_by(Delivery.next_try_at, Delivery.id).limit(limit).with_for_update(skip_locked=True)
 
 
 async def _read(session: AsyncSession, delivery_ids: Collection[int]) -> Sequence[Leased]:
@@ -148,7 +162,7 @@ async def record_health(
     return (await session.execute(disabled, execution_options=_UNSYNCHRONIZED)).scalar_one_or_none()
 
 
-async def bury(session: AsyncSession, *, after: timedelta, limit: int) -> Sequence[Sink]:
+async def bury(session: AsyncSession, *, after: timedelta, limit: int) -> Sequence[str]:
     """Give up what nobody has tried to its end: its webhook is disabled, or its sink is off. Returns the sinks."""
     late = select(Delivery.id).where(PENDING, Delivery.give_up_at <= func.now() - after).limit(limit)
     buried = (
@@ -157,7 +171,7 @@ async def bury(session: AsyncSession, *, after: timedelta, limit: int) -> Sequen
         .values(dead_at=func.now(), last_error=func.coalesce(Delivery.last_error, "nobody was there to be told"))
         .returning(Delivery.sink)
     )
-    return [Sink(sink) for sink in await session.scalars(buried, execution_options=_UNSYNCHRONIZED)]
+    return (await session.scalars(buried, execution_options=_UNSYNCHRONIZED)).all()
 
 
 async def prune(session: AsyncSession, *, older_than: timedelta, limit: int) -> int:
