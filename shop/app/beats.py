@@ -2,13 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
+from functools import partial
 from uuid import UUID, uuid4
 
 import structlog
 from sqlalchemy.exc import DBAPIError
 
+from shop import metrics
 from shop.database import UNAVAILABLE_ERRORS, Database
+from shop.isolation import Isolation
 from shop.sales.recovery import repository
 from shop.sales.recovery.models import Recovery
 from shop.sales.recovery.repository import Live, Promise
@@ -25,9 +28,10 @@ log = structlog.get_logger(__name__)
 async def follow_beats(lane: PurchaseLane, database: Database, settings: Settings, stopping: asyncio.Event) -> None:
     """Beat until `stopping` is set. Without Postgres there is no beat, and the memory is kept."""
     process_id, healthy, heard = uuid4(), True, time.monotonic()
+    isolation = Isolation("beats", settings)
     while not stopping.is_set():
         try:
-            await _beat(lane, database, process_id)
+            await _beat(lane, database, process_id, isolation)
             healthy, heard = True, time.monotonic()
         except (*UNAVAILABLE_ERRORS, DBAPIError) as error:
             if healthy:
@@ -45,38 +49,51 @@ def _stop_selling(lane: PurchaseLane) -> None:
         lane.leave(group)
 
 
-async def _beat(lane: PurchaseLane, database: Database, process_id: UUID) -> None:
-    async with database.transaction() as session:
-        await repository.beat(session, process_id)
-        await repository.forget_processes(session)
-        live = await repository.live(session)
-        asked = await repository.asking(session, process_id)
+async def _beat(lane: PurchaseLane, database: Database, process_id: UUID, isolation: Isolation) -> None:
+    with metrics.watched("postgres"):
+        async with database.transaction() as session:
+            await repository.beat(session, process_id)
+            await repository.forget_processes(session)
+            live = await repository.live(session)
+            asked = await repository.asking(session, process_id)
     for group in lane.groups:
         if (now := live.get(group.sale.sale_id)) is not None and now.epoch > group.sale.epoch:
             lane.leave(group)  # Another Redis has taken over, and this process may not have been told.
     lane.replaced = [group for group in lane.replaced if group.undrained or not group.idle]
     groups = [*lane.replaced, *lane.groups]
-    await _hand_in(database, groups, live, asked)
-    for recovery in asked:
-        async with database.transaction() as session:
-            await repository.answer(session, recovery, process_id, _highest_seq(groups, recovery))
+    in_question = {(recovery.sale_id, recovery.from_epoch) for recovery in asked}
+    kept = set()
+    for group in groups:
+        if not await isolation.attempt(_ledger_of(group), partial(_hand_in, database, live, in_question, group), False):
+            kept.add(_ledger_of(group))
+    for recovery in asked:  # Whoever asks is told when all is handed in, and not before.
+        if (recovery.sale_id, recovery.from_epoch) not in kept:
+            answer = partial(_answer, database, process_id, groups, recovery)
+            await isolation.attempt(("answer", recovery.sale_id), answer, None)
+
+
+def _ledger_of(group: GroupCommit) -> tuple[int, int]:
+    return group.sale.sale_id, group.sale.epoch
 
 
 async def _hand_in(
-    database: Database, groups: Iterable[GroupCommit], live: Mapping[int, Live], asked: Iterable[Recovery]
-) -> None:
-    """Forget what is recorded; write down what was promised in an epoch that is over or in question."""
-    in_question = {(recovery.sale_id, recovery.from_epoch) for recovery in asked}
-    for group in groups:
-        sale_id, epoch = group.sale.sale_id, group.sale.epoch
-        now = live.get(sale_id)
-        if now is None:
-            group.handed_in(len(group.undrained))  # The sale is settled: all of it is recorded.
-            continue
-        if now.epoch > epoch or (sale_id, epoch) in in_question:
-            await _write_down(database, group)  # Also what seems to be recorded: the numbers may be another's.
-        elif now.epoch == epoch and not now.recovering:  # Else what is recorded may be another's under the same number.
-            group.forget(now.watermark)
+    database: Database, live: Mapping[int, Live], in_question: Container[tuple[int, int]], group: GroupCommit
+) -> bool:
+    """Forget what is recorded; write down what was promised in an epoch that is over or in question. Returns True."""
+    sale_id, epoch = _ledger_of(group)
+    now = live.get(sale_id)
+    if now is None:
+        group.handed_in(len(group.undrained))  # The sale is settled: all of it is recorded.
+    elif now.epoch > epoch or (sale_id, epoch) in in_question:
+        await _write_down(database, group)  # Also what seems to be recorded: the numbers may be another's.
+    elif now.epoch == epoch and not now.recovering:  # Else what is recorded may be another's under the same number.
+        group.forget(now.watermark)
+    return True
+
+
+async def _answer(database: Database, process_id: UUID, groups: Iterable[GroupCommit], recovery: Recovery) -> None:
+    async with database.transaction() as session:
+        await repository.answer(session, recovery, process_id, _highest_seq(groups, recovery))
 
 
 async def _write_down(database: Database, group: GroupCommit) -> None:

@@ -10,13 +10,15 @@ for each answer that leaves, and a few more for as long as the loop keeps up.
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from shop.app.heads import answer_head
 from shop.app.places import Places
-from shop.app.sending import Outbox
+from shop.app.sending import Outbox, abort_failed
 from shop.errors import Overloaded
 from shop.order_changes import Changes
 from shop.seckill.answers import Refusal
@@ -146,20 +148,19 @@ class Connections:
             aside, self._aside = self._aside, []
             for connection in aside:
                 if connection.aside:
-                    self._receive(connection)
+                    self._alone(connection, connection.receive)
             self._looked_at = self._taken_at = time.monotonic()
             self.setting_aside = self.gate.refusing
         if self.setting_aside:
             loop.call_soon(self._look_aside)
 
     @staticmethod
-    def _receive(connection: "ShopProtocol") -> None:
-        """An error is this connection's alone: those behind it wait for the same turn."""
+    def _alone(connection: "ShopProtocol", act: Callable[[], None]) -> None:
+        """Let a connection act; an error is its own alone, because others wait behind it."""
         try:
-            connection.receive()
-        except Exception:
-            log.exception("unforeseen")
-            connection.transport.abort()
+            act()
+        except Exception as error:  # noqa: BLE001 - it is logged and counted
+            abort_failed(connection, error)
 
     def rests(self, connection: "ShopProtocol", scope: dict[str, Any]) -> bool:
         """Whether this connection, whose request was answered, waits for its turn to be read again."""
@@ -188,7 +189,8 @@ class Connections:
         if self.gate.late:
             count, self._extra = 0, EXTRA_MIN
         for _ in range(min(count, len(self._resting))):
-            self._resting.popitem(last=False)[0].resume_reading()
+            connection = self._resting.popitem(last=False)[0]
+            self._alone(connection, connection.resume_reading)
         if self._resting:
             asyncio.get_running_loop().call_later(TURN_SECONDS, self._take_turn)
         else:
@@ -204,7 +206,7 @@ class Connections:
         while not stopping.is_set():
             now = loop.time()
             for number, connection in enumerate(tuple(self._open)):
-                connection.cut_if_late(now, **limits)
+                self._alone(connection, partial(connection.cut_if_late, now, **limits))
                 if number % SWEPT_AT_ONCE == 0:
                     await asyncio.sleep(0)  # Others are served meanwhile.
             await rest(stopping, min(limits.values()) / SWEEPS_PER_LIMIT)

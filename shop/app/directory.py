@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 
 import redis.asyncio as aioredis
 import structlog
@@ -10,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from shop import metrics
 from shop.database import UNAVAILABLE_ERRORS, Database
 from shop.installation import is_foreign
+from shop.isolation import Isolation
 from shop.redis import CONNECTION_ERRORS, connections_in_use
 from shop.sales import repository as sales
 from shop.sales.models import SaleStatus
@@ -39,20 +41,24 @@ async def follow_directory(
 
     The last order that Postgres has recorded goes with it: a ledger that does not know that order was rolled back.
     """
-    clock = RedisClock()
+    clock, isolation = RedisClock(), Isolation("directory", settings)
+    take = partial(_take, lane, database, client, clock, settings)
+    report = partial(_report_rolled_back, lane, database, client)
     healthy, foreign, look_at = True, False, 0.0
     while not stopping.is_set():
         try:
+            with metrics.watched("redis"):
+                listed = await read_directory(client, clock)
             if time.monotonic() >= look_at:
                 foreign = await is_foreign(database, client)
                 look_at = time.monotonic() + settings.beat_seconds
             if foreign:
+                listed = []
                 for group in lane.groups:
                     lane.leave(group)
-            for loaded in () if foreign else await read_directory(client, clock):
-                if loaded.epoch > lane.epoch_of(loaded.sale_id):
-                    await _take(lane, database, client, loaded, clock, settings)
-            await _report_rolled_back(lane, database, client)
+            new = [loaded for loaded in listed if loaded.epoch > lane.epoch_of(loaded.sale_id)]
+            await isolation.each(new, take, key=lambda loaded: loaded.sale_id)
+            await isolation.each(tuple(lane.rolled_back), report)
             healthy = True
         except (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError) as error:
             if healthy:
@@ -65,9 +71,11 @@ async def follow_directory(
 
 async def follow_latches(lane: PurchaseLane, settings: Settings, stopping: asyncio.Event) -> None:
     """Re-open the latches of sales that have units again, and show what the lane has counted; until `stopping`."""
+    isolation = Isolation("latches", settings)
     while not stopping.is_set():
         lane.tally.flush()
-        await lane.poll_latches()
+        # A copy: a sale may be taken while a poll waits.
+        await isolation.each(lane.groups, lambda group: group.latch.poll(), key=lambda group: group.sale.sale_id)
         await rest(stopping, settings.latch_poll_seconds)
 
 
@@ -75,9 +83,9 @@ async def _take(
     lane: PurchaseLane,
     database: Database,
     client: aioredis.Redis,
-    loaded: LoadedSale,
     clock: RedisClock,
     settings: Settings,
+    loaded: LoadedSale,
 ) -> None:
     async with database.transaction() as session:
         sale = await sales.find(session, loaded.sale_id)
@@ -90,16 +98,17 @@ async def _take(
     lane.take(GroupCommit(client, loaded, last=known, clock=clock, limiter=lane.limiter, settings=settings))
 
 
-async def _report_rolled_back(lane: PurchaseLane, database: Database, client: aioredis.Redis) -> None:
-    """Close the sales whose ledger forgot an order that this process has promised, for every process."""
-    while lane.rolled_back:
-        sale_id, epoch = next(iter(lane.rolled_back))
-        async with database.transaction() as session:
-            sale = await sales.find(session, sale_id)
-        if sale is not None and sale.epoch == epoch:
-            reason = "the ledger has lost an order that was accepted"
-            await demand_recovery(database, client, sale, reason, may_load=False, renew=True)
-        lane.rolled_back.discard((sale_id, epoch))
+async def _report_rolled_back(
+    lane: PurchaseLane, database: Database, client: aioredis.Redis, rolled_back: tuple[int, int]
+) -> None:
+    """Close a sale whose ledger forgot an order that this process has promised, for every process."""
+    sale_id, epoch = rolled_back
+    async with database.transaction() as session:
+        sale = await sales.find(session, sale_id)
+    if sale is not None and sale.epoch == epoch:
+        reason = "the ledger has lost an order that was accepted"
+        await demand_recovery(database, client, sale, reason, may_load=False, renew=True)
+    lane.rolled_back.discard(rolled_back)
 
 
 def _report_pools(database: Database, client: aioredis.Redis) -> None:

@@ -3,6 +3,10 @@
 import asyncio
 import time
 
+import structlog
+
+from shop import metrics
+
 # So long an answer waits for others; a turn with much else in it may take a hundred times as long.
 TOGETHER_SECONDS_MAX = 0.002
 # A client that takes nothing of its answer for so long is gone, or wants us to keep it in memory.
@@ -11,6 +15,8 @@ UNREAD_SECONDS_MAX = 30.0
 LINGER_SECONDS = 1.0
 # More is not kept until the end of the turn: who writes much is to notice that his client reads too slowly.
 UNSENT_BYTES_MAX = 64 * 1024
+
+log = structlog.get_logger(__name__)
 
 
 class Outbox:
@@ -40,7 +46,17 @@ class Outbox:
     def _send(self) -> None:
         waiting, self._waiting = self._waiting, []
         for connection in waiting:
-            connection.flush()
+            try:
+                connection.flush()
+            except Exception as error:  # noqa: BLE001 - it is logged and counted; those behind it wait to be sent
+                abort_failed(connection, error)
+
+
+def abort_failed(connection: "SendingProtocol", error: Exception) -> None:
+    """An error that nobody foresaw is this connection's alone: it ends, and the others of a loop go on."""
+    metrics.ITEM_FAILURES.labels("connections").inc()
+    log.error("connection_failed", exc_info=error)
+    connection.transport.abort()
 
 
 class SendingProtocol(asyncio.Protocol):

@@ -80,10 +80,13 @@ class Controller:
 
     async def step(self) -> None:
         """One pass over all sales that have a ledger or should have one. What one of them raises is its own."""
+        with metrics.watched("redis"):
+            run_id = await building.run_id(self._client)
+        with metrics.watched("postgres"):
+            alive, unreadable = await self._read_alive()
         if not await self._is_own_ledger():
             return
-        alive, unreadable = await self._read_alive()
-        await self._compare_after_restart(alive)
+        await self._compare_after_restart(alive, run_id)
         await self._ensure_scripts(alive, unreadable)
         metrics.ALARMS.set(sum(each.sale.alarm is not None for each in alive))
         metrics.SALES_STOPPED.set(sum(each.stopped for each in alive))
@@ -131,9 +134,8 @@ class Controller:
         async with self._database.transaction() as session:
             return await repository.alive(session, sale_ids)
 
-    async def _compare_after_restart(self, alive: Sequence[Alive]) -> None:
+    async def _compare_after_restart(self, alive: Sequence[Alive], run_id: str) -> None:
         """Another run of Redis may have begun with older data: only the processes that sold know how far it was."""
-        run_id = await building.run_id(self._client)
         for each in alive:
             if each.loaded and not each.recovering and not each.stopped and each.run_id != run_id:
                 await self._closed_unless(each, partial(self._note_run, each, run_id))

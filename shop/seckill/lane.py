@@ -109,11 +109,6 @@ class PurchaseLane:
         """The ways to the ledgers that this process sells from."""
         return tuple(self._groups.values())
 
-    async def poll_latches(self) -> None:
-        """Look whether a sale that was sold out has units again."""
-        for group in self.groups:  # a sale may be taken while a poll waits
-            await group.latch.poll()
-
     def is_purchase(self, scope: Scope) -> bool:
         """Whether a request is this lane's."""
         return scope["method"] == "POST" and sale_in_path(scope["path"]) is not None

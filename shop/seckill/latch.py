@@ -74,7 +74,7 @@ class Latch:
         try:
             wants_winners = time.monotonic() - self._winners_read_at >= WINNERS_INTERVAL_SECONDS
             pulse, winners = await self._read(with_winners=self._winners is None and wants_winners)
-        except (*CONNECTION_ERRORS, RedisError):
+        except (*CONNECTION_ERRORS, RedisError, ValueError):
             self.open()  # The next purchase asks the ledger, and is told how that is.
             return
         if not self.closed or self._closings != closings:

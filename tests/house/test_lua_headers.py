@@ -41,6 +41,7 @@ CALLERS = {
 NOT_OF_A_SCRIPT = {
     "shop.seckill.purchase": {"DROPPED", "RATE_LIMITED"},
     "shop.seckill.group_commit": {"DROPPED", "RATE_LIMITED"},
+    "shop.orders.release": {"WRONGTYPE"},  # of Redis itself
 }
 
 

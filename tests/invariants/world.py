@@ -300,7 +300,8 @@ class World:
             if recovery.step == "compare":
                 async with self.database.transaction() as session:
                     live = await recoveries.live(session)
-                await _hand_in(self.database, alive, live, [recovery])
+                for group in alive:
+                    await _hand_in(self.database, live, {(recovery.sale_id, recovery.from_epoch)}, group)
                 async with self.database.transaction() as session:
                     await recoveries.answer(session, recovery, uuid4(), _highest_seq(alive, recovery))
             await take_step(tools, recovery)

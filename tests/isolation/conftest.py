@@ -1,17 +1,21 @@
 """A database that takes rows which the shop itself would never write: no constraint checks them any more."""
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
+import redis.asyncio as aioredis
 from sqlalchemy import text
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from shop.database import Database
 from shop.embedded import EmbeddedServers
+from shop.orders.repository import has_unfinished
+from shop.sales.controller import Controller
 from shop.settings import Settings
 from tests.conftest import settings_of
-from tests.harness import PATIENCE
+from tests.harness import PATIENCE, Shop
 from tests.processes import copy_of
 
 DROP_CHECKS = """
@@ -43,6 +47,17 @@ async def database(database: Database) -> Database:
     async with database.transaction() as session:
         await session.execute(text(DROP_CHECKS))
     return database
+
+
+@pytest.fixture
+def bare_shop(database: Database, redis: aioredis.Redis, settings: Settings) -> Shop:
+    """Servers without an API and without a worker."""
+    return Shop(settings, database, redis, "")
+
+
+@pytest.fixture
+def controller(database: Database, redis: aioredis.Redis, settings: Settings) -> Controller:
+    return Controller(database, redis, redis, settings, asyncio.Event(), unfinished=has_unfinished)
 
 
 @pytest.fixture(autouse=True)

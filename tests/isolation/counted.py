@@ -1,9 +1,13 @@
-"""What the metrics say of the items of a loop that fail."""
+"""What the metrics say of the items of a loop that fail, and sales for loops over them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prometheus_client import REGISTRY
+
+from shop.sales import service
+from shop.sales.models import Sale
+from tests.harness import TESTER, Shop
 
 
 def failures(loop: str) -> float:
@@ -22,3 +26,10 @@ def one_more_fails(loop: str) -> Iterator[None]:
     counted, shown = failures(loop), failing(loop)
     yield
     assert (failures(loop) > counted, failing(loop) - shown) == (True, 1)
+
+
+async def scheduled(shop: Shop) -> Sale:
+    """A sale that the controller is to load."""
+    sale = await shop.draft_sale(units=10)
+    async with shop.database.transaction() as session:
+        return await service.schedule(session, TESTER, sale.id)

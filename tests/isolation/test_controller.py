@@ -1,13 +1,9 @@
 """A sale that the controller cannot follow keeps no other sale from being loaded, opened, changed or ended."""
 
-import asyncio
-
 import pytest
 import redis.asyncio as aioredis
 from sqlalchemy import text
 
-from shop.database import Database
-from shop.orders.repository import has_unfinished
 from shop.redis import scripts_loaded
 from shop.sales import service
 from shop.sales.controller import Controller
@@ -15,30 +11,12 @@ from shop.sales.models import Sale
 from shop.seckill import ledger
 from shop.seckill.keys import DIRECTORY, ledger_keys
 from shop.seckill.ledger import RedisClock
-from shop.settings import Settings
 from tests.harness import TESTER, Shop
-from tests.isolation.counted import one_more_fails
+from tests.isolation.counted import one_more_fails, scheduled
 from tests.lua.ledgers import command
 
 # A row that Python cannot read, and one that it cannot compute with.
 POISONS = ["ends_at = '20000-01-01'", "starts_at = '-infinity'"]
-
-
-@pytest.fixture
-def controller(database: Database, redis: aioredis.Redis, settings: Settings) -> Controller:
-    return Controller(database, redis, redis, settings, asyncio.Event(), unfinished=has_unfinished)
-
-
-@pytest.fixture
-def bare_shop(database: Database, redis: aioredis.Redis, settings: Settings) -> Shop:
-    """Servers without an API."""
-    return Shop(settings, database, redis, "")
-
-
-async def scheduled(bare_shop: Shop) -> Sale:
-    sale = await bare_shop.draft_sale(units=10)
-    async with bare_shop.database.transaction() as session:
-        return await service.schedule(session, TESTER, sale.id)
 
 
 async def poison(bare_shop: Shop, sale: Sale, values: str) -> None:

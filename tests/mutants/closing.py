@@ -115,4 +115,20 @@ MUTANTS = (
         "",
         "tests/orders/test_placing.py::test_a_line_that_is_short_leaves_every_other_line_in_stock",
     ),
+    breaks(
+        "an_item_that_fails_ends_its_loop",
+        "One sale that cannot be followed keeps all later ones waiting.",
+        "shop/isolation.py",
+        "            self.failed(item, error)\n            if is_transient(error):\n                raise\n",
+        "            self.failed(item, error)\n            raise\n",
+        "tests/isolation/test_items.py::test_an_item_that_fails_keeps_nobody_waiting_and_is_counted",
+    ),
+    breaks(
+        "a_batch_fails_with_one_order",
+        "One order that cannot be closed keeps all others from expiring.",
+        "shop/orders/expiry.py",
+        "        closed = await isolation.together(order_ids, close)\n",
+        "        raise\n",
+        "tests/isolation/test_jobs.py::test_an_order_that_cannot_be_closed_lets_all_others_expire",
+    ),
 )

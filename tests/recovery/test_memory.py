@@ -49,9 +49,9 @@ async def test_a_process_forgets_nothing_while_its_ledger_is_in_question(
         await group.reserve(ReserveRequest(order_id(number), f"buyer{number}", 1))
     sale = group.sale
 
-    await _hand_in(database, [group], {sale.sale_id: Live(sale.epoch, 2, recovering=True)}, [])
+    await _hand_in(database, {sale.sale_id: Live(sale.epoch, 2, recovering=True)}, set(), group)
     assert [answer.seq for _, answer in group.undrained] == [1, 2, 3]
-    await _hand_in(database, [group], {sale.sale_id: Live(sale.epoch, 2, recovering=False)}, [])
+    await _hand_in(database, {sale.sale_id: Live(sale.epoch, 2, recovering=False)}, set(), group)
     assert [answer.seq for _, answer in group.undrained] == [3]
 
 

@@ -6,6 +6,7 @@ import pytest
 import redis.asyncio as aioredis
 
 from shop.app import create_app
+from shop.app.directory import follow_latches
 from shop.auth import Revocations, TokenVerifier
 from shop.order_changes import Changes
 from shop.rate_limit import rate_limiter
@@ -265,11 +266,14 @@ async def test_a_sale_may_be_taken_while_the_latches_are_polled(
     first = group(1)
     lane.take(first)
 
+    stopping = asyncio.Event()
+
     async def learn_meanwhile() -> None:
         lane.take(group(2))
+        stopping.set()
 
     monkeypatch.setattr(first.latch, "poll", learn_meanwhile)
 
-    await lane.poll_latches()
+    await follow_latches(lane, settings, stopping)
 
     assert (lane.epoch_of(1), lane.epoch_of(2)) == (1, 1)

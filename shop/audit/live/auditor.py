@@ -6,9 +6,9 @@ the verified place moves by comparing and setting, and a sale is stopped once.
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from functools import partial
 
 import redis.asyncio as aioredis
 import structlog
@@ -23,6 +23,7 @@ from shop.audit.service import pass_fully
 from shop.database import Database
 from shop.errors import NotReady, SaleNotFound, SaleStateConflict
 from shop.faults import fault_point
+from shop.isolation import Isolation, is_transient
 from shop.sales import repository as sales
 from shop.sales.controller import PASSING_ERRORS
 from shop.sales.loading import FIRST_EPOCH, LedgerLost, require_agreement, require_entry_at_watermark
@@ -45,6 +46,7 @@ class Auditor:
         self._settings = settings
         self._stopping = stopping
         self._shown: set[int] = set()
+        self._isolation = Isolation("auditor", settings)
 
     async def run(self) -> None:
         """Audit until `stopping` is set; what fails because a server is away is tried again at the next round."""
@@ -59,39 +61,56 @@ class Auditor:
 
     async def step(self) -> bool:
         """One round over all sales; tells whether there is more to verify at once."""
-        async with self._database.transaction() as session:
-            at, watched = await repository.watched(session)
+        at, watched = await self._watched()
         self._show(watched)
         awake = [each for each in watched if not each.resting]
         quiet = await self._quiet(awake)
-        if quiet:
-            await self._touch(quiet, at)
+        await self._touch(quiet, at)
         known_good = {each.sale_id for each in quiet}
         due = [each for each in awake if each.sale_id not in known_good]
         for each in due:
             if each.position is None:
-                await self._attempt(each.sale_id, self._begin(each))
+                await self._attempt(each.sale_id, partial(self._begin, each))
         sale_ids = [each.sale_id for each in due]
         for _ in range(TURNS_MAX):
             if self._stopping.is_set():
                 return False
-            sale_ids = [sale_id for sale_id in sale_ids if await self._attempt(sale_id, self._audit(sale_id))]
+            sale_ids = [each for each in sale_ids if await self._attempt(each, partial(self._audit, each))]
         async with self._database.transaction() as session:
-            settled = await repository.unfinished(session, limit=FINISHED_AT_ONCE_MAX)
+            settled = await repository.unfinished(session, limit=FINISHED_AT_ONCE_MAX + self._isolation.count)
         for sale_id in settled:
-            await self._attempt(sale_id, self._finish(sale_id))
+            await self._attempt(sale_id, partial(self._finish, sale_id))
         return bool(sale_ids)
 
-    @staticmethod
-    async def _attempt(sale_id: int, work: Coroutine[Any, Any, bool]) -> bool:
+    async def _attempt(self, sale_id: int, work: Callable[[], Awaitable[bool]]) -> bool:
         """What fails with one sale does not keep the others waiting."""
+
+        async def attempt() -> bool:
+            try:
+                return await work()
+            except (NotReady, SaleNotFound, SaleStateConflict) as error:
+                log.warning("audit_of_sale_waits", sale_id=sale_id, reason=repr(error)[:200])
+                return False
+
+        return await self._isolation.attempt(sale_id, attempt, False)
+
+    async def _watched(self) -> tuple[datetime, list[Watched]]:
+        """All alive sales, and a moment at which they were so; a row that cannot be read does not hide the others."""
+
+        async def read(sale_ids: Sequence[int]) -> list[Watched]:
+            async with self._database.transaction() as session:
+                return (await repository.watched(session, sale_ids))[1]
+
         try:
-            return await work
-        except (*PASSING_ERRORS, NotReady, SaleNotFound, SaleStateConflict) as error:
-            log.warning("audit_of_sale_waits", sale_id=sale_id, reason=repr(error)[:200])
+            async with self._database.transaction() as session:
+                return await repository.watched(session)
         except Exception as error:
-            log.error("audit_failed", sale_id=sale_id, exc_info=error)
-        return False
+            if is_transient(error):
+                raise
+        async with self._database.transaction() as session:
+            at = await sales.database_time(session)
+            names = await sales.alive_names(session)
+        return at, await self._isolation.together([name.sale_id for name in names], read)
 
     async def _quiet(self, awake: Sequence[Watched]) -> list[Watched]:
         """Those that are as they were verified, in Postgres and in Redis."""
@@ -104,9 +123,12 @@ class Auditor:
         ]
 
     async def _touch(self, quiet: Sequence[Watched], at: datetime) -> None:
-        async with self._database.transaction() as session:
-            await repository.touch(session, quiet, at=at)
-        for each in quiet:
+        async def touch(some: Sequence[Watched]) -> Sequence[Watched]:
+            async with self._database.transaction() as session:
+                await repository.touch(session, some, at=at)
+            return some
+
+        for each in await self._isolation.together(quiet, touch, key=lambda each: each.sale_id):
             metrics.AUDIT_GOOD_AT.labels(str(each.sale_id)).set(at.timestamp())
 
     async def _begin(self, each: Watched) -> bool:

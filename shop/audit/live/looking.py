@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import redis.asyncio as aioredis
+import structlog
 from redis.exceptions import ResponseError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -14,6 +15,7 @@ from shop.audit.live import repository
 from shop.audit.reading import MovedOn, read_ledger
 from shop.audit.service import FullPass
 from shop.database import Database, see_one_moment
+from shop.isolation import is_transient
 from shop.sales import repository as sales
 from shop.sales.models import Sale
 from shop.sales.recovery import repository as recoveries
@@ -21,6 +23,8 @@ from shop.settings import Settings
 
 SNAPSHOTS_MAX = 5  # of one look, while the persister is faster than it
 EVIDENCE_ROWS_MAX = 20
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -127,15 +131,22 @@ async def _count(session: AsyncSession, sale: Sale, start: Position, settings: S
 async def _faulty_rows(
     session: AsyncSession, sale: Sale, start: Position, settings: Settings
 ) -> tuple[dict[str, Any], ...]:
-    found = await rows.faulty_rows(
-        session,
-        sale.id,
-        start.epoch,
-        after=start.seq,
-        balance=start.balance,
-        rows_max=settings.audit_rows_max,
-        limit=EVIDENCE_ROWS_MAX,
-    )
+    """The rows in question, or why they cannot be shown: a sale that is wrong is stopped all the same."""
+    try:
+        found = await rows.faulty_rows(
+            session,
+            sale.id,
+            start.epoch,
+            after=start.seq,
+            balance=start.balance,
+            rows_max=settings.audit_rows_max,
+            limit=EVIDENCE_ROWS_MAX,
+        )
+    except Exception as error:
+        if is_transient(error):
+            raise
+        log.error("evidence_unreadable", sale_id=sale.id, exc_info=error)
+        return ({"unreadable": repr(error)[:200]},)
     return tuple(found)
 
 

@@ -1,10 +1,10 @@
 """The queries of the audit that goes on: what there is to verify, how far it is, and what it found."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, BigInteger, Integer, func, literal, select, tuple_, update
+from sqlalchemy import ARRAY, BigInteger, Integer, func, literal, select, true, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -48,8 +48,8 @@ class Watched(NamedTuple):
         )
 
 
-async def watched(session: AsyncSession) -> tuple[datetime, list[Watched]]:
-    """All alive sales in one query, and the moment at which it saw them."""
+async def watched(session: AsyncSession, sale_ids: Collection[int] | None = None) -> tuple[datetime, list[Watched]]:
+    """All alive sales in one query, or these, and the moment at which it saw them."""
     granted = (
         select(func.coalesce(func.sum(SaleChange.units_delta), 0))
         .where(
@@ -77,7 +77,7 @@ async def watched(session: AsyncSession) -> tuple[datetime, list[Watched]]:
         )
         .join(SaleEpoch, (SaleEpoch.sale_id == Sale.id) & (SaleEpoch.epoch == Sale.epoch))
         .outerjoin(SaleAudit, (SaleAudit.sale_id == Sale.id) & (SaleAudit.epoch == Sale.epoch))
-        .where(Sale.status.in_(sales.ALIVE))
+        .where(Sale.status.in_(sales.ALIVE), true() if sale_ids is None else Sale.id.in_(sale_ids))
         .order_by(Sale.id)
     )
     rows = (await session.execute(query)).all()

@@ -13,7 +13,8 @@ from shop.audit.recovery.steps import Overtaken, Tools, take, take_step
 from shop.auth import CONTROLLER
 from shop.database import UNAVAILABLE_ERRORS
 from shop.installation import is_own
-from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown
+from shop.isolation import Isolation
+from shop.redis import CONNECTION_ERRORS
 from shop.sales import repository as sales
 from shop.sales import service
 from shop.sales.changes import ChangeOutOfOrder, apply_open_changes
@@ -24,7 +25,6 @@ from shop.sales.recovery.demand import demand_recovery
 from shop.sales.recovery.models import Recovery, RecoveryStep
 from shop.stopping import end_tasks, rest
 
-PASSING_ERRORS = (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError, NotSent, OutcomeUnknown)
 SALES_AT_ONCE = 4  # of one worker: each builds a ledger, which keeps Redis and Postgres busy
 POLL_SECONDS = 0.1
 
@@ -35,12 +35,14 @@ async def follow_recoveries(tools: Tools, stopping: asyncio.Event) -> None:
     """Recover whatever must be recovered, until `stopping` is set."""
     running: dict[int, asyncio.Task[None]] = {}
     places = asyncio.Semaphore(SALES_AT_ONCE)
+    isolation = Isolation("recoveries", tools.settings)
     while not stopping.is_set():
         running = {sale_id: task for sale_id, task in running.items() if not task.done()}
         try:
             own = await is_own(tools.database, tools.client)
             for sale_id in (await _sales_in_need(tools) if own else set()) - running.keys():
-                running[sale_id] = asyncio.create_task(_attend(tools, sale_id, places, stopping))
+                attend = partial(_attend, tools, sale_id, places, stopping)
+                running[sale_id] = asyncio.create_task(isolation.attempt(sale_id, attend, None))
         except (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError) as error:
             log.warning("recoveries_not_read", reason=repr(error)[:200])
         await rest(stopping, tools.settings.controller_interval_seconds)
@@ -49,37 +51,37 @@ async def follow_recoveries(tools: Tools, stopping: asyncio.Event) -> None:
 
 async def _sales_in_need(tools: Tools) -> set[int]:
     async with tools.database.transaction() as session:
-        unfinished = await recoveries.all_unfinished(session)
+        unfinished = await recoveries.sales_unfinished(session)
         late = await repository.sales_with_late_claims(session)
         restore = await repository.sales_to_restore(session, window_seconds=tools.settings.receipt_window_seconds)
         metrics.PROMISES_LOST.set(await recoveries.lost_at_most(session))
     metrics.RECOVERIES_UNFINISHED.set(len(unfinished))
-    return {recovery.sale_id for recovery in unfinished} | {*late, *restore}
+    return {*unfinished, *late, *restore}
 
 
 async def _attend(tools: Tools, sale_id: int, places: asyncio.Semaphore, stopping: asyncio.Event) -> None:
-    async with places:
-        try:
-            await _recover(tools, sale_id, stopping)
+    try:
+        await _recover(tools, sale_id, places, stopping)
+        async with places:
             await _after_recovery(tools, sale_id)
-        except Overtaken:
-            log.info("recovery_overtaken", sale_id=sale_id)
-        except PASSING_ERRORS as error:
-            log.warning("recovery_waits", sale_id=sale_id, reason=repr(error)[:200])
-        except Exception as error:
-            log.error("recovery_failed", sale_id=sale_id, exc_info=error)
+    except Overtaken:
+        log.info("recovery_overtaken", sale_id=sale_id)
 
 
-async def _recover(tools: Tools, sale_id: int, stopping: asyncio.Event) -> None:
+async def _recover(tools: Tools, sale_id: int, places: asyncio.Semaphore, stopping: asyncio.Event) -> None:
+    """Take one step after the other; while one has to wait, its place is another sale's."""
     while not stopping.is_set():
-        recovery = await take(tools, sale_id)
-        if recovery is None:
-            return
-        try:
-            if not await take_step(tools, recovery):
-                await rest(stopping, POLL_SECONDS)
-        except LedgerLost as lost:
-            await _begin_again(tools, recovery, str(lost))
+        async with places:
+            recovery = await take(tools, sale_id)
+            if recovery is None:
+                return
+            try:
+                advanced = await take_step(tools, recovery)
+            except LedgerLost as lost:
+                advanced = False
+                await _begin_again(tools, recovery, str(lost))
+        if not advanced:
+            await rest(stopping, POLL_SECONDS)
 
 
 async def _begin_again(tools: Tools, recovery: Recovery, reason: str) -> None:

@@ -94,9 +94,9 @@ async def take(session: AsyncSession, sale_id: int, worker_id: UUID, *, lease_se
     return taken.scalar_one_or_none()
 
 
-async def all_unfinished(session: AsyncSession) -> Sequence[Recovery]:
-    """The recoveries that are under way."""
-    query = select(Recovery).where(Recovery.finished_at.is_(None)).order_by(Recovery.sale_id)
+async def sales_unfinished(session: AsyncSession) -> Sequence[int]:
+    """The sales whose recoveries are under way."""
+    query = select(Recovery.sale_id).where(Recovery.finished_at.is_(None)).order_by(Recovery.sale_id)
     return (await session.execute(query)).scalars().all()
 
 
