@@ -14,8 +14,8 @@ from loadtests.record import CrowdSummary
 from loadtests.retries import Retries
 from loadtests.verify import Threshold, Verdict
 from shop.orders.models import Order, OrderStatus
-from shop.payments.repository import Money, money
 from shop.payments.service import money_report
+from shop.payments.totals.repository import Money, money
 from shop.sales.models import LedgerRow, Sale
 from shop.seckill.order_ids import ids_of_sale
 

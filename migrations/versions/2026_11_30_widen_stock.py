@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "2026_11_30_widen_stock"
-down_revision = "2026_11_30_keep_horizon"
+down_revision = "2026_11_30_total_money"
 
 
 def upgrade() -> None:

@@ -1,6 +1,7 @@
 """The rows of payments, refunds, and what the provider told."""
 
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 from uuid import UUID
 
@@ -11,11 +12,13 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    Numeric,
     SmallInteger,
     String,
     false,
     func,
     literal_column,
+    true,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -61,6 +64,7 @@ class Payment(Recorded, Base):
             "order_id",
             postgresql_where="captured_at IS NOT NULL AND settled_at IS NULL",
         ),
+        Index("ix_payments_recount", "counted", "order_id", postgresql_where="recount"),
         Index("ix_payments_unfinished", "ask_at", postgresql_where="status IN ('wanted', 'open')"),
     )
 
@@ -88,6 +92,25 @@ class Payment(Recorded, Base):
     """The newest event that told of this money, when that was, and what it told."""
     told_at: Mapped[datetime | None]
     told_refunded_minor: Mapped[int | None] = mapped_column(BigInteger)
+    counted: Mapped[int | None] = mapped_column(SmallInteger)
+    """What the `MoneyTotal` of its currency has of it (`shop.payments.totals`); null when it has nothing yet."""
+    recount: Mapped[bool] = mapped_column(server_default=true())
+    """Whether that may be something else by now. Triggers of Postgres set it, whoever changes the money."""
+
+
+class MoneyTotal(Base):
+    """The money of a currency as the worker has counted it; what was changed since is `Payment.recount`."""
+
+    __tablename__ = "money_totals"
+
+    currency: Mapped[str] = mapped_column(String(3), primary_key=True)
+    captured_minor: Mapped[Decimal] = mapped_column(Numeric)
+    paid_minor: Mapped[Decimal] = mapped_column(Numeric)
+    refunded_minor: Mapped[Decimal] = mapped_column(Numeric)
+    refund_pending_minor: Mapped[Decimal] = mapped_column(Numeric)
+    refund_taken_back_minor: Mapped[Decimal] = mapped_column(Numeric)
+    unsettled_minor: Mapped[Decimal] = mapped_column(Numeric)
+    wrong_payments: Mapped[int] = mapped_column(BigInteger)
 
 
 class SupersededIntent(Recorded, Base):

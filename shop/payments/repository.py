@@ -1,7 +1,6 @@
 """Every query about payments, refunds and the provider's events."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -28,20 +27,6 @@ PASSED = (UNREADABLE, FAILED)
 BACK_OFF_DOUBLINGS_MAX = 7
 # Tries are counted up to here. Whoever is refused for weeks must not run out of the two bytes of the column.
 TRIES_MAX = 10_000
-
-
-@dataclass(frozen=True)
-class Money:
-    """The money of one currency in minor units (I11: captured = paid + refunded + pending + taken back + unsettled)."""
-
-    currency: str
-    captured: int
-    paid: int
-    refunded: int
-    refund_pending: int
-    refund_taken_back: int
-    unsettled: int
-    wrong_payments: int
 
 
 async def find(session: AsyncSession, order_id: UUID) -> Payment | None:
@@ -256,40 +241,3 @@ async def move_cursor(session: AsyncSession, after: int) -> None:
     await session.execute(
         statement.on_conflict_do_update(index_elements=[ProviderCursor.id], set_={"after": after}, where=newer)
     )
-
-
-async def money(session: AsyncSession) -> list[Money]:
-    """Sum the money of each currency by where it is, in one snapshot, and count the payments that break I11 alone."""
-    has_refund = Refund.payment_id.is_not(None)
-    done = Refund.status == RefundStatus.DONE
-    pays = and_(Payment.paid_order_id.is_not(None), ~has_refund)
-    captured = Payment.captured_at.is_not(None)
-    open_money = and_(captured, Payment.settled_at.is_(None), ~has_refund)
-
-    def total(which: ColumnElement[bool]) -> ColumnElement[int]:
-        return func.coalesce(func.sum(Payment.amount_minor).filter(which), 0)
-
-    wrong = or_(
-        and_(pays, Order.status != OrderStatus.PAID),
-        and_(has_refund, Order.status == OrderStatus.PAID),
-        and_(has_refund, or_(~captured, Refund.amount_minor != Payment.amount_minor)),
-        and_(Payment.settled_at.is_not(None), Payment.paid_order_id.is_(None), ~has_refund),
-    )
-    query = (
-        select(
-            Payment.currency,
-            total(captured),
-            total(pays),
-            total(and_(has_refund, done)),
-            total(and_(has_refund, Refund.status == RefundStatus.PENDING)),
-            total(and_(has_refund, Refund.status == RefundStatus.TAKEN_BACK)),
-            total(open_money),
-            func.count().filter(wrong),
-        )
-        .select_from(Payment)
-        .outerjoin(Refund, Refund.payment_id == Payment.order_id)
-        .outerjoin(Order, Order.id == Payment.paid_order_id)
-        .group_by(Payment.currency)
-        .order_by(Payment.currency)
-    )
-    return [Money(currency, *map(int, sums)) for currency, *sums in await session.execute(query)]

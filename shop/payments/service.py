@@ -34,8 +34,8 @@ from shop.payments.events import apply_answer, show
 from shop.payments.gateway import Gateway, ProviderRefused
 from shop.payments.models import Payment, PaymentStatus
 from shop.payments.provider import cancel, create
-from shop.payments.repository import Money
 from shop.payments.schemas import MoneyOfCurrency, MoneyReport, PaymentRead, RefundRead, RefundRequest
+from shop.payments.totals.repository import Money
 from shop.sales.repository import database_time
 from shop.settings import Settings
 

@@ -23,6 +23,7 @@ from shop.orders.expiry import expire_due
 from shop.orders.release import sweep
 from shop.payments.provider import ask_again, end_needless, reconcile, send_refunds
 from shop.payments.settling import settle
+from shop.payments.totals.counting import count_money
 from shop.stopping import rest
 from shop.worker.context import Context
 
@@ -65,6 +66,7 @@ def ticks() -> list[Tick]:
         Tick("refund", _refund, 1.0),
         Tick("reconcile", _reconcile, 2.0),
         Tick("tidy_intents", _tidy_intents, 2.0),
+        Tick("count_money", _count_money, 1.0),
         Tick("notify", _notify, 1.0),
         Tick("watch_deliveries", _watch_deliveries, 5.0),
         Tick("sweep_deliveries", _sweep_deliveries, 300.0),
@@ -127,6 +129,10 @@ async def _tidy_intents(context: Context) -> None:
     isolation = context.isolation("intents")
     await end_needless(context.database, context.gateway, context.settings, isolation)
     await ask_again(context.database, context.gateway, context.settings, isolation)
+
+
+async def _count_money(context: Context) -> None:
+    await count_money(context.database)
 
 
 async def _notify(context: Context) -> None:

@@ -108,4 +108,12 @@ MUTANTS = (
         "_ask_and_apply(database, needless[:0], ",
         "tests/payments/test_provider.py::test_the_intent_of_a_cancelled_and_of_an_expired_order_can_no_longer_be_paid",
     ),
+    breaks(
+        "money_is_counted_twice",
+        "A payment that is counted stays marked: the report adds it again and again.",
+        "shop/payments/totals/repository.py",
+        "values(counted=_standing(), recount=False)",
+        "values(recount=True)",
+        "tests/payments/test_totals.py::test_the_report_is_the_sum_of_all_payments_whenever_they_were_counted",
+    ),
 )

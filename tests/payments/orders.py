@@ -16,6 +16,7 @@ from shop.payments.contract import Intent, ProviderEvent, ProviderRefund
 from shop.payments.events import take
 from shop.payments.models import Payment
 from shop.payments.service import money_report
+from shop.payments.totals.repository import money
 from shop.sales.models import Sale
 from tests.harness import Shop, new_user_id, wait_until
 
@@ -132,11 +133,11 @@ async def balanced(shop: Shop, sale: Sale, *, live: int | None = None) -> None:
 
     async def settled() -> bool:
         async with shop.database.transaction() as session:
-            money = money_report(await repository.money(session))
+            report = money_report(await money(session))
             owed = select(func.count()).where(Order.sale_id == sale.id, Order.closed_at.is_not(None))
             waiting = (await session.execute(owed.where(Order.released_at.is_(None)))).scalar_one()
-        assert money.balanced, money
-        return waiting == 0 and not any(each.unsettled_minor for each in money.data)
+        assert report.balanced, report
+        return waiting == 0 and not any(each.unsettled_minor for each in report.data)
 
     await wait_until(settled, within=SETTLE_SECONDS, reason="all money is settled and all units are back")
     row = await shop.drained(sale)

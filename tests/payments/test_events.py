@@ -14,8 +14,9 @@ from shop import metrics
 from shop.orders.models import Order, OrderStatus
 from shop.payments.contract import Intent
 from shop.payments.models import PaymentStatus, RefundStatus
-from shop.payments.repository import add_wanted, find_refund, money
+from shop.payments.repository import add_wanted, find_refund
 from shop.payments.service import money_report
+from shop.payments.totals.repository import money
 from shop.products.models import Product
 from tests.harness import Shop, new_key, new_user_id
 from tests.orders.catalogue import line, placed

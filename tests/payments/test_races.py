@@ -12,8 +12,8 @@ import pytest
 from loadtests.afterlife import released_wrongly
 from shop.orders.expiry import expire_due
 from shop.orders.models import Order, OrderStatus
-from shop.payments.repository import money
 from shop.payments.service import money_report
+from shop.payments.totals.repository import money
 from shop.sales.models import Sale
 from tests.harness import Shop
 from tests.payments.orders import balanced, bought, make_due, moves, pay, statuses
