@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "2026_11_30_total_money"
-down_revision = "2026_11_30_keep_horizon"
+down_revision = "2026_11_30_return_buyers"
 
 STATEMENT_TIMEOUT_MS = 60_000
 LOCK_TIMEOUT_MS = 4_000

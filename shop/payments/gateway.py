@@ -62,7 +62,9 @@ class Gateway(Protocol):
     the same arguments. It raises ProviderRefused when the provider says no.
     """
 
-    async def create(self, *, order_id: UUID, amount_minor: int, currency: str, attempt: int = 1) -> Intent:
+    async def create(
+        self, *, order_id: UUID, amount_minor: int, currency: str, attempt: int = 1, return_url: str | None = None
+    ) -> Intent:
         """The one intent of this attempt to pay the order, made by the first call and found by the others."""
 
     async def read(self, intent_id: str) -> Intent:
@@ -125,9 +127,13 @@ class HttpGateway:
             trust_env=False,  # The settings alone say where the money is.
         )
 
-    async def create(self, *, order_id: UUID, amount_minor: int, currency: str, attempt: int = 1) -> Intent:
+    async def create(
+        self, *, order_id: UUID, amount_minor: int, currency: str, attempt: int = 1, return_url: str | None = None
+    ) -> Intent:
         """See `Gateway`. Refused with 422 `idempotency_mismatch` for another amount or currency than before."""
-        body = {"order_id": str(order_id), "amount_minor": amount_minor, "currency": currency}
+        body: dict[str, object] = {"order_id": str(order_id), "amount_minor": amount_minor, "currency": currency}
+        if return_url is not None:
+            body["return_url"] = return_url
         key = str(order_id) if attempt == 1 else f"{order_id}.{attempt}"
         return await self._call("create", read_intent, "POST", "/v1/intents", body=body, key=key)
 

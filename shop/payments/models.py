@@ -74,6 +74,8 @@ class Payment(Recorded, Base):
     amount_minor: Mapped[int] = mapped_column(BigInteger)
     currency: Mapped[str] = mapped_column(String(3))
     pay_url: Mapped[str | None] = mapped_column(String(2_000))
+    return_url: Mapped[str | None] = mapped_column(String(2_000))
+    """Where the provider sends the buyer after this attempt, as the request said that began it."""
     captured_at: Mapped[datetime | None]
     settled_at: Mapped[datetime | None]
     """When the captured money was given to an order or to a refund."""

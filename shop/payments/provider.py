@@ -191,6 +191,7 @@ async def create(gateway: Gateway, payment: Payment) -> Intent:
         amount_minor=payment.amount_minor,
         currency=payment.currency,
         attempt=payment.attempt,
+        return_url=payment.return_url,
     )
 
 

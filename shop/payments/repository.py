@@ -85,7 +85,7 @@ async def owner_of_intent(session: AsyncSession, intent_id: str) -> UUID | None:
 async def supersede(session: AsyncSession, payment: Payment) -> None:
     """Begin the next attempt of a locked payment whose intent is over."""
     session.add(SupersededIntent(intent_id=payment.intent_id, order_id=payment.order_id))
-    payment.intent_id, payment.pay_url, payment.start_keys = None, None, []
+    payment.intent_id, payment.pay_url, payment.return_url, payment.start_keys = None, None, None, []
     payment.status, payment.ask_at = PaymentStatus.WANTED, func.now()
     payment.attempt += 1
     await session.flush()

@@ -33,7 +33,8 @@ from shop.json_bodies import JsonRoute
 from shop.orders.schemas import OrderId
 from shop.payments import service
 from shop.payments.events import take
-from shop.payments.schemas import MoneyReport, PaymentRead, RefundRead, RefundRequest
+from shop.payments.returning import check_return_url
+from shop.payments.schemas import MoneyReport, PaymentRead, PaymentRequest, RefundRead, RefundRequest
 from shop.payments.totals import repository as totals
 from shop.payments.webhook_signature import parse_webhook
 from shop.problem_json import REFUSED_BODIES, problems
@@ -52,6 +53,7 @@ router = APIRouter(prefix="/v1", route_class=JsonRoute)
             "headers": headers(REPLAYED),
         },
         **problems(
+            *REFUSED_BODIES,
             IdempotencyKeyMissing,
             IdempotencyKeyInvalid,
             Unauthorized,
@@ -69,7 +71,12 @@ router = APIRouter(prefix="/v1", route_class=JsonRoute)
     },
 )
 async def start_payment(
-    order_id: OrderId, buyer: CurrentUser, request: Request, response: Response, idempotency_key: NeededKey
+    order_id: OrderId,
+    buyer: CurrentUser,
+    request: Request,
+    response: Response,
+    idempotency_key: NeededKey,
+    wish: PaymentRequest | None = None,
 ) -> PaymentRead:
     """Say where to pay. An order has one payment: asking again gives the same one, and never extends the hold.
 
@@ -77,6 +84,7 @@ async def start_payment(
     """
     key = parse_key(idempotency_key)
     state = request.app.state
+    return_url = None if wish is None or wish.return_url is None else check_return_url(wish.return_url, state.settings)
     started = await service.start(
         state.database,
         state.ledger,
@@ -85,6 +93,7 @@ async def start_payment(
         buyer_id=buyer.user_id,
         settings=state.settings,
         key=key,
+        return_url=return_url,
     )
     if started.replayed:
         response.status_code = 200

@@ -11,6 +11,22 @@ from shop.payments.models import PaymentStatus, RefundStatus
 from shop.products.schemas import Currency
 
 
+class PaymentRequest(BaseModel):
+    """How an order is to be paid."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    return_url: Annotated[
+        str | None,
+        Field(
+            max_length=2_000,
+            description="Where the payment page sends the buyer afterwards: a page of one of the shop's own origins."
+            " The request that begins an attempt to pay decides.",
+            examples=["https://shop.example/orders/thanks"],
+        ),
+    ] = None
+
+
 class PaymentRead(BaseModel):
     """The payment of an order. While it is `open`, `pay_url` is where to pay, until `expires_at`."""
 

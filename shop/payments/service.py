@@ -62,6 +62,7 @@ async def start(
     buyer_id: str,
     settings: Settings,
     key: str | None = None,
+    return_url: str | None = None,
 ) -> Started:
     """The payment of an order that waits for it. An order has one payment, so starting it again is the same.
 
@@ -72,6 +73,8 @@ async def start(
     order, payment = await _wanted(database, client, order_id=order_id, buyer_id=buyer_id, settings=settings)
     if payment.status == PaymentStatus.CANCELLED:
         payment = await _begin_again(database, gateway, order, payment, settings)
+    if payment.status == PaymentStatus.WANTED and payment.return_url is None and return_url is not None:
+        payment = await _return_to(database, order_id, return_url)
     replayed = key in payment.start_keys
     if payment.status == PaymentStatus.WANTED:
         intent = await _asked("create", payment, create(gateway, payment))
@@ -95,6 +98,15 @@ async def start(
         expires_at=order.expires_at,
     )
     return Started(read, replayed)
+
+
+async def _return_to(database: Database, order_id: UUID, return_url: str) -> Payment:
+    """The payment, whose attempt says where its buyer goes afterwards, unless another request has said so before."""
+    async with database.transaction() as session:
+        payment = await repository.get_locked(session, order_id)
+        if payment.status == PaymentStatus.WANTED and payment.return_url is None:
+            payment.return_url = return_url
+    return payment
 
 
 async def _begin_again(

@@ -39,6 +39,7 @@ class IntentWish(_Wish):
     order_id: str = Field(min_length=1, max_length=128)
     amount_minor: int = Field(ge=0, le=AMOUNT_MINOR_MAX)
     currency: str = Field(pattern=r"^[A-Z]{3}$")
+    return_url: str | None = Field(None, max_length=2_000, pattern=r"^https?://[A-Za-z0-9._:\[\]-]+([/?][!-~]*)?$")
 
 
 class AttemptWish(_Wish):
@@ -122,7 +123,11 @@ def create_app(provider: Provider, *, api_key: SecretStr, webhook_secret: str) -
 async def create_intent(wish: IntentWish, key: Key, provider: ProviderDep) -> Response:
     """Make an intent: 201, or 200 with the one that this key made before."""
     intent, new = provider.create(
-        key=key, order_id=wish.order_id, amount_minor=wish.amount_minor, currency=wish.currency
+        key=key,
+        order_id=wish.order_id,
+        amount_minor=wish.amount_minor,
+        currency=wish.currency,
+        return_url=wish.return_url,
     )
     return _json(intent, 201 if new else 200)
 
@@ -167,7 +172,7 @@ async def list_events(
 async def show_page(intent_id: str, provider: ProviderDep) -> Response:
     """The payment page."""
     try:
-        return payment_page(provider.read(intent_id))
+        return payment_page(provider.read(intent_id), provider.books.return_url(intent_id))
     except Refused:
         return missing_page()
 
@@ -176,13 +181,15 @@ async def show_page(intent_id: str, provider: ProviderDep) -> Response:
 async def press_button(
     intent_id: str, outcome: Annotated[Literal["pay", "decline"], Form()], provider: ProviderDep
 ) -> Response:
-    """A button of the payment page, which then shows what came of it."""
+    """A button of the payment page, which then sends the shopper back to the shop, or shows what came of it."""
     try:
         provider.attempt(intent_id, pays=outcome == "pay")
     except Refused as refused:
         if refused.status == 404:
             return missing_page()
-    return RedirectResponse(f"/pay/{intent_id}", 303)
+        if refused.code == "intent_cancelled":
+            return RedirectResponse(f"/pay/{intent_id}", 303)
+    return RedirectResponse(provider.books.return_url(intent_id) or f"/pay/{intent_id}", 303)
 
 
 @public.get("/sandbox/behaviour")

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from html import escape
+from urllib.parse import urlsplit
 
 from starlette.responses import HTMLResponse
 
@@ -35,14 +36,17 @@ HEADERS = {
 }
 
 
-def payment_page(intent: Intent) -> HTMLResponse:
-    """The page of an intent, as it is now."""
+def payment_page(intent: Intent, return_url: str | None = None) -> HTMLResponse:
+    """The page of an intent, as it is now; its buttons may lead back to the shop."""
+    parts = urlsplit(return_url or "")
+    back = "" if return_url is None else f'<p><a href="{escape(return_url)}">Back to the shop</a></p>'
     details = f"""
 <p class="amount">{escape(written(intent.amount_minor, intent.currency))}</p>
 {_outcome(intent)}
 <dl><dt>Order</dt><dd>{escape(intent.order_id)}</dd><dt>Payment</dt><dd>{escape(intent.id)}</dd></dl>
-{_form(intent) if intent.status == "open" else ""}"""
-    return _page("Payment", details)
+{_form(intent) if intent.status == "open" else ""}
+{back}"""
+    return _page("Payment", details, form_targets="" if return_url is None else f" {parts.scheme}://{parts.netloc}")
 
 
 def missing_page() -> HTMLResponse:
@@ -75,7 +79,7 @@ def _form(intent: Intent) -> str:
 </form>"""
 
 
-def _page(title: str, content: str, *, status: int = 200) -> HTMLResponse:
+def _page(title: str, content: str, *, status: int = 200, form_targets: str = "") -> HTMLResponse:
     document = f"""<!doctype html>
 <html lang="en">
 <head>
@@ -93,4 +97,5 @@ def _page(title: str, content: str, *, status: int = 200) -> HTMLResponse:
 </body>
 </html>
 """
-    return HTMLResponse(document, status, HEADERS)
+    policy = HEADERS["Content-Security-Policy"].replace("form-action 'self'", f"form-action 'self'{form_targets}")
+    return HTMLResponse(document, status, {**HEADERS, "Content-Security-Policy": policy})

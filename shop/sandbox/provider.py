@@ -27,7 +27,9 @@ class Provider:
         self.behaviour = behaviour
         self.dice = Dice(behaviour)
 
-    def create(self, *, key: str, order_id: str, amount_minor: int, currency: str) -> tuple[Intent, bool]:
+    def create(
+        self, *, key: str, order_id: str, amount_minor: int, currency: str, return_url: str | None = None
+    ) -> tuple[Intent, bool]:
         """The intent of this key, and whether it is new. Raises Refused (idempotency_mismatch)."""
         with self.books.transaction():
             if found := self.books.find_by_key(key):
@@ -43,6 +45,8 @@ class Provider:
                 currency=currency,
                 created_at=_now(),
             )
+            if return_url is not None:
+                self.books.add_return(intent_id, return_url)
             return self._recorded("payment.created", intent_id), True
 
     def read(self, intent_id: str) -> Intent:

@@ -20,6 +20,7 @@ CREATE TABLE IF NOT EXISTS intents (
     currency TEXT NOT NULL, status TEXT NOT NULL DEFAULT 'open', attempts INTEGER NOT NULL DEFAULT 0,
     created_at TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS returns (intent_id TEXT PRIMARY KEY REFERENCES intents, url TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS refunds (
     id TEXT PRIMARY KEY, intent_id TEXT NOT NULL REFERENCES intents, key TEXT NOT NULL, amount_minor INTEGER NOT NULL,
     UNIQUE (intent_id, key)
@@ -71,6 +72,15 @@ class Books:
             "INSERT INTO intents (id, key, order_id, amount_minor, currency, created_at) VALUES (?, ?, ?, ?, ?, ?)",
             (intent_id, key, order_id, amount_minor, currency, created_at),
         )
+
+    def add_return(self, intent_id: str, url: str) -> None:
+        """Record where the shopper goes from the page of this intent."""
+        self._connection.execute("INSERT INTO returns (intent_id, url) VALUES (?, ?)", (intent_id, url))
+
+    def return_url(self, intent_id: str) -> str | None:
+        """Where the shopper goes from the page of this intent, if the shop has said so."""
+        found = self._rows("SELECT url FROM returns WHERE intent_id = ?", intent_id)
+        return found[0]["url"] if found else None
 
     def find(self, intent_id: str) -> Intent | None:
         """The intent of this id."""

@@ -46,6 +46,10 @@ def _origins(origins: list[str]) -> list[str]:
     return list(dict.fromkeys(normal_origin(each) for each in origins))
 
 
+def _named_origins(origins: list[str]) -> list[str]:
+    return [normal_origin(each) for each in origins]
+
+
 def _proxies(text: str) -> str:
     TrustedProxies.parse(text)
     return text
@@ -62,8 +66,15 @@ class EdgeSettings(BaseSettings):
     """Origins of browsers that may use the API, as a JSON list; `["*"]` is every one."""
     connections_per_address_max: int = Field(1_000, ge=1)
     """Connections of one client's address to one process, and never more than half of all; more are closed at once."""
+    return_origins: Annotated[list[str], AfterValidator(_named_origins)] | None = None
+    """Origins to which a buyer may return from the payment page, as a JSON list; the CORS origins if unset."""
     ipv6_client_prefix_bits: int = Field(64, ge=32, le=128)
     """Clients of IPv6 are counted by networks of this size: one client has all the addresses of its own."""
+
+    @property
+    def origins_to_return_to(self) -> list[str]:
+        """`return_origins`, or the origins whose pages may use the API; `*` is the name of none."""
+        return self.cors_origins if self.return_origins is None else self.return_origins
 
     @property
     def proxies(self) -> TrustedProxies:

@@ -35,10 +35,13 @@ class Paying:
         answer = await self.provider.put("/sandbox/webhook", json={"url": url})
         assert answer.status_code == 200, answer.text
 
-    async def start(self, order_id: object, user_id: str, *, key: str | None = "pay") -> httpx.Response:
+    async def start(
+        self, order_id: object, user_id: str, *, key: str | None = "pay", body: object = None
+    ) -> httpx.Response:
         """Ask the shop where to pay."""
         client = await self.shop.client()
-        return await client.post(f"/v1/orders/{order_id}/payment", headers=self.shop.headers(user_id, key=key))
+        headers = self.shop.headers(user_id, key=key)
+        return await client.post(f"/v1/orders/{order_id}/payment", headers=headers, json=body)
 
     def provider_headers(self) -> dict[str, str]:
         """What the shop shows the provider."""
@@ -64,6 +67,7 @@ async def paying_shop(servers: EmbeddedServers, template_database: str) -> Async
     async with serving(settings, SandboxPlan("127.0.0.1", 0)) as provider:
         url = provider.books.public_url
         settings = settings.model_copy(update={"payment_provider_url": url, "provider_pause_seconds": 0.2})
+        settings = settings.model_copy(update={"return_origins": ["https://shop.example"]})
         async with running_shop(settings) as shop, httpx.AsyncClient(base_url=url, timeout=10) as client:
             yield Paying(shop, url, client)
 
