@@ -46,6 +46,7 @@ from shop.orders.announcing import ANNOUNCER
 from shop.orders.following import OrderReader, look_again
 from shop.orders.payment_of import PAYMENTS
 from shop.orders.placing import order_limiter
+from shop.orders.repeats import Statuses
 from shop.payments.following import PaymentsOfOrders
 from shop.payments.gateway import HttpGateway
 from shop.pool_sizes import FOLLOWERS_POOL_MAX
@@ -183,6 +184,7 @@ def create_app(settings: Settings) -> ShopApp:
         verifier=verifier,
         revocations=revocations,
         changes=changes,
+        status_of=Statuses(database).status_of,
     )
     fastapi.state.polls = lane.polls
     connections = Connections(settings, lane, changes)

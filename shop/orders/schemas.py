@@ -30,13 +30,15 @@ Moment = Annotated[
 
 
 class PurchaseRead(BaseModel):
-    """What was promised. `status` tells of the units: `reserved` until they are back, then `released`. Whether it is
-    paid by now is told at `Location`.
+    """What was promised. A repeat tells in `status` what has become of the order since.
+
+    If that cannot be found out now, `held` says that its units are its own, paid or not, and `released` that they are
+    back.
     """
 
     object: Literal["order"] = "order"
     id: UUID
-    status: Literal["reserved", "released"]
+    status: OrderStatus | Literal["held", "released"]
     sale_id: int
     quantity: int
     total_minor: int

@@ -12,7 +12,13 @@ BODY = (
 
 
 def accepted_body(
-    reservation: Reservation, sale: LoadedSale, user_id: str, *, poll_after_ms: int, signer: Signer
+    reservation: Reservation,
+    sale: LoadedSale,
+    user_id: str,
+    *,
+    poll_after_ms: int,
+    signer: Signer,
+    status: str = "reserved",
 ) -> bytes:
     """The order as `PurchaseRead` describes it, in UTF-8."""
     order_id, quantity, reserved_ms = reservation.order_id, reservation.quantity, reservation.reserved_ms
@@ -27,7 +33,7 @@ def accepted_body(
     )
     values = (
         order_id,
-        "reserved" if reservation.held else "released",
+        status,
         sale.sale_id,
         quantity,
         quantity * sale.price_minor,

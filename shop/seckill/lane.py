@@ -8,6 +8,7 @@ import itertools
 import os
 import random
 import time
+from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -22,7 +23,7 @@ from shop.seckill.gate import OverloadGate
 from shop.seckill.group_commit import GroupCommit
 from shop.seckill.polls import Polls
 from shop.seckill.prepared import PreparedProblem, SoldOutAnswer
-from shop.seckill.purchase import AskPostgres, RolledBack, order_meant, purchase
+from shop.seckill.purchase import AskPostgres, Reservation, RolledBack, order_meant, purchase
 from shop.seckill.receipts import Signer
 from shop.seckill.requests import (
     ClientGone,
@@ -50,6 +51,10 @@ OVERLOADED_HEADERS = [
 ]
 
 
+async def _unknown(_: str) -> None:
+    """Without Postgres, nothing but what the ledger knows."""
+
+
 class PurchaseLane:
     """The fast way for `POST /v1/seckill/sales/{id}/orders`; every other request passes through to `app`."""
 
@@ -63,7 +68,9 @@ class PurchaseLane:
         verifier: TokenVerifier,
         revocations: Revocations,
         changes: Changes,
+        status_of: Callable[[str], Awaitable[str | None]] = _unknown,
     ) -> None:
+        """`status_of` an order that was there before: what its row says by now, or None if that is not known."""
         self.limiter = limiter
         # (sale, epoch) whose ledger has lost an order that was reserved here; who follows the directory reports it.
         self.rolled_back: set[tuple[int, int]] = set()
@@ -78,6 +85,7 @@ class PurchaseLane:
         self._body_bytes_max = settings.purchase_body_bytes_max
         self._deadline_seconds = settings.purchase_deadline_seconds
         self._changes = changes
+        self._status_of = status_of
         self.polls = Polls(settings)
         self._groups: dict[int, GroupCommit] = {}
         self._sold_out: dict[int, SoldOutAnswer] = {}
@@ -217,6 +225,10 @@ class PurchaseLane:
             raise
         self.tally.count(status, outcome, time.perf_counter() - started)
 
+    async def _status_now(self, reservation: Reservation) -> str:
+        """What has become of an order since. The ledger alone knows that it has its units, not that it is paid."""
+        return await self._status_of(reservation.order_id) or ("held" if reservation.held else "released")
+
     def _new_request_id(self) -> bytes:
         return b"%b-%x" % (self._request_id_prefix, next(self._request_numbers))
 
@@ -264,7 +276,10 @@ class PurchaseLane:
             await refuse(send, reservation, path, request_id)
             return reservation.status, reservation.code
         poll_after_ms = self.polls.after_ms()
-        answer = accepted_body(reservation, group.sale, user_id, poll_after_ms=poll_after_ms, signer=self._signer)
+        status_now = await self._status_now(reservation) if reservation.replayed else "reserved"
+        answer = accepted_body(
+            reservation, group.sale, user_id, poll_after_ms=poll_after_ms, signer=self._signer, status=status_now
+        )
         location = (b"location", b"/v1/orders/" + reservation.order_id.encode())
         if reservation.replayed:
             await respond(send, 200, [CONTENT_TYPE_JSON, location, REPLAYED], answer, request_id)

@@ -250,8 +250,26 @@ async def _by_currency(shop: Shop) -> Counter[str]:
         return Counter({each.currency: each.captured for each in await money(session)})
 
 
+async def test_a_repeat_says_what_has_become_of_its_order(shop: Shop) -> None:
+    """A key finds its order, however it has ended; and what is not recorded yet is reserved."""
+    sale, user, key = await shop.open_sale(units=1), new_user_id(), new_key()
+    bought_first = await shop.buy(sale, user, key=key)
+    seen = [(await shop.buy(sale, user, key=key)).json()["status"]]
+    await shop.drained(sale)
+    order = await order_of(shop, UUID(bought_first.json()["id"]))
+    async with shop.database.transaction() as session:
+        await add_wanted(session, order)
+    await pay(shop, order)
+    seen.append((await shop.buy(sale, user, key=key)).json()["status"])
+    await tell(shop, event_of(intent_of(order, captured=True, refunded=True), "payment.refunded"))
+
+    seen.append((await shop.buy(sale, user, key=key)).json()["status"])
+
+    assert seen == ["reserved", "paid", "refunded"]
+
+
 async def test_a_buyer_whose_order_is_paid_buys_the_next_unit_with_a_key(shop: Shop) -> None:
-    """Without one, a repeat is the paid order for ever, whose state its `Location` tells."""
+    """Without one, a repeat is the paid order for ever, and says that it is paid."""
     sale, user = await shop.open_sale(units=2, units_per_user=2), new_user_id()
     order = await one_bought(shop, sale, user)
     async with shop.database.transaction() as session:
@@ -260,7 +278,7 @@ async def test_a_buyer_whose_order_is_paid_buys_the_next_unit_with_a_key(shop: S
 
     repeat, more = await shop.buy(sale, user), await shop.buy(sale, user, key=new_key())
 
-    assert (repeat.status_code, repeat.json()["id"]) == (200, str(order.id))
+    assert (repeat.status_code, repeat.json()["id"], repeat.json()["status"]) == (200, str(order.id), "paid")
     client = await shop.client()
     told = await client.get(repeat.headers["Location"], headers=shop.headers(user))
     assert told.json()["status"] == "paid"
