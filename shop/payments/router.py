@@ -39,6 +39,9 @@ from shop.payments.totals import repository as totals
 from shop.payments.webhook_signature import parse_webhook
 from shop.problem_json import REFUSED_BODIES, problems
 
+# A body may be left out, and is no `null` then: some generators of clients cannot send one that may be either.
+WITHOUT_WISH = PaymentRequest()
+
 router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
 
@@ -76,7 +79,7 @@ async def start_payment(
     request: Request,
     response: Response,
     idempotency_key: NeededKey,
-    wish: PaymentRequest | None = None,
+    wish: PaymentRequest = WITHOUT_WISH,
 ) -> PaymentRead:
     """Say where to pay. An order has one payment: asking again gives the same one, and never extends the hold.
 
@@ -84,7 +87,7 @@ async def start_payment(
     """
     key = parse_key(idempotency_key)
     state = request.app.state
-    return_url = None if wish is None or wish.return_url is None else check_return_url(wish.return_url, state.settings)
+    return_url = None if wish.return_url is None else check_return_url(wish.return_url, state.settings)
     started = await service.start(
         state.database,
         state.ledger,
