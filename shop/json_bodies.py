@@ -41,7 +41,7 @@ class JsonRoute(APIRoute):
         wanted = FORM if isinstance(self.body_field.field_info, Form) else JSON
 
         async def read_and_answer(request: Request) -> Response:
-            sent = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+            sent = ",".join(request.headers.getlist("content-type") or [wanted]).partition(";")[0].strip().lower()
             if sent != wanted:
                 raise UnsupportedMediaType(f"The body must be {wanted}")
             return await answer(_JsonRequest(request.scope, request.receive))

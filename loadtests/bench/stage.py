@@ -234,10 +234,10 @@ async def stage(directory: Path | None) -> AsyncIterator[Stage]:
 
 
 def production_settings(servers: EmbeddedServers) -> Settings:
-    """What a shop in production has by default, on these servers; its payment provider is the sandbox, without TLS."""
+    """What a shop in production has by default, on these servers."""
     return Settings(
         _env_file=None,
-        environment="test",
+        environment="production",
         secret_key=SecretStr(secrets.token_urlsafe(32)),
         payment_api_key=SecretStr(secrets.token_urlsafe(32)),
         payment_webhook_secret=SecretStr("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()),

@@ -64,9 +64,9 @@ async def place(
     order = await repository.find(session, order_id, user_id)
     if order is not None:
         return Placed(await _repeat(session, order, units), replayed=True)
-    await _bound_open(session, user_id, sum(units.values()), settings)
     offered = await _offered(session, units)
     total_minor = _total(offered, units)
+    await _bound_open(session, user_id, sum(units.values()), settings)
     await _take(session, cache, offered, units)
     order = await repository.add_ordinary(
         session,

@@ -114,7 +114,7 @@ def _what_is_wrong_with(body: bytes) -> ShopError:
 def purchase_headers(scope: Scope) -> tuple[bytes, bytes | None, bytes | None, bytes | None, bytes | None]:
     """What a purchase's headers say: authorization, idempotency key, media type, request id, preferences.
 
-    Of two headers of one name the first counts, as on the other routes.
+    Of two headers of one name the first counts, as on the other routes; two media types are none that a body has.
     """
     authorization, key, media_type, request_id, prefer = None, None, None, None, None
     for name, value in scope["headers"]:
@@ -123,7 +123,7 @@ def purchase_headers(scope: Scope) -> tuple[bytes, bytes | None, bytes | None, b
         elif name == b"idempotency-key":
             key = value if key is None else key
         elif name == b"content-type":
-            media_type = value if media_type is None else media_type
+            media_type = value if media_type is None else media_type + b"," + value
         elif name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             request_id = value
         elif name == b"prefer":

@@ -2,6 +2,8 @@
 
 import base64
 import binascii
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -17,7 +19,7 @@ class PaymentSettings(BaseSettings):
     model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
     payment_provider_url: str = Field("http://127.0.0.1:8900", pattern=r"^https?://[^/?#\s]+[^?#\s]*$")
-    """Where the payment provider's API is, in production with https; `shop sandbox-provider` is for development."""
+    """Where the payment provider's API is; production needs https, unless it is on this machine."""
     payment_api_key: SecretStr = SecretStr(DEVELOPMENT_PAYMENT_API_KEY)
     """What the shop shows the provider."""
     payment_webhook_secret: SecretStr = SecretStr(DEVELOPMENT_WEBHOOK_SECRET)
@@ -64,8 +66,9 @@ class PaymentSettings(BaseSettings):
         return tuple(self.payment_webhook_secret.get_secret_value().split())
 
     def require_encrypted_provider(self) -> None:
-        """Raise ValueError where the key of the provider's API would be sent in clear."""
-        if not self.payment_provider_url.startswith("https://"):
+        """Raise ValueError where the key of the provider's API would leave this machine in clear."""
+        parts = urlsplit(self.payment_provider_url)
+        if parts.scheme != "https" and not _is_loopback(parts.hostname or ""):
             raise ValueError("SHOP_PAYMENT_PROVIDER_URL must begin with https:// in production")
 
     def require_own_payment_secrets(self) -> None:
@@ -76,6 +79,14 @@ class PaymentSettings(BaseSettings):
         ):
             if given.get_secret_value().strip() in known:
                 raise ValueError(f"{name} must be set to the one that the payment provider gave you")
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a host is this machine, such as a proxy beside the shop that speaks TLS for it."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _is_webhook_secret(text: str) -> bool:

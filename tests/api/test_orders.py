@@ -74,7 +74,15 @@ async def test_an_order_is_never_missing_between_the_promise_and_its_row(shop: S
         "quantity": 2,
         "total_minor": promised["total_minor"],
         "currency": "EUR",
-        "lines": [{"product_id": sale.product_id, "quantity": 2, "price_minor": sale.price_minor}],
+        "lines": [
+            {
+                "product_id": sale.product_id,
+                "quantity": 2,
+                "price_minor": sale.price_minor,
+                "currency": promised["currency"],
+            }
+        ],
+        "payment": None,
         "reserved_at": None,
         "closed_at": None,
         "released_at": None,

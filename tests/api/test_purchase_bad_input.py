@@ -23,11 +23,12 @@ from tests.processes import copy_of
 # Every key that the shop has in Redis. What a client writes is in none of them, except a user id, which is checked.
 KEYS = re.compile(
     rb"shop:\{\d+\.\d+\}:(sale|buyers|orders|stream|winners)"
-    rb"|shop:sales"
+    rb"|shop:(sales|installation)"
     rb"|shop:jobs(:health-check)?"
     rb"|shop:\{rate\}:[a-z_]+:(#[0-9a-f]{32}|[A-Za-z0-9_.:-]{1,64})"
     rb"|shop:\{cache:[a-z]+(:\d+)?\}:(generation|value|loading)(:\d+)?"
     rb"|arq:[a-z-]+:[a-z_]+:\d+"
+    rb"|arq:(job|in-progress|retry):[0-9a-f]{32}"
 )
 HOSTILE = ["}", "{1.1}:sale", "a:b:c", "x" * 10_000, "..%2f..%2f", "'; DROP TABLE orders; --", "*", "shop:{1.1}:sale"]
 ANSWER_SECONDS = 10.0

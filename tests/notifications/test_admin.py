@@ -148,7 +148,7 @@ async def test_a_deleted_webhook_is_not_there_any_more(api: Shop) -> None:
 
     for method, path, body in (("GET", "", None), ("PATCH", "", {}), ("DELETE", "", None), ("POST", "/secret", None)):
         problem_of(await call(api, method, f"/{webhook['id']}{path}", body), 404, "not_found")
-    assert (await call(api, "GET")).json() == {"data": [], "has_more": False}
+    assert (await call(api, "GET")).json() == {"object": "list", "data": [], "has_more": False}
 
 
 async def test_a_rotation_gives_a_new_secret_and_tells_how_long_the_old_one_signs(api: Shop) -> None:
@@ -232,7 +232,7 @@ async def test_a_dead_letter_that_is_retried_arrives_under_its_old_id(api: Shop)
     again = await call(api, "POST", f"/dead/{letter}/retry")
     assert again.json()["delivered_at"] is not None
     assert await actions(api.database) == ["delivery.retried"]
-    assert (await call(api, "GET", "/dead")).json() == {"data": [], "has_more": False}
+    assert (await call(api, "GET", "/dead")).json() == {"object": "list", "data": [], "has_more": False}
 
 
 async def test_a_dead_letter_of_a_disabled_webhook_is_not_retried(api: Shop) -> None:

@@ -40,7 +40,10 @@ async def test_an_order_takes_every_line_from_stock_at_the_catalogues_price(shop
     assert order["id"].startswith("00000000-")
     assert (order["sale_id"], order["status"], order["recorded"]) == (None, "reserved", True)
     assert (order["quantity"], order["total_minor"], order["currency"]) == (5, 2 * 19_900 + 3 * 990, "EUR")
-    assert order["lines"] == [line(cover, 3) | {"price_minor": 990}, line(phone, 2) | {"price_minor": 19_900}]
+    assert order["lines"] == [
+        line(cover, 3) | {"price_minor": 990, "currency": "EUR"},
+        line(phone, 2) | {"price_minor": 19_900, "currency": "EUR"},
+    ]
     assert [entry["event"] for entry in order["timeline"]] == ["reserved"]
     assert await stock(shop, phone, cover) == [8, 7]
     assert (await read(shop, order["id"], user)).json() == order
@@ -133,10 +136,8 @@ async def test_a_product_id_that_is_none_is_invalid(shop: Shop, product_id: obje
         {"lines": [{"quantity": 1}]},
         {"lines": [{"product_id": 1, "quantity": 1, "price_minor": 0}]},
         {"lines": [{"product_id": 1, "quantity": 1}], "total_minor": 0},
-        {"lines": [{"product_id": number, "quantity": 1} for number in range(1, LINES_MAX + 2)]},
         [],
         "lines",
-        None,
     ],
     ids=lambda body: repr(body)[:50],
 )

@@ -108,7 +108,6 @@ def test_a_client_counts_as_one_address(host: str, bits: int, key: str) -> None:
 SAFE: dict[str, Any] = {
     "secret_key": "x" * 32,
     "payment_api_key": "a-key",
-    "payment_provider_url": "https://provider.example",
     "payment_webhook_secret": "whsec_" + base64.b64encode(b"x" * 32).decode(),
 }
 
