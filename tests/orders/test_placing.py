@@ -136,6 +136,7 @@ async def test_a_product_id_that_is_none_is_invalid(shop: Shop, product_id: obje
         {"lines": [{"quantity": 1}]},
         {"lines": [{"product_id": 1, "quantity": 1, "price_minor": 0}]},
         {"lines": [{"product_id": 1, "quantity": 1}], "total_minor": 0},
+        {"lines": [{"product_id": number, "quantity": 1} for number in range(1, LINES_MAX + 2)]},
         [],
         "lines",
     ],
