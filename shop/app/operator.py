@@ -61,15 +61,15 @@ class ErrorRead(BaseModel):
 
 @router.get(
     "/",
-    summary="What is this, and where to go?",
+    summary="What is this?",
     response_model=Welcome,
     responses={200: {"description": "For people as HTML, if `Accept` names it.", "content": {"text/html": {}}}},
 )
-async def welcome(accept: Annotated[str, Header(include_in_schema=False)] = "") -> Response:
+async def welcome(request: Request) -> Response:
     """Say it to a person with a browser, and to a program."""
     read = Welcome(name="Shop", version=version("shop"), about=ABOUT, places=PLACES)
     headers = {"Vary": "Accept"}
-    if "text/html" in accept:
+    if "text/html" in request.headers.get("accept", ""):
         places = "".join(f'<li><a href="{path}">{name.replace("_", " ")}</a></li>' for name, path in PLACES.items())
         return HTMLResponse(WELCOME_PAGE.format_map({**read.model_dump(), "places": places}), headers=headers)
     return JSONResponse(read.model_dump(), headers=headers)

@@ -67,7 +67,7 @@ async def test_sold_out_from_memory_is_the_last_answer_for_who_closes(shop: Shop
     [
         (lambda request: request.replace(b"Authorization: Bearer ", b"Authorization: Bearer x"), "unauthorized"),
         (lambda request: request.replace(b'{"quantity":1}', b'{"quantity":0}'), "invalid"),
-        (lambda request: request.replace(b"Host: shop", b"Content-Type: text/plain"), "unsupported_media_type"),
+        (lambda request: request.replace(b"Host", b"Content-Type: text/plain\r\nHost"), "unsupported_media_type"),
     ],
 )
 async def test_what_is_wrong_with_a_request_is_said_in_a_sale_that_is_sold_out_too(

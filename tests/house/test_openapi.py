@@ -17,7 +17,7 @@ from shop.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 # They ask nobody and refuse nothing; `readyz` has a document of its own.
-NEVER_REFUSES = frozenset({"livez", "read_version"})
+NEVER_REFUSES = frozenset({"livez", "read_version", "welcome"})
 OWN_DOCUMENT = frozenset({"readyz"})
 PURCHASE_ANSWERS = frozenset({200, 201, 202, 400, 401, 403, 404, 409, 410, 413, 415, 422, 429, 503, 504})
 # Words, as a list of what can be done has them.
