@@ -167,6 +167,8 @@ async def test_every_route_reads_its_body_by_these_rules(shop: Shop) -> None:
             (422, b"[]", JSON),
             (422, b"null", JSON),
         ):
+            if body in (b"", b"null") and not route.body_required:
+                continue
             headers = shop.admin_headers() | {"Idempotency-Key": new_user_id(), "Content-Type": media_type}
             answer = await client.request(route.method, route.url, content=body, headers=headers)
             assert answer.status_code == status, (route.path, body, answer.text)

@@ -18,6 +18,7 @@ class Route(NamedTuple):
     needs_token: bool
     parameters: list[dict[str, Any]]
     body: dict[str, Any]
+    body_required: bool
 
     def path_with(self, values: Mapping[str, str]) -> str:
         """The path with these values in its parameters, and examples in the others."""
@@ -53,13 +54,15 @@ class Document(NamedTuple):
         for path, item in self.content["paths"].items():
             for method, operation in item.items():
                 parameters = [self.resolved(each) for each in operation.get("parameters", [])]
+                body = operation.get("requestBody", {})
                 yield Route(
                     method.upper(),
                     path.format(**{each["name"]: _example(each) for each in parameters if each["in"] == "path"}),
                     path,
                     bool(operation.get("security")),
                     parameters,
-                    operation.get("requestBody", {}).get("content", {}),
+                    body.get("content", {}),
+                    body.get("required", False),
                 )
 
     def schemas_of(self, route: Route) -> Iterator[tuple[str, dict[str, Any]]]:
