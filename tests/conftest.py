@@ -5,18 +5,23 @@ shop, whose `database` and `redis` are then those of the shop; nothing is cleane
 product, sale and users.
 """
 
+import asyncio
+import functools
 import gc
+import inspect
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
 
 import pytest
 import redis.asyncio as aioredis
 import structlog
-from sqlalchemy import text, update
+from sqlalchemy import func, text, update
 
 from shop.database import Base, Database
 from shop.embedded import EmbeddedServers, embedded_servers
 from shop.migrating import migrate
+from shop.orders.models import Order
 from shop.redis import connect, load_scripts
 from shop.sales.models import Sale, SaleStatus
 from shop.settings import Settings
@@ -26,13 +31,38 @@ from tests.processes import copy_of
 # So that no process of the run is left alone with one of them at the end.
 LONGEST_FIRST = ("test_model", "test_demo", "test_races", "test_wheel", "test_torture", "test_postgres_faults")
 
+# What pytest-timeout raises may land in a task of the shop, which swallows it; so a test ends itself before.
+ENDS_BEFORE_TIMEOUT_SECONDS = 5
+
 _numbers = itertools.count(1)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest."""
+def pytest_configure() -> None:
+    """A traceback is logged as Python writes it: to draw one, with the locals, stops the loop for up to a second."""
+    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, and give each test that awaits its time."""
     places = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            marker = item.get_closest_marker("timeout")
+            seconds = float(marker.args[0] if marker else config.getini("timeout"))
+            item.obj = in_time(item.obj, seconds - ENDS_BEFORE_TIMEOUT_SECONDS)
+
+
+def in_time(test: Callable[..., Awaitable[None]], seconds: float) -> Callable[..., Awaitable[None]]:
+    """A test that is cancelled, and raises TimeoutError, when it takes longer."""
+
+    @functools.wraps(test)
+    async def timed(*args: Any, **kwargs: Any) -> None:
+        async with asyncio.timeout(seconds):
+            await test(*args, **kwargs)
+
+    return timed
 
 
 def pytest_collection_finish() -> None:
@@ -141,6 +171,7 @@ async def live_shop(live_settings: Settings) -> AsyncIterator[Shop]:
     client = connect(live_settings.redis_url, live_settings)
     async with database.transaction() as session:
         await session.execute(update(Sale).values(status=SaleStatus.SETTLED))
+        await session.execute(update(Order).where(Order.closed_at.is_not(None)).values(released_at=func.now()))
     await client.flushdb()
     await database.close()
     await client.aclose(close_connection_pool=True)

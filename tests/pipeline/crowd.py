@@ -11,9 +11,10 @@ from sqlalchemy import select
 
 from shop.orders.models import Order
 from shop.sales.models import Sale
-from tests.harness import Shop, new_user_id, outcome, wait_until
+from tests.harness import OutOfTime, Shop, new_user_id, outcome, wait_until
 
 RETRY_SECONDS = 0.02
+PATIENCE_SECONDS = 60.0
 FINAL = frozenset({"reserved", "replayed", "sold_out", "sale_ended", "over_limit"})
 
 
@@ -58,11 +59,15 @@ class Crowd:
         return found
 
     async def _queue(self, waiting: Iterator[str]) -> None:
+        clock = asyncio.get_running_loop()
         for user_id in waiting:
+            deadline = clock.time() + PATIENCE_SECONDS
             while (found := await self.once(user_id)) not in FINAL:
                 self.passing[found] += 1
                 if self.stopped:
                     return
+                if clock.time() > deadline:
+                    raise OutOfTime(f"no final answer for a buyer within {PATIENCE_SECONDS:g} s: {self.passing}")
                 await asyncio.sleep(RETRY_SECONDS)
             self.finals[found] += 1
 
