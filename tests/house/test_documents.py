@@ -83,7 +83,8 @@ def test_every_risk_of_owasp_has_its_row_and_its_tests() -> None:
 
 def test_the_documents_call_no_program_that_a_fresh_clone_has_not() -> None:
     """`uv` is found or made by make alone, and whatever else is called through it has a target."""
-    for page in ("README.md", "tests/README.md", "loadtests/README.md", "docs/notifications.md", "docs/recovery.md"):
+    named = ("README.md", "tests/README.md", "loadtests/README.md")
+    for page in (*named, *(f"docs/{each.name}" for each in (ROOT / "docs").glob("*.md"))):
         for block in re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
             assert not re.search(r"^\s*(\w+=\S+ )*(uv|uvx|pip|locust|pytest|docker)\b", block, re.MULTILINE), page
     made = subprocess.run(["make", "-n", "locust"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
