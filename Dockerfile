@@ -35,7 +35,8 @@ USER shop
 WORKDIR /home/shop
 EXPOSE 8000 9100
 
-# Readiness, not mere life: a process that cannot reach Postgres or the ledger must not get purchases. No proxy is asked.
+# Readiness, not mere life: nothing is sent to a process before it has reached Postgres and the ledger. What would end or
+# drop a process for an outage of Postgres, in which purchases go on, is to ask /livez instead. No proxy is asked.
 HEALTHCHECK --interval=5s --timeout=4s --start-period=20s --retries=3 \
     CMD ["python", "-c", "from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:8000/readyz', timeout=3)"]
 
