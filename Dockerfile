@@ -35,9 +35,9 @@ USER shop
 WORKDIR /home/shop
 EXPOSE 8000 9100
 
-# Readiness, not mere life: nothing is sent to a process before it has reached Postgres and the ledger. What would end or
-# drop a process for an outage of Postgres, in which purchases go on, is to ask /livez instead. No proxy is asked.
+# Life, not readiness: an API that answers has reached Postgres and the ledger once, else it would not have started. While
+# Postgres is away purchases go on, and whoever ends unhealthy containers would end the sale. No proxy is asked.
 HEALTHCHECK --interval=5s --timeout=4s --start-period=20s --retries=3 \
-    CMD ["python", "-c", "from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:8000/readyz', timeout=3)"]
+    CMD ["python", "-c", "from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:8000/livez', timeout=3)"]
 
 CMD ["shop", "api"]

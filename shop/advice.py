@@ -28,7 +28,7 @@ ADVICE = {
     "webhook_disabled": "Enable the webhook first, then retry its dead letters.",
     "sold_out": "Ask again in a while: units of orders that nobody pays come back until the sale ends.",
     "not_enough_units": "Ask for fewer units, or ask again in a while.",
-    "over_limit": "Nothing more can be bought in this sale with this account, unless an order is cancelled.",
+    "over_limit": "This account may not have so many units of this sale: want fewer, or cancel an order first.",
     "order_closed": "Make a new order. The `order_status` says how this one ended.",
     "last_admin": "Make another account an admin first: a shop is never left without one.",
     "too_many_open_orders": "Pay or cancel an order that is open, or wait until its hold ends.",

@@ -16,7 +16,7 @@ from shop.embedded import PostgresServer, ValkeyServer
 from shop.local import environment_of
 from shop.redis import script
 from shop.settings import Settings
-from tests.harness import DEADLINE_SECONDS, LOGINS, Shop, as_user, running_shop, wait_until
+from tests.harness import DEADLINE_SECONDS, LOGINS, NO_TLS, Shop, as_user, running_shop, wait_until
 from tests.nursery import END_SECONDS, Child, family
 from tests.ports import unused_port
 
@@ -52,7 +52,7 @@ class Processes:
                 return (await client.get(f"{address}/livez")).status_code == 200
             return False
 
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(verify=NO_TLS) as client:
             await wait_until(answers, reason=f"{name} answers")
         return address
 

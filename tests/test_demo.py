@@ -17,44 +17,6 @@ from tests.harness import wait_until
 from tests.nursery import ANY_PORT, alive, family, start
 
 DEMO_SECONDS = 110.0
-KEYS = [
-    "units",
-    "shoppers",
-    "attempts",
-    "reserved",
-    "reservations",
-    "sold_out",
-    "over_limit",
-    "rate_limited",
-    "errors",
-    "persisted",
-    "oversold",
-    "lost",
-    "duplicated",
-    "attempts_per_second",
-    "reserve_p50_ms",
-    "reserve_p99_ms",
-    "drain_seconds",
-    "invariants",
-    "paid",
-    "refunded",
-    "expired",
-    "cancelled",
-    "returned",
-    "resold",
-    "second_wave",
-    "currency",
-    "captured_minor",
-    "paid_minor",
-    "refunded_minor",
-    "provider_captured_minor",
-    "provider_refunded_minor",
-    "failed_customers",
-    "late_customers",
-    "expired_early",
-    "retried",
-    "retries_found",
-]
 # A Postgres that writes down one wrong balance.
 LIE = """
 CREATE FUNCTION lie() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.balance := NEW.balance + 1; RETURN NEW; END';
@@ -90,40 +52,6 @@ async def until_gone(processes: list[psutil.Process]) -> None:
         return not alive(processes)
 
     await wait_until(gone, within=DEMO_SECONDS, reason="every process has ended")
-
-
-async def test_the_demo_sells_every_unit_and_proves_it(directory: Path) -> None:
-    """Exit status 0, one JSON object as the last line, and neither a process nor a file is left."""
-    size = ("--units", "50", "--shoppers", "300", "--processes", "2")
-    demo, output, errors = start(directory, "demo", "--exit", "--json", *size, TMPDIR=str(directory), **ANY_PORT)
-    seen: dict[int, psutil.Process] = {}
-
-    async def ended() -> bool:
-        seen.update({process.pid: process for process in family(demo.pid)})
-        return demo.poll() is not None
-
-    await wait_until(ended, within=DEMO_SECONDS, reason="the demo has ended")
-
-    assert demo.returncode == 0, errors.read_text()
-    figures = json.loads(output.read_text().splitlines()[-1])
-    assert list(figures) == KEYS
-    assert [figures[name] for name in ("units", "shoppers", "reserved", "persisted")] == [50, 300, 50, 50]
-    assert [figures[name] for name in ("errors", "oversold", "lost", "duplicated")] == [0, 0, 0, 0]
-    assert figures["reserved"] + figures["sold_out"] + figures["over_limit"] == 300
-    assert figures["attempts"] >= 300
-    assert figures["reservations"] >= 50
-    assert 0 < figures["reserve_p50_ms"] <= figures["reserve_p99_ms"]
-    assert {"I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I11"} == figures["invariants"].keys()
-    assert set(figures["invariants"].values()) == {True}
-    assert [figures[name] for name in ("expired", "cancelled", "returned", "resold")] == [5, 5, 11, 11]
-    # Every purchase with a key, whatever became of its order, and most have one.
-    assert 40 <= figures["retries_found"] == figures["retried"] <= 61
-    assert (figures["paid"], figures["refunded"], figures["failed_customers"]) == (50, 1, 0)
-    assert figures["captured_minor"] == figures["provider_captured_minor"] == 51 * 99_00
-    assert (figures["paid_minor"], figures["refunded_minor"]) == (50 * 99_00, 99_00)
-    assert len(seen) >= 7
-    assert alive(seen.values()) == []
-    assert shops_in(directory) == []
 
 
 async def test_a_broken_invariant_is_shown_and_makes_the_status_1(directory: Path) -> None:

@@ -1,5 +1,6 @@
 """The shop as a package: what is installed from a built wheel, in an empty directory, is the whole shop."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -10,15 +11,56 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+import psutil
 import pytest
 
 from shop.local import environment_of
 from shop.settings import Settings
-from tests.nursery import ANY_PORT, ROOT, environment
+from tests.harness import wait_until
+from tests.nursery import ANY_PORT, ROOT, alive, environment, family
 from tests.processes import copy_of
 
 BUILD_SECONDS = 110.0
 EXTRA = "embedded"
+# What the demo's JSON object has.
+KEYS = [
+    "units",
+    "shoppers",
+    "attempts",
+    "reserved",
+    "reservations",
+    "sold_out",
+    "over_limit",
+    "rate_limited",
+    "errors",
+    "persisted",
+    "oversold",
+    "lost",
+    "duplicated",
+    "attempts_per_second",
+    "reserve_p50_ms",
+    "reserve_p99_ms",
+    "drain_seconds",
+    "invariants",
+    "paid",
+    "refunded",
+    "expired",
+    "cancelled",
+    "returned",
+    "resold",
+    "second_wave",
+    "currency",
+    "captured_minor",
+    "paid_minor",
+    "refunded_minor",
+    "provider_captured_minor",
+    "provider_refunded_minor",
+    "failed_customers",
+    "late_customers",
+    "expired_early",
+    "retried",
+    "retries_found",
+]
 
 
 @lru_cache
@@ -75,19 +117,49 @@ def run(command: Path, *arguments: str, directory: Path, **variables: str) -> "s
     )
 
 
-def test_the_demo_runs_from_a_wheel_in_a_fresh_environment(installed: Path, home: Path) -> None:
-    """Scripts, migrations and the crowd travel with the package; nothing of the checkout is needed."""
-    empty = home / "empty"
+async def test_the_demo_of_a_wheel_sells_every_unit_and_proves_it(installed: Path, home: Path) -> None:
+    """In an empty directory: exit status 0, one JSON object, and neither a process nor a file is left."""
+    empty, temporary = home / "empty", home / "tmp"
     empty.mkdir()
+    temporary.mkdir()
+    size = ("--units", "50", "--shoppers", "300", "--processes", "2")
+    variables = environment(PYTHONPATH="", TMPDIR=str(temporary), **ANY_PORT)
+    seen: dict[int, psutil.Process] = {}
+    with (home / "output").open("w+") as output, (home / "errors").open("w+") as errors:
+        demo = await asyncio.create_subprocess_exec(
+            installed, "demo", "--exit", "--json", *size, stdout=output, stderr=errors, cwd=empty, env=variables
+        )
 
-    size = ("--units", "20", "--shoppers", "60")
-    done = run(installed, "demo", "--exit", "--json", *size, directory=empty, **ANY_PORT)
+        async def ended() -> bool:
+            seen.update({process.pid: process for process in family(demo.pid)})
+            return demo.returncode is not None
 
-    assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout.splitlines()[-1])
-    assert (figures["reserved"], figures["persisted"], figures["oversold"], figures["lost"]) == (20, 20, 0, 0)
+        try:
+            await wait_until(ended, within=BUILD_SECONDS, reason="the demo has ended")
+        finally:
+            if demo.returncode is None:
+                demo.kill()
+
+    assert demo.returncode == 0, (home / "errors").read_text()
+    figures = json.loads((home / "output").read_text().splitlines()[-1])
+    assert list(figures) == KEYS
+    assert [figures[name] for name in ("units", "shoppers", "reserved", "persisted")] == [50, 300, 50, 50]
+    assert [figures[name] for name in ("errors", "oversold", "lost", "duplicated")] == [0, 0, 0, 0]
+    assert figures["reserved"] + figures["sold_out"] + figures["over_limit"] == 300
+    assert figures["attempts"] >= 300
+    assert figures["reservations"] >= 50
+    assert 0 < figures["reserve_p50_ms"] <= figures["reserve_p99_ms"]
+    assert {"I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I11"} == figures["invariants"].keys()
     assert set(figures["invariants"].values()) == {True}
-    assert os.listdir(empty) == []
+    assert [figures[name] for name in ("expired", "cancelled", "returned", "resold")] == [5, 5, 11, 11]
+    # Every purchase with a key, whatever became of its order, and most have one.
+    assert 40 <= figures["retries_found"] == figures["retried"] <= 61
+    assert (figures["paid"], figures["refunded"], figures["failed_customers"]) == (50, 1, 0)
+    assert figures["captured_minor"] == figures["provider_captured_minor"] == 51 * 99_00
+    assert (figures["paid_minor"], figures["refunded_minor"]) == (50 * 99_00, 99_00)
+    assert len(seen) >= 7
+    assert alive(seen.values()) == []
+    assert [*empty.iterdir(), *temporary.glob("shop-*")] == []
 
 
 @pytest.mark.parametrize("command", ["api", "worker"])

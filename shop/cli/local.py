@@ -140,7 +140,7 @@ def _write_environment(directory: Path, settings: Settings) -> Path:
     }
     file.touch(mode=0o600)
     exports = [f"export {name}={shlex.quote(value)}\n" for name, value in lines.items()]
-    if programs not in os.environ.get("PATH", "").split(os.pathsep):
-        exports.append(f'export PATH={shlex.quote(programs)}:"$PATH"\n')
+    # This process may have been given a PATH (by `uv run`) that the shell which reads the file does not have.
+    exports.append(f'export PATH={shlex.quote(programs)}:"$PATH"\n')
     file.write_text("".join(exports))
     return file

@@ -121,7 +121,11 @@ def list_settings(
 ) -> None:
     """List every setting with its default and its meaning; the values in force are not shown."""
     rows = [
-        {"variable": f"SHOP_{name.upper()}", "default": _default(field), "meaning": field.description or ""}
+        {
+            "variable": f"SHOP_{name.upper()}",
+            "default": _default(field),
+            "meaning": " ".join((field.description or "").split()),
+        }
         for name, field in sorted(
             Settings.model_fields.items(), key=lambda item: item[0] not in Settings.__annotations__
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import signal
 import socket
@@ -44,12 +45,13 @@ def environment_in(directory: Path) -> dict[str, str]:
 
 
 def purchase_of_the_readme(directory: Path) -> "subprocess.CompletedProcess[str]":
-    """What the README tells a newcomer to do, word for word, in a shell of their own."""
+    """What the README tells a newcomer to do, word for word, in a shell of their own, whose PATH knows no `shop`."""
     text = (ROOT / "README.md").read_text()
     lines = text.split("<!-- purchase -->\n```sh\n")[1].split("```\n<!-- /purchase -->")[0]
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", lines],  # noqa: S607
-        cwd=directory, env=environment(), capture_output=True, text=True, timeout=3 * UP_SECONDS, check=False,
+        cwd=directory, env=environment(PATH=os.defpath), capture_output=True, text=True, timeout=3 * UP_SECONDS,
+        check=False,
     )  # fmt: skip
 
 

@@ -45,7 +45,7 @@ async def measure(settings: Settings, rows: int, slowest: int) -> int:
     database = Database(settings, application_name="shop-tests", statement_seconds=FILLING_SECONDS_MAX)
     started = time.perf_counter()
     async with database.transaction() as session:
-        await fill(session, rows)
+        await fill(session, rows, lambda step: _tell(f"{time.perf_counter() - started:7,.0f} s  {step}"))
     filled = f"{rows:,} rows of each, made by {len(STATEMENTS)} statements in {time.perf_counter() - started:,.0f} s\n"
     sys.stdout.write(filled)
     took = {listed.name: [(await ask(database, listed, each), each) for each in listed.questions()] for listed in LISTS}
@@ -58,6 +58,10 @@ async def measure(settings: Settings, rows: int, slowest: int) -> int:
             asked = " ".join(f"{filter_name}={value}" for filter_name, value in question.items())
             sys.stdout.write(f"{milliseconds:10.1f} ms  {asked}\n")
     return int(max(pages[0][0] for pages in took.values()) > PAGE_MS_MAX)
+
+
+def _tell(step: str) -> None:
+    sys.stderr.write(f"{step}\n")
 
 
 async def ask(database: Database, listed: Listed, question: dict[str, object]) -> float:

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from shop.metrics import MULTIPROCESS_VARIABLE
 from shop.sales.models import Sale
-from tests.harness import Shop, wait_until
+from tests.harness import NO_TLS, Shop, wait_until
 from tests.ports import unused_port
 from tests.processes import Processes, copy_of
 
@@ -109,7 +109,7 @@ class ServedApi:
 
     async def metrics(self) -> str:
         """The metrics page."""
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(verify=NO_TLS) as client:
             return (await client.get(f"http://127.0.0.1:{self.metrics_port}/metrics")).text
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
