@@ -1,10 +1,13 @@
-"""The page that shows the metrics, right with several processes, whatever those that have died left behind."""
+"""The pages of the metrics' own port: the metrics of all processes, and why the shop is not ready, with every detail.
+
+The metrics are right whatever the processes that have died left behind.
+"""
 
 import json
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -21,6 +24,10 @@ from shop.metrics import MULTIPROCESS_VARIABLE
 PAGE_CONNECTIONS_MAX = 16
 PAGE_SECONDS_MAX = 5.0
 FILES_UNREADABLE = "shop_metrics_files_unreadable"
+
+# A page that answers in JSON: whether all is well (else 503), and the object.
+JsonPage = Callable[[], tuple[bool, object]]
+Application = Callable[[dict[str, Any], Callable[..., Any]], list[bytes]]
 
 log = structlog.get_logger(__name__)
 
@@ -125,15 +132,33 @@ class _PageHandler(WSGIRequestHandler):
         """Say nothing."""
 
 
-def _page(registry: CollectorRegistry) -> Callable[[dict[str, Any], Callable[..., Any]], list[bytes]]:
-    """The library's page, for HEAD too."""
-    library = make_wsgi_app(registry)
+def _json(ask: JsonPage) -> Application:
+    one_at_a_time = threading.Lock()
+
+    def page(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        method = environ["REQUEST_METHOD"]
+        if method != "GET":
+            start_response("200 OK" if method == "OPTIONS" else "405 Method Not Allowed", [("Allow", "GET")])
+            return []
+        with one_at_a_time:
+            well, found = ask()
+        start_response("200 OK" if well else "503 Service Unavailable", [("Content-Type", "application/json")])
+        return [json.dumps(found).encode()]
+
+    return page
+
+
+def _pages(registry: CollectorRegistry, others: Mapping[str, JsonPage]) -> Application:
+    """The library's page, and other ones at their paths; for HEAD too."""
+    library: Application = make_wsgi_app(registry)
+    at = {path: _json(ask) for path, ask in others.items()}
 
     def page(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         started: list[tuple[str, list[tuple[str, str]]]] = []
         method = environ["REQUEST_METHOD"]
         asked = {**environ, "REQUEST_METHOD": "GET" if method == "HEAD" else method}
-        body = b"".join(library(asked, lambda status, headers: started.append((status, headers))))
+        answer = at.get(environ["PATH_INFO"], library)
+        body = b"".join(answer(asked, lambda status, headers: started.append((status, headers))))
         [(status, headers)] = started
         headers = [(name, "GET, HEAD, OPTIONS" if name == "Allow" else value) for name, value in headers]
         headers += [("Content-Length", str(len(body))), ("X-Content-Type-Options", "nosniff")]
@@ -143,13 +168,16 @@ def _page(registry: CollectorRegistry) -> Callable[[dict[str, Any], Callable[...
     return page
 
 
-def serve_metrics(host: str, port: int) -> int:
-    """Show the metrics on their own port, from a thread; returns the port. Raises OSError when it is taken."""
+def serve_metrics(host: str, port: int, others: Mapping[str, JsonPage] | None = None) -> int:
+    """Show the metrics on their own port, from threads, and other pages at their paths; returns the port.
+
+    Raises OSError when it is taken.
+    """
     registry = REGISTRY
     if directory := os.environ.get(MULTIPROCESS_VARIABLE):
         registry = CollectorRegistry()
         _LivingProcesses(registry, Path(directory))
     server = _PageServer((host, port), _PageHandler)
-    server.set_app(_page(registry))
+    server.set_app(_pages(registry, others or {}))
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return server.server_port

@@ -13,7 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from shop.database import UNAVAILABLE_ERRORS, Database, state_of
 from shop.installation import ADVICE, FOREIGN, is_foreign
 from shop.migrating import migrated
-from shop.redis import scripts_loaded
+from shop.redis import connect, scripts_loaded
 from shop.redis_demands import ledger_problems
 from shop.settings import Settings
 
@@ -55,6 +55,31 @@ async def readiness(database: Database, client: aioredis.Redis, settings: Settin
         "scripts": await _check("Redis", lambda: _scripts(client)),
         "durability": await _check("Redis", lambda: _durability(database, client, settings)),
     }
+
+
+async def readiness_of(settings: Settings, database: Database) -> Checks:
+    """As `readiness`, for who has no client of the ledger."""
+    ledger = connect(settings.redis_url, settings)
+    try:
+        return await readiness(database, ledger, settings)
+    finally:
+        await ledger.aclose(close_connection_pool=True)
+
+
+def details(settings: Settings) -> tuple[bool, dict[str, object]]:
+    """Whether all is well, and each check with what was seen; for who runs the shop, not for the public."""
+
+    async def look() -> Checks:
+        database = Database(settings, application_name="shop-readiness", pool_max=1)
+        try:
+            return await readiness_of(settings, database)
+        finally:
+            await database.close()
+
+    checks = asyncio.run(look())
+    ready = all(failing is None for failing in checks.values())
+    shown = {name: "ok" if failing is None else failing._asdict() for name, failing in checks.items()}
+    return ready, {"status": "ready" if ready else "not ready", "checks": shown}
 
 
 def log_changes(checks: Checks) -> None:

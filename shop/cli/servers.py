@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -25,8 +26,8 @@ from shop.logs import configure_logs
 from shop.metrics_page import serve_metrics
 from shop.pool_sizes import compare_pools
 from shop.processes import START_FAILED
-from shop.readiness import readiness
-from shop.redis import all_scripts, connect
+from shop.readiness import details, readiness_of
+from shop.redis import all_scripts
 from shop.settings import Settings, get_settings
 from shop.settings.places import http_url
 
@@ -85,7 +86,7 @@ def api(
     except OSError as error:
         _not_listening("API", settings.api_host, settings.api_port, error, status=START_FAILED)
     with _metrics_of(count):
-        _serve_metrics(settings.metrics_host, settings.metrics_port)
+        _serve_metrics(settings, settings.metrics_port)
         if json:
             emit({"api": http_url(settings.api_host, port_of(listeners[0])), "processes": count}, as_json=True)
         status = serve(settings, listeners, processes=count)
@@ -101,7 +102,7 @@ def worker(json: Json = False) -> None:
     settings = get_settings()
     configure_logs(settings)
     asyncio.run(require_ready(settings, SERVING))
-    _serve_metrics(settings.metrics_host, settings.worker_metrics_port)
+    _serve_metrics(settings, settings.worker_metrics_port)
     if json:
         emit({"worker": "running"}, as_json=True)
     asyncio.run(run_worker(settings))
@@ -146,14 +147,12 @@ def _default(field: FieldInfo) -> str:
 async def require_ready(settings: Settings, names: tuple[str, ...], *, api_processes: int | None = None) -> None:
     """Fail before anything starts when a server that is needed cannot be used, and say whether the pools fit it."""
     database = Database(settings, application_name="shop-preflight", pool_max=1)
-    ledger = connect(settings.redis_url, settings)
     try:
-        checks = await readiness(database, ledger, settings)
+        checks = await readiness_of(settings, database)
         if names == SERVING and checks["postgres"] is None:
             await compare_pools(database, settings, api_processes=api_processes)
     finally:
         await database.close()
-        await ledger.aclose(close_connection_pool=True)
     advice = {
         "postgres": f". {advice_for('SHOP_DATABASE_URL', settings.database_url)}",
         "redis": f". {advice_for('SHOP_REDIS_URL', settings.redis_url)}",
@@ -163,13 +162,13 @@ async def require_ready(settings: Settings, names: tuple[str, ...], *, api_proce
             fail(f"{name}: {failing.detail}{advice.get(name, '')}", code="not_ready")
 
 
-def _serve_metrics(host: str, port: int) -> None:
+def _serve_metrics(settings: Settings, port: int) -> None:
     if port == 0:
         return
     try:
-        serve_metrics(host, port)
+        serve_metrics(settings.metrics_host, port, {"/readyz": partial(details, settings)})
     except OSError as error:
-        _not_listening("metrics", host, port, error)
+        _not_listening("metrics", settings.metrics_host, port, error)
 
 
 def _not_listening(what: str, host: str, port: int, error: OSError, *, status: int = 1) -> NoReturn:

@@ -3,11 +3,13 @@
 import errno
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from shop.listening import listen, port_of
 from shop.local.parts import NotStarted
 from shop.metrics_page import serve_metrics
+from shop.readiness import details
 from shop.settings import Settings
 
 PROVIDER_HOST, PROVIDER_PORT = "127.0.0.1", 8900
@@ -51,7 +53,7 @@ def show_metrics(own: Settings, notice: Callable[[str], object]) -> int:
     """Show the metrics at their port, or at another one if it is taken; returns it. Raises NotStarted."""
     for port in (own.metrics_port, 0):
         try:
-            served = serve_metrics(own.metrics_host, port)
+            served = serve_metrics(own.metrics_host, port, {"/readyz": partial(details, own)})
         except OSError as error:
             if port == 0 or error.errno != errno.EADDRINUSE:
                 raise NotStarted(f"the metrics cannot listen on {own.metrics_host}:{port}: {error.strerror}") from error

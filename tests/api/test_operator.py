@@ -1,6 +1,7 @@
 """What an operator sees: whether a shop is alive and ready, what it counts, and how it says that something is wrong."""
 
 import re
+from functools import partial
 from html import escape
 from http import HTTPStatus
 from pathlib import Path
@@ -18,6 +19,7 @@ from shop.advice import ADVICE
 from shop.app.context import METHODS, UNMATCHED
 from shop.metrics_page import serve_metrics
 from shop.problem_json import problem_of_status, refusals
+from shop.readiness import details
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.api.answers import problem_of
@@ -140,6 +142,30 @@ async def test_a_shop_without_its_database_says_so_and_refuses_with_503(shop: Sh
             problem_of(await get(lost, path), 503, "unavailable")
         answer = await (await lost.client()).get("/v1/orders", headers=lost.headers())
         problem_of(answer, 503, "unavailable")
+
+
+async def test_the_metrics_port_tells_the_details_that_the_public_is_not_told(shop: Shop) -> None:
+    """The address and the driver's error, for who may come to that port; a shop that is well has none."""
+    absent = copy_of(shop.settings, redis_url=f"redis://127.0.0.1:{unused_port()}/0")
+    for settings, status, redis in ((shop.settings, 200, "ok"), (absent, 503, "Redis cannot be reached")):
+        port = unused_port()
+        serve_metrics("127.0.0.1", port, {"/readyz": partial(details, settings)})
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+
+            async def told(client: httpx.AsyncClient = client, status: int = status) -> httpx.Response | None:
+                answer = await client.get("/readyz")
+                return answer if answer.status_code == status and answer.json()["checks"]["postgres"] == "ok" else None
+
+            answer: httpx.Response = await wait_until(told, reason=f"/readyz is {status}")
+            refused, options = await client.post("/readyz"), await client.options("/readyz")
+        found = answer.json()["checks"]
+
+        assert (refused.status_code, refused.headers["allow"], options.status_code) == (405, "GET, HEAD, OPTIONS", 200)
+        if status == 200:
+            assert found["redis"] == redis
+        else:
+            assert found["redis"]["reason"] == redis
+            assert str(settings.redis_url.rpartition(":")[2].removesuffix("/0")) in found["redis"]["detail"]
 
 
 async def test_the_metrics_count_by_route_template_and_by_outcome(shop: Shop) -> None:

@@ -12,7 +12,7 @@ from tests.harness import LOGINS, Shop, new_user_id, outcome, running_shop, wait
 from tests.pipeline.crowd import Crowd, assert_each_recorded_once
 from tests.processes import copy_of, own_shop
 
-HEALED_SECONDS = 15.0
+HEALED_SECONDS = 30.0
 EVERYTHING = LoseRequest(times=None)  # each connection that is used meanwhile stays silent for ever
 
 

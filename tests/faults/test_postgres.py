@@ -19,7 +19,7 @@ from tests.harness import Shop, outcome, running_shop, wait_until
 from tests.pipeline.crowd import Crowd, assert_each_recorded_once
 from tests.processes import copy_of, own_shop
 
-HEALED_SECONDS = 15.0
+HEALED_SECONDS = 30.0
 ROLE = "limited"
 KEPT = {"shop-api": 8, "shop-worker": 4, "shop-persister": 4}  # with four of each pool
 WAL_SEGMENTS_MAX = 20  # switched until there is no room for another

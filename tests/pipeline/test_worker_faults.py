@@ -16,7 +16,7 @@ from tests.pipeline.crowd import Crowd, assert_each_recorded_once, ids_of
 from tests.processes import copy_of, own_shop
 
 GRACE_SECONDS = 5.0
-HEALED_SECONDS = 15.0
+HEALED_SECONDS = 30.0
 
 
 async def persister_backends(shop: Shop) -> int:

@@ -11,7 +11,7 @@ from shop.sales.recovery.models import Recovery
 from tests.harness import Shop, wait_until
 from tests.pipeline.crowd import recorded
 
-RECOVERED_SECONDS = 15.0
+RECOVERED_SECONDS = 30.0
 
 
 async def unfinished(shop: Shop, sale: Sale) -> Recovery | None:

@@ -16,7 +16,7 @@ from shop.app.server import CLOSING_SECONDS, ShopServer, server_config
 from shop.listening import listen
 from tests.harness import Shop, wait_until
 
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS = 30.0
 REQUEST = b"GET /livez HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n"
 
 

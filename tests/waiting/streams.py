@@ -11,7 +11,7 @@ import httpx
 
 from tests.harness import Shop
 
-EVENT_SECONDS = 10.0
+EVENT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
