@@ -29,4 +29,28 @@ MUTANTS: tuple[Mutant, ...] = (
         "            return read.order_id is not None\n",
         "tests/loadtests/test_retries.py::test_a_retry_that_gets_another_order_a_new_one_or_none_does_not_hold",
     ),
+    breaks(
+        "page_begins_at_its_cursor",
+        "A list shows the last row of a page again on the next one.",
+        "shop/paging.py",
+        "        query = query.where(tuple_(at, key) < tuple_(",
+        "        query = query.where(tuple_(at, key) <= tuple_(",
+        "tests/listing/test_pages.py::test_the_pages_of_a_list_are_all_that_is_asked_for_the_newest_first",
+    ),
+    breaks(
+        "broken_metrics_file_read",
+        "An empty file of a process that was killed takes the whole page away.",
+        "shop/metrics_page.py",
+        "            elif (reason := _unreadable(file)) is None:\n",
+        "            elif (reason := None) is None:\n",
+        "tests/serving/test_metrics.py::test_a_file_that_cannot_be_read_costs_the_page_nothing_but_what_that_process_counted",
+    ),
+    breaks(
+        "details_in_words_only",
+        "Who runs the shop is not told what was seen.",
+        "shop/readiness.py",
+        "else failing._asdict() for name",
+        "else failing.reason for name",
+        "tests/api/test_operator.py::test_the_metrics_port_tells_the_details_that_the_public_is_not_told",
+    ),
 )

@@ -251,4 +251,12 @@ MUTANTS = (
         "                        future.set_exception(",
         "tests/test_coalescer.py",
     ),
+    breaks(
+        "repeat_is_always_reserved",
+        "A buyer whose order is paid is told that it waits for their money.",
+        "shop/orders/repeats.py",
+        "        statuses = {str(order.id): order.status for order in found}\n",
+        "        statuses: dict[str, str] = {}\n",
+        "tests/api/test_purchase.py::test_after_a_cancel_a_late_duplicate_of_the_old_request_is_the_released_order",
+    ),
 )

@@ -116,4 +116,20 @@ MUTANTS = (
         "values(recount=True)",
         "tests/payments/test_totals.py::test_the_report_is_the_sum_of_all_payments_whenever_they_were_counted",
     ),
+    breaks(
+        "buyers_sent_anywhere",
+        "The provider sends a buyer from the payment to the page of a stranger.",
+        "shop/payments/returning.py",
+        "    return encrypted and origin in settings.origins_to_return_to\n",
+        "    return encrypted\n",
+        "tests/payments/test_return_url.py::test_a_buyer_is_sent_nowhere_else",
+    ),
+    breaks(
+        "refund_taken_back_in_silence",
+        "A refund that did not go back after all is taken for done.",
+        EVENTS,
+        "        refund.status = RefundStatus.TAKEN_BACK\n",
+        "        pass\n",
+        f"{OF_EVENTS}::test_a_refund_that_the_provider_takes_back_rings_and_is_no_balance",
+    ),
 )
