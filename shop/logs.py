@@ -1,11 +1,34 @@
-"""Structured logs. What a client sent is never written raw: values are rendered as JSON, or escaped for the console."""
+"""Structured logs. What a client sent is never written raw: values are rendered as JSON, or escaped for the console.
+
+To log never raises: a disk that is full, or a pipe that nobody reads any more, costs the line and not what it is about.
+"""
 
 import logging
 import sys
 
 import structlog
 
+from shop import metrics
 from shop.settings import Settings
+
+
+class StandardError:
+    """Writes to what standard error is just now, and counts the lines that could not be written."""
+
+    def __init__(self, *_: object) -> None:
+        """One for each logger; structlog gives it what the logger was asked for with."""
+
+    def msg(self, line: str) -> None:
+        """Write one line."""
+        if sys.stderr is None:  # The process was started without one.
+            return
+        try:
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+        except (OSError, ValueError):  # ValueError: it is closed
+            metrics.LOG_LINES_LOST.inc()
+
+    debug = info = warning = error = critical = exception = msg
 
 
 def configure_logs(settings: Settings) -> None:
@@ -27,7 +50,7 @@ def configure_logs(settings: Settings) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=StandardError,
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)

@@ -31,6 +31,7 @@ SERVER_USABLE = Gauge(
     multiprocess_mode="livemin",
 )
 ORDER_LISTENERS = Gauge("shop_order_listeners", "Requests that wait for news of an order.", multiprocess_mode="livesum")
+LOG_LINES_LOST = Counter("shop_log_lines_lost_total", "Lines of the log that could not be written.")
 ITEM_FAILURES = Counter(
     "shop_item_failures_total", "Items of a loop that failed; the others of the loop were served.", ["loop"]
 )

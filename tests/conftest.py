@@ -20,6 +20,7 @@ from sqlalchemy import func, text, update
 
 from shop.database import Base, Database
 from shop.embedded import EmbeddedServers, embedded_servers
+from shop.logs import StandardError
 from shop.migrating import migrate
 from shop.orders.models import Order
 from shop.redis import connect, load_scripts
@@ -40,7 +41,7 @@ _numbers = itertools.count(1)
 def pytest_configure() -> None:
     """A traceback is logged as Python writes it: to draw one, with the locals, stops the loop for up to a second."""
     plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
-    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain], logger_factory=StandardError)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
