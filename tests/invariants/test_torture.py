@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,12 +12,13 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
+from loadtests.afterlife import released_wrongly
 from loadtests.chaos import ChaosProxy
 from loadtests.torture.check import Finding, check_sale
 from loadtests.torture.crowd import Crowd
 from loadtests.torture.faults import FAULTS
 from loadtests.torture.ground import API, NOT_READY, Ground, Wrecked
-from loadtests.torture.healing import HEAL_SECONDS_MAX
+from loadtests.torture.healing import HEAL_SECONDS_MAX, NotHealed, until_well
 from loadtests.torture.ledger import check_ledger, sold_while_closed
 from loadtests.torture.market import Market, OnSale
 from loadtests.torture.plan import rounds
@@ -27,7 +29,7 @@ from shop.embedded import EmbeddedServers, PostgresServer, ValkeyServer
 from shop.local import LocalShop
 from shop.processes import START_FAILED
 from shop.sales.models import LedgerRow, SaleChange
-from tests.harness import Shop
+from tests.harness import Shop, wait_until
 
 SEED = 20
 SHORT = (
@@ -238,6 +240,49 @@ async def test_what_was_tampered_with_is_found(
     figures = ("lost", "oversold", "over_limit", "duplicated", "ghosts")
     assert {name: getattr(finding, name) for name in figures} == dict.fromkeys(figures, 0) | counted
     assert finding.broken == broken
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO stock_ledger SELECT (jsonb_populate_record(l, jsonb_build_object('seq', l.seq + 1000))).*"
+        " FROM stock_ledger l WHERE sale_id = :sale AND kind = 'released'",
+        "UPDATE orders SET status = 'reserved', closed_at = NULL, released_at = NULL"
+        " WHERE sale_id = :sale AND released_at IS NOT NULL",
+    ],
+    ids=["twice", "of-an-open-order"],
+)
+async def test_units_that_went_back_wrongly_are_counted(examined: Examined, statement: str) -> None:
+    """Twice, or of an order that is not closed (I8)."""
+
+    async def wrong() -> int:
+        async with examined.shop.database.transaction() as session:
+            return await released_wrongly(session, examined.sale.id)
+
+    async def released() -> bool:
+        async with examined.shop.database.transaction() as session:
+            row = text("SELECT count(*) FROM stock_ledger WHERE sale_id = :sale AND kind = 'released'")
+            return bool(await session.scalar(row, {"sale": examined.sale.id}))
+
+    await wait_until(released, reason="the release is recorded")
+    assert await wrong() == 0
+
+    await examined.execute(statement, sale=examined.sale.id)
+
+    assert await wrong() == 1
+
+
+async def test_what_does_not_heal_in_time_is_named(examined: Examined) -> None:
+    """A sale with an alarm that nobody lifts (I12)."""
+    market = Market(examined.ground, seed=SEED)
+    market.sales.append(examined.sale)
+    well = await until_well(examined.ground, market, examined.crowd, since=time.monotonic())
+    assert well < HEAL_SECONDS_MAX
+
+    await examined.execute("UPDATE sales SET alarm = 'broken by hand' WHERE id = :sale", sale=examined.sale.id)
+    long_ago = time.monotonic() - HEAL_SECONDS_MAX
+    with pytest.raises(NotHealed, match=f"sale {examined.sale.id}: alarm: broken by hand"):
+        await until_well(examined.ground, market, examined.crowd, since=long_ago)
 
 
 def test_the_readme_keeps_the_table_of_the_longest_run(tmp_path: Path) -> None:
