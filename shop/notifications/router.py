@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from starlette.convertors import StringConvertor, register_url_convertor
 
 from shop.auth import ActorDep, CurrentAdmin
 from shop.bounds import ROW_ID_MAX, Digits, Limit, WrittenId
@@ -27,6 +28,15 @@ from shop.notifications.schemas import (
     WebhookWithSecret,
 )
 from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
+
+
+class _NotDead(StringConvertor):
+    """What may be a webhook's id: `/dead` beside it has methods of its own, and no others."""
+
+    regex = "(?!dead(?:/|$))[^/]+"
+
+
+register_url_convertor("webhook", _NotDead())
 
 WebhookId = Annotated[int, Digits(1, ID_MAX, WebhookNotFound), Path()]
 DeliveryId = Annotated[int, Digits(1, ROW_ID_MAX, DeadLetterNotFound), Path()]
@@ -96,14 +106,14 @@ async def retry_dead_letter(
     return await service.retry(session, actor, delivery_id, request.app.state.settings)
 
 
-@router.get("/{webhook_id}", responses=problems(*REFUSED_TO_OTHERS, WebhookNotFound))
+@router.get("/{webhook_id:webhook}", responses=problems(*REFUSED_TO_OTHERS, WebhookNotFound))
 async def read_webhook(webhook_id: WebhookId, admin: CurrentAdmin, session: SessionDep) -> WebhookRead:
     """One webhook."""
     return WebhookRead.model_validate(await service.find(session, webhook_id))
 
 
 @router.patch(
-    "/{webhook_id}", responses=problems(*REFUSED_TO_OTHERS, *REFUSED_BODIES, WebhookNotFound, WebhookUrlRefused)
+    "/{webhook_id:webhook}", responses=problems(*REFUSED_TO_OTHERS, *REFUSED_BODIES, WebhookNotFound, WebhookUrlRefused)
 )
 async def change_webhook(webhook_id: WebhookId, patch: WebhookPatch, request: Request, actor: ActorDep) -> WebhookRead:
     """Change the fields that are sent. Enabling it again also forgets that it failed."""
@@ -111,13 +121,13 @@ async def change_webhook(webhook_id: WebhookId, patch: WebhookPatch, request: Re
     return WebhookRead.model_validate(await service.change(state.database, actor, webhook_id, patch, state.settings))
 
 
-@router.delete("/{webhook_id}", status_code=204, responses=problems(*REFUSED_TO_OTHERS, WebhookNotFound))
+@router.delete("/{webhook_id:webhook}", status_code=204, responses=problems(*REFUSED_TO_OTHERS, WebhookNotFound))
 async def delete_webhook(webhook_id: WebhookId, actor: ActorDep, session: SessionDep) -> None:
     """Tell it nothing any more; what is pending for it is given up."""
     await service.delete(session, actor, webhook_id)
 
 
-@router.post("/{webhook_id}/secret", responses=problems(*REFUSED_TO_OTHERS, WebhookNotFound))
+@router.post("/{webhook_id:webhook}/secret", responses=problems(*REFUSED_TO_OTHERS, WebhookNotFound))
 async def rotate_webhook_secret(
     webhook_id: WebhookId, actor: ActorDep, response: Response, session: SessionDep
 ) -> WebhookWithSecret:

@@ -60,6 +60,17 @@ async def test_options_of_nothing_is_not_found(shop: Shop) -> None:
     problem_of(await (await shop.client()).options("/v1/nothing"), 404, "not_found")
 
 
+async def test_a_path_beside_one_with_an_id_has_its_own_methods_alone(shop: Shop) -> None:
+    """`dead` is no webhook: nothing of a body or of an id is judged before the method."""
+    client = await shop.client()
+    for method in ("PATCH", "DELETE", "POST", "PUT"):
+        answer = await client.request(method, "/v1/admin/webhooks/dead", headers=shop.admin_headers())
+        problem_of(answer, 405, "method_not_allowed")
+        assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
+    assert (await client.get("/v1/admin/webhooks/dead", headers=shop.admin_headers())).status_code == 200
+    problem_of(await client.get("/v1/admin/webhooks/deadly", headers=shop.admin_headers()), 422, "invalid")
+
+
 async def test_head_of_an_event_stream_ends(shop: Shop) -> None:
     """It has no length, and its connection may be used again."""
     sale = await shop.open_sale(units=1)
