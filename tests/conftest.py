@@ -36,6 +36,9 @@ LONGEST_FIRST = ("test_model", "test_demo", "test_races", "test_wheel", "test_to
 ENDS_BEFORE_TIMEOUT_SECONDS = 5
 
 _numbers = itertools.count(1)
+# Whose each number of the shared Valkey is: beside the ledger of another database a shop would load nothing.
+# The running shop has 0, and leaves it empty after each file; so have shops whose Valkey is their own.
+_databases: dict[int, str] = {}
 
 
 def pytest_configure() -> None:
@@ -81,6 +84,7 @@ def servers() -> Iterator[EmbeddedServers]:
 
 def settings_of(servers: EmbeddedServers, *, database: str, redis_number: int, template: str = "template1") -> Settings:
     """The settings of a shop of the tests, with a new database."""
+    assert redis_number == 0 or _databases.setdefault(redis_number, database) == database, _databases
     return Settings(
         _env_file=None,
         environment="test",

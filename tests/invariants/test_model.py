@@ -410,7 +410,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 @pytest.fixture
 def world(fresh_settings: Settings, loop: asyncio.AbstractEventLoop) -> Iterator[World]:
     """A database of its own on each of the tests' servers."""
-    own = fresh_settings.model_copy(update={"redis_url": fresh_settings.redis_url.replace("db=0", "db=2")})
+    own = fresh_settings.model_copy(update={"redis_url": fresh_settings.redis_url.replace("db=0", "db=6")})
     database, client = CrashingDatabase(own, application_name="shop-persister"), connect(own.redis_url, own)
     yield World(own, database, client)
     loop.run_until_complete(database.close())

@@ -31,7 +31,7 @@ END $$
 @pytest.fixture(scope="session")
 def unchecked_settings(servers: EmbeddedServers, template_database: str) -> Settings:
     """The settings of servers for poisoned items; a back-off that outlasts a test shows that it is one."""
-    settings = settings_of(servers, database="unchecked", redis_number=2, template=template_database)
+    settings = settings_of(servers, database="unchecked", redis_number=5, template=template_database)
     return copy_of(settings, **PATIENCE, retry_delay_min_seconds=30.0, item_retry_seconds_max=30.0)
 
 

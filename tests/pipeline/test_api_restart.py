@@ -60,7 +60,7 @@ async def test_sigterm_lets_an_api_answer_the_requests_in_hand(
 ) -> None:
     """A rolling restart fails no request that was taken (faults 33)."""
     # The limiter has a Redis of its own here, so that what waits in the ledger's Redis is the purchases.
-    settings = copy_of(fresh_settings, cache_redis_url=f"{servers.redis_url}?db=2")
+    settings = copy_of(fresh_settings, cache_redis_url=f"{servers.redis_url}?db=7")
     async with own_shop(settings, tmp_path, worker_here=True) as own:
         through = own.through(await own.processes.start_api("api"))
         sale = await own.shop.open_sale(units=10)
