@@ -76,9 +76,13 @@ def details(settings: Settings) -> tuple[bool, dict[str, object]]:
         finally:
             await database.close()
 
-    checks = asyncio.run(look())
+    return summary(asyncio.run(look()), Failing._asdict)
+
+
+def summary(checks: Checks, describe: Callable[[Failing], object]) -> tuple[bool, dict[str, object]]:
+    """Whether all is well, and the object that says so; `describe` tells of a check that fails."""
     ready = all(failing is None for failing in checks.values())
-    shown = {name: "ok" if failing is None else failing._asdict() for name, failing in checks.items()}
+    shown = {name: "ok" if failing is None else describe(failing) for name, failing in checks.items()}
     return ready, {"status": "ready" if ready else "not ready", "checks": shown}
 
 

@@ -12,7 +12,7 @@ from shop.advice import ADVICE, ADVICE_BY_CLASS
 from shop.errors import Invalid, NotFound
 from shop.json_bodies import JsonRoute
 from shop.problem_json import RETRYABLE_STATUSES, problem_of_code, problems
-from shop.readiness import log_changes, readiness
+from shop.readiness import log_changes, readiness, summary
 
 router = APIRouter(tags=["operator"], route_class=JsonRoute)
 
@@ -125,8 +125,5 @@ async def readyz(request: Request) -> JSONResponse:
     state = request.app.state
     checks = await readiness(state.database, state.ledger, state.settings)
     log_changes(checks)
-    ready = all(failing is None for failing in checks.values())
-    shown = {name: "ok" if failing is None else failing.reason for name, failing in checks.items()}
-    return JSONResponse(
-        {"status": "ready" if ready else "not ready", "checks": shown}, status_code=200 if ready else 503
-    )
+    ready, shown = summary(checks, lambda failing: failing.reason)
+    return JSONResponse(shown, status_code=200 if ready else 503)
