@@ -15,7 +15,7 @@ from shop.migrating import migrate
 from shop.settings import Settings
 from tests.harness import create_database
 from tests.listing.filters import LISTS, Listed
-from tests.listing.rows import STATEMENTS, fill
+from tests.listing.rows import STATEMENTS, fill, vacuum
 
 ROWS = 5_000_000
 TRIES = 3
@@ -46,6 +46,7 @@ async def measure(settings: Settings, rows: int, slowest: int) -> int:
     started = time.perf_counter()
     async with database.transaction() as session:
         await fill(session, rows, lambda step: _tell(f"{time.perf_counter() - started:7,.0f} s  {step}"))
+    await vacuum(database)
     filled = f"{rows:,} rows of each, made by {len(STATEMENTS)} statements in {time.perf_counter() - started:,.0f} s\n"
     sys.stdout.write(filled)
     took = {listed.name: [(await ask(database, listed, each), each) for each in listed.questions()] for listed in LISTS}

@@ -7,7 +7,7 @@ import pytest
 from shop.database import Database
 from shop.embedded import EmbeddedServers
 from tests.conftest import settings_of
-from tests.listing.rows import fill
+from tests.listing.rows import fill, vacuum
 
 ROWS = 20_000
 
@@ -19,5 +19,6 @@ async def many(servers: EmbeddedServers, template_database: str) -> AsyncIterato
     database = Database(settings, application_name="shop-tests", statement_seconds=60)
     async with database.transaction() as session:
         await fill(session, ROWS)
+    await vacuum(database)
     yield database
     await database.close()

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from shop.database import Database
+
 # Of all the rows, one in so many is of the rare kind: an index that is not about it has to read as many.
 RARE_EVERY = 2_000
 USERS_EVERY = 50
@@ -63,10 +65,7 @@ INDEXES = """SELECT indexname, indexdef FROM pg_indexes JOIN pg_class ON relname
 
 
 async def fill(session: AsyncSession, rows: int, done: Callable[[str], None] = lambda _: None) -> None:
-    """So many accounts, orders, payments and events, and what Postgres knows of them for its plans.
-
-    `done` is told of each step.
-    """
+    """So many accounts, orders, payments and events. `done` is told of each step."""
     values = {"rows": rows, "rare": RARE_EVERY, "per_user": USERS_EVERY}
     for statement in QUICKLY:
         await session.execute(text(statement))
@@ -79,5 +78,10 @@ async def fill(session: AsyncSession, rows: int, done: Callable[[str], None] = l
     for name, definition in indexes:
         await session.execute(text(definition.replace(":", "\\:")))
         done(f"index {name}")
-    for table in TABLES:
-        await session.execute(text(f"ANALYZE {table}"))
+
+
+async def vacuum(database: Database) -> None:
+    """What autovacuum does to such tables sooner or later: plans depend on it, so it has been before they are made."""
+    async with database.engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(text(f"VACUUM (ANALYZE) {', '.join(TABLES)}"))
