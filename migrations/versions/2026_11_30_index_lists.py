@@ -33,7 +33,7 @@ FILL = """
 def _indexes() -> list[tuple[str, str, str, str | None]]:
     return [
         ("ix_orders_sale", "orders", "sale_id, status, reserved_at, id", OF_SALES),
-        ("ix_orders_of_sales", "orders", "status, reserved_at, id", OF_SALES),
+        ("ix_orders_of_sales", "orders", "status, reserved_at, id", f"{OF_SALES} AND status <> 'reserved'"),
         ("ix_orders_ordinary", "orders", "status, reserved_at, id", ORDINARY),
         ("ix_orders_replacements", "orders", "reserved_at, id", "replaces IS NOT NULL"),
         (

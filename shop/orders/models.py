@@ -57,9 +57,15 @@ class Order(Base):
         Index("ix_orders_user", "user_id", "reserved_at", "id"),
         # Of ordinary orders alone, so that a batch of purchases does not write into it.
         Index("ix_orders_open", "user_id", postgresql_where="sale_id IS NULL AND status = 'reserved'"),
-        # For the list of all orders, `shop.orders.listing`: a purchase writes into two of them, at their ends.
+        # For the list of all orders, `shop.orders.listing`: a purchase writes into one of them when it is recorded.
         Index("ix_orders_sale", "sale_id", "status", "reserved_at", "id", postgresql_where="sale_id IS NOT NULL"),
-        Index("ix_orders_of_sales", "status", "reserved_at", "id", postgresql_where="sale_id IS NOT NULL"),
+        Index(
+            "ix_orders_of_sales",
+            "status",
+            "reserved_at",
+            "id",
+            postgresql_where="sale_id IS NOT NULL AND status <> 'reserved'",
+        ),
         Index("ix_orders_ordinary", "status", "reserved_at", "id", postgresql_where="sale_id IS NULL"),
         Index("ix_orders_replacements", "reserved_at", "id", postgresql_where="replaces IS NOT NULL"),
     )

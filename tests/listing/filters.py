@@ -46,7 +46,7 @@ LISTS = (
         OrderQuery,
         orders.page,
         {
-            "status": ["paid", "refunded", "expired"],
+            "status": ["paid", "refunded", "expired", "reserved"],
             "sale_id": [1, 2],
             "user_id": ["u7"],
             "product_id": [1, 2, 3, 4],

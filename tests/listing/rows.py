@@ -22,14 +22,17 @@ STATEMENTS = (
         orders_per_user, hold_seconds, starts_at, ends_at, status, paused, salt, epoch, watermark, watermark_balance,
         changes, held_back) OVERRIDING SYSTEM VALUE
     SELECT n, CASE WHEN n < 3 THEN 1 ELSE 2 END, 'Sale ' || n, 0, 0, 100, 'EUR', 1, 1, 900, now(),
-        now() + interval '1 hour', 'settled', false, decode(repeat('00', 16), 'hex'), 0, 0, 0, 0, 0
+        now() + interval '1 hour',
+        CASE WHEN n < 3 THEN 'settled' ELSE 'ended' END, false, decode(repeat('00', 16), 'hex'), 0, 0, 0, 0, 0
     FROM generate_series(1, 3) n""",
-    # Every second order is of sale 1; sales 2 and 3 are rare, and so is product 4 among the ordinary ones.
+    # Every second order is of sale 1; sales 2 and 3 (whose orders are reserved) are rare, and so is product 4 among the
+    # ordinary ones.
     """INSERT INTO orders (id, sale_id, epoch, seq, user_id, status, quantity, total_minor, currency, reserved_at,
         recorded_at, expires_at, closed_at, released_at, replaces)
     SELECT (lpad(to_hex(coalesce(sale, 0)), 8, '0') || '-0000-8000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, sale,
         CASE WHEN sale > 0 THEN 1 END, CASE WHEN sale > 0 THEN n END, 'u' || n / :per_user,
-        CASE WHEN n % :rare < 2 THEN 'refunded' ELSE 'paid' END, 1, 100, 'EUR', at, at, at + interval '1 hour', NULL,
+        CASE WHEN n % :rare < 2 THEN 'refunded' WHEN sale = 3 THEN 'reserved' ELSE 'paid' END,
+        1, 100, 'EUR', at, at, at + interval '1 hour', NULL,
         NULL, CASE WHEN n % :rare < 2 THEN gen_random_uuid() END
     FROM (SELECT n, timestamptz '2026-01-01Z' + n * interval '1 second' AS at,
             CASE WHEN n % 2 = 1 THEN NULL WHEN n % :rare = 4 THEN 2 WHEN n % :rare = 6 THEN 3 ELSE 1 END AS sale

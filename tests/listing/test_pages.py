@@ -47,6 +47,7 @@ async def walked(database: Database, listed: Listed, question: dict[str, object]
         ("orders", {"product_id": 4, "status": "refunded"}, f"{LINE.format(4)} AND status = 'refunded'"),
         ("orders", {"product_id": 4, "sale_id": 1}, "false"),
         ("orders", {"status": "refunded", "of_sale": True}, "status = 'refunded' AND sale_id IS NOT NULL"),
+        ("orders", {"status": "reserved", "of_sale": True}, "status = 'reserved' AND sale_id IS NOT NULL"),
         ("orders", {"replacement": True}, "replaces IS NOT NULL"),
         ("orders", {"created_from": LATE, "replacement": False}, f"reserved_at >= '{LATE}' AND replaces IS NULL"),
         ("orders", {"user_id": "u7", "of_sale": True}, "user_id = 'u7' AND sale_id IS NOT NULL"),

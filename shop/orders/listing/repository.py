@@ -8,15 +8,17 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, select, true
+from sqlalchemy import ColumnElement, Select, literal_column, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.orders.listing.schemas import OrderQuery
 from shop.orders.models import ORDINARY_LINES, Order, OrderLine, OrderStatus
 from shop.paging import Place, bounded, is_among, newest, newest_first, place_after
-from shop.sales.models import Sale
+from shop.sales.models import Sale, SaleStatus
 
 OF_SALE, ORDINARY = Order.sale_id.is_not(None), Order.sale_id.is_(None)
+# Literally what the index is of: of a parameter Postgres could not know that it is not this status.
+NOT_RESERVED = Order.status != literal_column("'reserved'")
 
 
 async def page(session: AsyncSession, asked: OrderQuery) -> Sequence[Order]:
@@ -39,8 +41,9 @@ def _queries(asked: OrderQuery, after: Place | None) -> list[Select[datetime, UU
         return [_orders(*_conditions(asked), OF_SALE, Order.status == status) for status in statuses]
     kinds = {None: (OF_SALE, ORDINARY), True: (OF_SALE,), False: (ORDINARY,)}[asked.of_sale]
     if asked.product_id is None:
-        return [_orders(*_conditions(asked), kind, Order.status == status) for status in statuses for kind in kinds]
-    found = [] if asked.of_sale is False else [_of_sales_of(asked, after, status) for status in statuses]
+        return [_of_kind(asked, after, status, kind) for status in statuses for kind in kinds]
+    of_product = Sale.product_id == asked.product_id
+    found = [] if asked.of_sale is False else [_of_each(of_product, asked, after, status) for status in statuses]
     return found if asked.of_sale else [*found, _ordinary_of(asked)]
 
 
@@ -64,14 +67,29 @@ def _conditions(asked: OrderQuery) -> list[ColumnElement[bool]]:
     return found
 
 
-def _of_sales_of(asked: OrderQuery, after: Place | None, status: OrderStatus) -> Select[datetime, UUID]:
-    """The newest orders of each sale of the product, whose lines need not be read."""
+def _of_kind(
+    asked: OrderQuery, after: Place | None, status: OrderStatus, kind: ColumnElement[bool]
+) -> Select[datetime, UUID]:
+    """Purchases that are reserved are in no index of all sales, which each would be written into when it is recorded.
+
+    A settled sale has none.
+    """
+    if kind is OF_SALE and status is OrderStatus.RESERVED:
+        return _of_each(Sale.status.in_((SaleStatus.SCHEDULED, SaleStatus.ENDED)), asked, after, status)
+    indexed = (NOT_RESERVED,) if kind is OF_SALE else ()
+    return _orders(*_conditions(asked), kind, *indexed, Order.status == status)
+
+
+def _of_each(
+    sales_like: ColumnElement[bool], asked: OrderQuery, after: Place | None, status: OrderStatus
+) -> Select[datetime, UUID]:
+    """The newest orders of each of these sales. The lines need not be read."""
     where = _conditions(asked.model_copy(update={"product_id": None}))
     of_one = _orders(Order.sale_id == Sale.id, OF_SALE, Order.status == status, *where).correlate(Sale)
     newest_of_one = bounded(of_one, asked, after).lateral()
     columns: Any = newest_of_one.columns
     sales = select(columns.reserved_at, columns.id).select_from(Sale).join(newest_of_one, true())
-    return sales.where(Sale.product_id == asked.product_id)
+    return sales.where(sales_like)
 
 
 def _ordinary_of(asked: OrderQuery) -> Select[datetime, UUID]:
