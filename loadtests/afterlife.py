@@ -13,11 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from loadtests.record import CrowdSummary
 from loadtests.retries import Retries
 from loadtests.verify import Threshold, Verdict
+from shop.ledger.order_ids import ids_of_sale
 from shop.orders.models import Order, OrderStatus
 from shop.payments.service import money_report
 from shop.payments.totals.repository import Money, money
 from shop.sales.models import LedgerRow, Sale
-from shop.seckill.order_ids import ids_of_sale
 
 INVARIANTS = {
     "I7": "a retry finds its order for ever",

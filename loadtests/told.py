@@ -6,10 +6,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from loadtests.history import REPLAYED, RESERVED, UNKNOWN, Attempt, Entry, Rules
 from loadtests.http import ConnectError, HttpError
+from shop.ledger.order_ids import ids_of_sale
+from shop.ledger.receipts import Receipt, Signer, Witness
 from shop.orders.models import Order
 from shop.sales.models import LedgerRow, Sale, SaleEpoch
-from shop.seckill.order_ids import ids_of_sale
-from shop.seckill.receipts import Receipt, Signer, Witness
 
 ROWS_PER_FETCH = 10_000
 NOT_EXECUTED = 503
@@ -41,7 +41,7 @@ def attempt_of(
 ) -> Attempt | None:
     """What came of a purchase, by its answer (status and body) or by what was in its way; None if it was never sent.
 
-    Raises shop.seckill.receipts.Forged for a statement that the shop has not signed.
+    Raises shop.ledger.receipts.Forged for a statement that the shop has not signed.
     """
     if isinstance(answer, ConnectError):
         return None

@@ -25,6 +25,7 @@ from shop.audit.schemas import AuditReport
 from shop.audit.service import audit_sale
 from shop.auth import Actor, issue_token
 from shop.database import Database
+from shop.ledger import client as ledger
 from shop.products import repository as products
 from shop.products.models import Product
 from shop.redis import connect
@@ -33,7 +34,6 @@ from shop.sales import repository as sales
 from shop.sales import service
 from shop.sales.models import Sale
 from shop.sales.schemas import SaleCreate
-from shop.seckill import ledger
 from shop.settings import Settings
 from shop.worker import running_worker
 

@@ -22,10 +22,10 @@ from loadtests.bench.rounds import MICROSECONDS, Spread, spread
 from loadtests.bench.sales import fill, forget, open_sales, row, until_drained
 from loadtests.bench.stage import HOST, NotMeasured, Stage
 from loadtests.http import Address, Pool
+from shop.ledger import client as ledger
 from shop.orders.models import Order, OrderStatus
 from shop.payments.contract import Intent, ProviderEvent
 from shop.payments.models import Payment, PaymentStatus
-from shop.seckill import ledger
 
 EXPIRE_SECONDS_MAX = 120.0
 WATCH_SECONDS = 0.1  # each look is a transaction of its own, on the server that is measured

@@ -10,7 +10,7 @@ from loadtests.bench.purchases import ACCEPTED, UNITS, Report
 from loadtests.bench.rounds import Spread, Wish, per_second, play, spread
 from loadtests.bench.sales import forget, open_sales, row, until_drained
 from loadtests.bench.stage import NotMeasured, Stage
-from shop.seckill import ledger
+from shop.ledger import client as ledger
 
 # Enough that the queue is in the shop, where it is to be refused, and not in the generator.
 OPEN_CONNECTIONS = 2_048

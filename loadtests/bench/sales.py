@@ -11,15 +11,15 @@ from sqlalchemy import update
 from loadtests.bench.requests import idempotency_key, purchase_requests, user_id
 from loadtests.bench.stage import HOST, POLL_SECONDS, NotMeasured, Stage
 from shop.auth import COMMAND_LINE
+from shop.ledger import client as ledger
+from shop.ledger.client import LastOrder, LoadedSale, RedisClock, ReserveRequest
+from shop.ledger.keys import ledger_keys
+from shop.ledger.order_ids import keyed_order_id
 from shop.products import repository as products
 from shop.sales import repository, service
 from shop.sales.loading import loaded_sale
 from shop.sales.models import Sale, SaleStatus
 from shop.sales.schemas import SaleCreate
-from shop.seckill import ledger
-from shop.seckill.keys import ledger_keys
-from shop.seckill.ledger import LastOrder, LoadedSale, RedisClock, ReserveRequest
-from shop.seckill.order_ids import keyed_order_id
 
 LOAD_SECONDS_MAX = 30.0
 DRAIN_SECONDS_MAX = 300.0

@@ -19,12 +19,12 @@ from loadtests.torture.market import OnSale
 from loadtests.torture.purchases import Purchase
 from shop.audit.service import audit_sale
 from shop.errors import NotReady
+from shop.ledger import client as ledger
+from shop.ledger.order_ids import ids_of_sale, keyed_order_id, uuid_text
 from shop.orders.models import Order, OrderStatus
 from shop.sales import repository
 from shop.sales.models import Sale
 from shop.sales.recovery import repository as recoveries
-from shop.seckill import ledger
-from shop.seckill.order_ids import ids_of_sale, keyed_order_id, uuid_text
 
 DRAIN_SECONDS_MAX = 15.0
 RECEIPT_SECONDS_MAX = 15.0

@@ -10,11 +10,11 @@ from loadtests.torture.crowd import Crowd
 from loadtests.torture.ground import PASSING_ERRORS, Ground
 from loadtests.torture.market import Market, OnSale
 from loadtests.torture.purchases import Purchase
+from shop.ledger import client as ledger
+from shop.ledger.order_ids import ids_of_sale
 from shop.orders.models import Order, OrderStatus
 from shop.sales import repository
 from shop.sales.recovery import repository as recoveries
-from shop.seckill import ledger
-from shop.seckill.order_ids import ids_of_sale
 
 HEAL_SECONDS_BAR = 15.0
 HEAL_SECONDS_MAX = 60.0

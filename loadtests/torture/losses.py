@@ -15,12 +15,12 @@ from loadtests.torture.hands import Broken, Torture
 from loadtests.torture.plan import Draw, Fault, Wound, touches
 from shop.auth import Actor
 from shop.errors import NotFound, SaleStateConflict
+from shop.ledger import client as ledger
+from shop.ledger.keys import LedgerKeys, ledger_keys
 from shop.orders.poison import quarantine
 from shop.sales import repository
 from shop.sales.models import Sale
 from shop.sales.recovery.demand import recover
-from shop.seckill import ledger
-from shop.seckill.keys import LedgerKeys, ledger_keys
 
 TORTURER = Actor(id="torturer", address="local")
 ALARM_SECONDS_MAX = 5.0

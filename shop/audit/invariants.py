@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shop.audit.repository import Part
+from shop.ledger.client import LedgerState
+from shop.ledger.events import LedgerEvent
 from shop.sales.models import Sale, SaleStatus
-from shop.seckill.events import LedgerEvent
-from shop.seckill.ledger import LedgerState
 
 INVARIANTS = ("I1", "I2", "I3", "I4", "I5", "I6")
 SENTENCES_MAX = 20  # of one invariant; the first ones tell the story

@@ -6,9 +6,9 @@ The events above the watermark that are still in the stream lead from the one to
 import redis.asyncio as aioredis
 
 from shop.audit.invariants import InRedis
+from shop.ledger import client as ledger
+from shop.ledger.events import UnreadableEvent, parse_event
 from shop.sales.models import Sale
-from shop.seckill import ledger
-from shop.seckill.events import UnreadableEvent, parse_event
 
 
 class MovedOn(Exception):

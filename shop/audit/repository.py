@@ -9,11 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.selectable import Subquery
 
 from shop.audit.models import AuditFinding, SaleAudit
+from shop.ledger.order_ids import ids_of_sale
 from shop.orders.batch import ORDER_KINDS
 from shop.orders.models import Order, OrderStatus
 from shop.sales.changes import APPLIED
 from shop.sales.models import ChangeKind, LedgerRow, SaleChange, SaleEpoch
-from shop.seckill.order_ids import ids_of_sale
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from shop.errors import (
     SaleStateConflict,
 )
 from shop.json_bodies import JsonRoute
+from shop.ledger.order_ids import SALE_ID_MAX
 from shop.problem_json import REFUSED_TO_OTHERS, problems
-from shop.seckill.order_ids import SALE_ID_MAX
 
 router = APIRouter(prefix="/v1", route_class=JsonRoute)
 

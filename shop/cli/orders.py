@@ -11,10 +11,10 @@ from shop.audit.trail.service import trail as trail_of
 from shop.bounds import ROW_ID_MAX
 from shop.cli.listing import AfterOption, BeforeOption, FromOption, LimitOption, query, show
 from shop.cli.output import Clients, Json, emit, run, write
+from shop.ledger.order_ids import SALE_ID_MAX
 from shop.orders.listing import service
 from shop.orders.listing.schemas import OrderAdminPage, OrderAdminRead, OrderQuery
 from shop.orders.models import OrderStatus
-from shop.seckill.order_ids import SALE_ID_MAX
 from shop.terminal import visible
 
 OrderArgument = Annotated[UUID, typer.Argument(help="The order's id.")]

@@ -17,6 +17,7 @@ from shop.cli.listing import LimitOption, show
 from shop.cli.output import Clients, Json, Key, emit, keyed, run, warn
 from shop.cli.unreachable import SERVER_ERRORS
 from shop.errors import SaleNotFound
+from shop.ledger.order_ids import SALE_ID_MAX
 from shop.orders import poison
 from shop.sales import phase, repository, service
 from shop.sales.changes import ChangeOutOfOrder, outcome_of
@@ -24,7 +25,6 @@ from shop.sales.loading import LedgerLost, load
 from shop.sales.models import SaleChange
 from shop.sales.recovery import demand
 from shop.sales.schemas import ChangeRead, SaleAdminPage, SaleAdminRead, SaleCreate, UnitsChange, WindowChange
-from shop.seckill.order_ids import SALE_ID_MAX
 
 SECONDS_MAX = 10 * 366 * 24 * 3600
 

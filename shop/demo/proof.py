@@ -16,11 +16,11 @@ from loadtests.verify import Verdict, verify
 from shop.audit.service import audit_sale
 from shop.database import Database
 from shop.demo.stage import Stage, database_of
+from shop.ledger import client as ledger
 from shop.local import LocalShop
 from shop.orders.models import OrderStatus
 from shop.redis import connect
 from shop.sales import repository as sales
-from shop.seckill import ledger
 
 DRAIN_SECONDS_MAX = 60.0
 SETTLE_SECONDS_MAX = 60.0

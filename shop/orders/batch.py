@@ -8,13 +8,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.database import copy_rows
 from shop.faults import fault_point
+from shop.ledger.events import CHANGE_KINDS, STOCK_KINDS, LedgerEvent
 from shop.orders import repository
 from shop.orders.announcing import announce_after_commit
 from shop.orders.models import OrderStatus
 from shop.products import repository as products
 from shop.sales.changes import record_drained
 from shop.sales.models import Sale
-from shop.seckill.events import CHANGE_KINDS, STOCK_KINDS, LedgerEvent
 from shop.settings import Settings
 
 ORDER_COLUMNS = (

@@ -7,6 +7,7 @@ import redis.asyncio as aioredis
 
 from shop.database import Database
 from shop.errors import Invalid, NotRecordedYet, OrderNotFound
+from shop.ledger.receipts import Forged, Receipt, Signer
 from shop.orders import service
 from shop.orders.schemas import OrderRead
 from shop.sales import repository as sales
@@ -16,7 +17,6 @@ from shop.sales.recovery.demand import demand_recovery
 from shop.sales.recovery.models import ClaimOutcome
 from shop.sales.recovery.repository import Promise
 from shop.seckill.polls import Polls
-from shop.seckill.receipts import Forged, Receipt, Signer
 from shop.settings import Settings
 
 POLL_SECONDS = 0.05

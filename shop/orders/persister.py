@@ -19,6 +19,8 @@ from shop import metrics
 from shop.database import UNAVAILABLE_ERRORS, Database, backend_pid, end_blockers, sqlstate
 from shop.database_engine import named
 from shop.faults import fault_point
+from shop.ledger import client as ledger
+from shop.ledger.events import LedgerEvent
 from shop.orders.batch import BrokenBatch, PoisonedBatch, write_batch
 from shop.orders.poison import stop_for_poison
 from shop.orders.reading import Position, StreamReader
@@ -27,8 +29,6 @@ from shop.sales import repository as sales
 from shop.sales.loading import LedgerLost
 from shop.sales.models import Sale, SaleStatus
 from shop.sales.recovery.demand import demand_recovery
-from shop.seckill import ledger
-from shop.seckill.events import LedgerEvent
 from shop.settings import Settings
 from shop.stopping import end_tasks, rest
 

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.cache import Cache
 from shop.errors import IdempotencyMismatch, Invalid, NotEnoughStock, ProductNotFound, TooManyOpenOrders
+from shop.ledger.order_ids import keyed_order_id, replacing_order_id
 from shop.orders import repository
 from shop.orders.life import record_reserved
 from shop.orders.models import Order
@@ -24,7 +25,6 @@ from shop.products.models import Product
 from shop.products.schemas import PRICE_MINOR_MAX, availability
 from shop.products.service import forget_after_commit
 from shop.rate_limit import RateLimiter, rate_limiter
-from shop.seckill.order_ids import keyed_order_id, replacing_order_id
 from shop.seckill.requests import QUANTITY_MAX
 from shop.settings import Settings
 

@@ -9,13 +9,13 @@ from shop.admin_events import record_admin_event
 from shop.auth import CONTROLLER, Actor
 from shop.database import Database
 from shop.errors import NotFound, SaleNotFound, SaleStateConflict, ShopError
+from shop.ledger import client as ledger
+from shop.ledger.events import UnreadableEvent, evidence, parse_event
 from shop.sales import repository as sales
 from shop.sales import service
 from shop.sales.changes import apply_open_changes
 from shop.sales.models import LedgerRow
 from shop.sales.recovery import repository as recoveries
-from shop.seckill import ledger
-from shop.seckill.events import UnreadableEvent, evidence, parse_event
 from shop.settings import Settings
 
 log = structlog.get_logger(__name__)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import redis.asyncio as aioredis
 import structlog
 
+from shop.ledger import client as ledger
+from shop.ledger.events import LedgerEvent, UnreadableEvent, parse_event
 from shop.orders.batch import PoisonedBatch
 from shop.sales import repository as sales
 from shop.sales.loading import is_recorded
-from shop.seckill import ledger
-from shop.seckill.events import LedgerEvent, UnreadableEvent, parse_event
 from shop.stopping import end_tasks
 
 log = structlog.get_logger(__name__)

@@ -16,6 +16,7 @@ from redis.exceptions import ResponseError
 from shop import metrics
 from shop.database import Database
 from shop.isolation import Isolation
+from shop.ledger import client as ledger
 from shop.orders import repository
 from shop.orders.models import Order
 from shop.orders.repository import Cursor, Moved, Owed
@@ -23,7 +24,6 @@ from shop.products import repository as products
 from shop.redis import NotSent, OutcomeUnknown
 from shop.sales import repository as sales
 from shop.sales.repository import LedgerName
-from shop.seckill import ledger
 from shop.settings import Settings
 
 WHOLE_BATCH = frozenset({"NOT_LOADED", "STALE_EPOCH", "SETTLED"})

@@ -11,6 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.database import UNAVAILABLE_ERRORS, Database
 from shop.errors import IdempotencyMismatch, NotReady, OverLimit, SaleEnded, SaleNotFound, SaleNotStarted, ShopError
+from shop.ledger.order_ids import keyed_order_id, numbered_order_id
+from shop.ledger.receipts import Receipt, Signer
 from shop.orders import repository
 from shop.orders.models import Order, OrderStatus
 from shop.orders.schemas import PurchaseRead
@@ -18,8 +20,6 @@ from shop.redis import Coalescer, NotSent, OutcomeUnknown
 from shop.sales import repository as sales
 from shop.sales.models import Sale, SaleStatus
 from shop.sales.phase import phase_of
-from shop.seckill.order_ids import keyed_order_id, numbered_order_id
-from shop.seckill.receipts import Receipt, Signer
 from shop.settings import Settings
 
 # A crowd that asks again is read together, and waits no longer than this for Postgres.

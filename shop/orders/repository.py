@@ -28,9 +28,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from shop.ledger.order_ids import ids_of_sale
 from shop.orders.models import Order, OrderEvent, OrderLine, OrderSalt, OrderStatus
 from shop.orders.payment_of import payment_versions
-from shop.seckill.order_ids import ids_of_sale
 
 RECORDED = 2  # the version of an order that has just got its row, see `shop.orders.versions`
 

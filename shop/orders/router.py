@@ -42,11 +42,11 @@ from shop.http_headers import headers
 from shop.idempotency.keys import parse_key
 from shop.idempotency.requests import NeededKey, OptionalKey
 from shop.json_bodies import JsonRoute
+from shop.ledger.order_ids import SALE_ID_MAX
 from shop.orders import claims, placing, repeats, repository, service, versions
 from shop.orders.schemas import OrderId, OrderPage, OrderRead, OrderRequest, OrderSummary, PurchaseRead
 from shop.problem_json import REFUSED_BODIES, problems
 from shop.rate_limit import limit as admit
-from shop.seckill.order_ids import SALE_ID_MAX
 from shop.seckill.requests import PurchaseRequest
 from shop.seckill.waiting import WAIT_SECONDS_MAX
 

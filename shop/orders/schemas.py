@@ -8,11 +8,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializ
 
 from shop.bounds import Hyphenated, RowId
 from shop.errors import OrderNotFound
+from shop.ledger.times import iso_time
 from shop.orders.life import By
 from shop.orders.models import OrderStatus
 from shop.orders.payment_of import OrderPayment
 from shop.seckill.requests import QUANTITY_MAX
-from shop.seckill.times import iso_time
 
 LINES_MAX = 20
 

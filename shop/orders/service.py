@@ -14,6 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop.cache import Cache
 from shop.database import Database, after_commit
 from shop.errors import NotReady, NotRecordedYet, OrderClosed, OrderNotFound
+from shop.ledger import client as ledger
+from shop.ledger.client import LedgerOrder
+from shop.ledger.order_ids import SALE_ID_MAX, sale_of
 from shop.orders import repository
 from shop.orders.life import By, move
 from shop.orders.models import Order, OrderEvent, OrderLine, OrderStatus
@@ -25,9 +28,6 @@ from shop.products.service import forget_after_commit
 from shop.redis import CONNECTION_ERRORS
 from shop.sales import repository as sales
 from shop.sales.models import Sale
-from shop.seckill import ledger
-from shop.seckill.ledger import LedgerOrder
-from shop.seckill.order_ids import SALE_ID_MAX, sale_of
 from shop.seckill.polls import Polls
 from shop.settings import Settings
 

@@ -16,6 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.database import Database
 from shop.isolation import Isolation
+from shop.ledger import client as ledger
+from shop.ledger.client import BATCH_WORDS, LastOrder, RedisClock, ReserveRequest
+from shop.ledger.order_ids import replacing_order_id
 from shop.orders import repository as orders
 from shop.orders.life import By, move, note
 from shop.orders.models import Order, OrderStatus
@@ -27,9 +30,6 @@ from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown
 from shop.sales import repository as sales
 from shop.sales.loading import loaded_sale
 from shop.sales.models import Sale, SaleStatus
-from shop.seckill import ledger
-from shop.seckill.ledger import BATCH_WORDS, LastOrder, RedisClock, ReserveRequest
-from shop.seckill.order_ids import replacing_order_id
 from shop.settings import Settings
 
 SETTLED_AT_ONCE = 8  # each has a connection of its own to Postgres, and the worker has others to serve

@@ -10,11 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop.database import Database
 from shop.errors import ChangeRefused
 from shop.installation import is_foreign
+from shop.ledger import client as ledger
 from shop.products import repository as products
 from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown
 from shop.sales import repository
 from shop.sales.models import ChangeKind, Sale, SaleChange, SaleStatus
-from shop.seckill import ledger
 from shop.settings import Settings
 
 APPLIED = "applied"

@@ -19,6 +19,9 @@ from shop.auth import CONTROLLER
 from shop.database import UNAVAILABLE_ERRORS, Database
 from shop.installation import ADVICE, claim_ledger, is_foreign, owner_of_ledger
 from shop.isolation import Isolation, is_transient
+from shop.ledger import client as ledger
+from shop.ledger import loading
+from shop.ledger.client import LedgerState, LoadedSale, RedisClock
 from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown, load_scripts, scripts_loaded
 from shop.sales import repository, service
 from shop.sales.changes import ChangeOutOfOrder, apply_open_changes
@@ -33,8 +36,6 @@ from shop.sales.models import ChangeKind, Sale, SaleStatus
 from shop.sales.recovery import repository as recoveries
 from shop.sales.recovery.demand import demand_recovery
 from shop.sales.repository import Alive, AliveName
-from shop.seckill import building, ledger
-from shop.seckill.ledger import LedgerState, LoadedSale, RedisClock
 from shop.settings import Settings
 from shop.stopping import rest
 
@@ -81,7 +82,7 @@ class Controller:
     async def step(self) -> None:
         """One pass over all sales that have a ledger or should have one. What one of them raises is its own."""
         with metrics.watched("redis"):
-            run_id = await building.run_id(self._client)
+            run_id = await loading.run_id(self._client)
         with metrics.watched("postgres"):
             alive, unreadable = await self._read_alive()
         if not await self._is_own_ledger():
@@ -191,14 +192,14 @@ class Controller:
         async with self._database.transaction() as session:
             recovery = await recoveries.unfinished(session, sale_id)
         if recovery is not None:
-            await building.fence(self._client, sale_id, range(1, recovery.from_epoch + 1), number=recovery.n)
+            await loading.fence(self._client, sale_id, range(1, recovery.from_epoch + 1), number=recovery.n)
 
     async def _keep_closed(self, name: AliveName) -> None:
         """Fence a ledger that an audit found wrong, or that cannot be compared.
 
         Whoever was to fence it may have died, and Redis may have forgotten the fence.
         """
-        await building.fence(self._client, name.sale_id, [name.epoch], number=name.recovery + 1)
+        await loading.fence(self._client, name.sale_id, [name.epoch], number=name.recovery + 1)
 
     async def _forget_settled(self, sale_id: int) -> None:
         async with self._database.transaction() as session:

@@ -9,14 +9,15 @@ from redis.exceptions import ResponseError
 
 from shop.database import Database
 from shop.faults import recovery_fault_point
+from shop.ledger import client as ledger
+from shop.ledger import loading
+from shop.ledger.client import LedgerOrder, LoadedSale
+from shop.ledger.events import UnreadableEvent, evidence, parse_event
 from shop.redis_demands import ledger_problems
 from shop.sales import repository
 from shop.sales.changes import milliseconds
 from shop.sales.models import Sale, SaleEpoch
-from shop.seckill import building, ledger
-from shop.seckill.events import UnreadableEvent, evidence, parse_event
 from shop.seckill.latch import winner_bits
-from shop.seckill.ledger import LedgerOrder, LoadedSale
 from shop.settings import Settings
 
 FIRST_EPOCH = 1
@@ -61,7 +62,7 @@ async def open_marked(
     Raises LedgerLost when it is not there.
     """
     timeout = settings.redis_timeout_seconds
-    answer = await building.open_load(client, sale.id, sale.epoch, token=token, state=state, timeout=timeout)
+    answer = await loading.open_load(client, sale.id, sale.epoch, token=token, state=state, timeout=timeout)
     if answer.word == "WRONG_TOKEN":
         # Another loader started over after our mark; nothing was sold from either, because neither was opened.
         async with database.transaction() as session:
@@ -86,7 +87,7 @@ async def build(
     None when another loader was first, or started over meanwhile: then somebody has to look again.
     """
     token, timeout = secrets.token_hex(8), settings.redis_timeout_seconds
-    run_id = await building.run_id(client)
+    run_id = await loading.run_id(client)
     async with database.transaction() as session:
         applied = await repository.last_closed_change(session, sale.id)
     fields = {
@@ -102,9 +103,9 @@ async def build(
         "skew_ms": settings.skew_ms,
         "winner_bits": winner_bits(max(sale.units, 1)),
     }
-    await building.begin_load(client, sale.id, sale.epoch, token=token, fields=fields, timeout=timeout)
+    await loading.begin_load(client, sale.id, sale.epoch, token=token, fields=fields, timeout=timeout)
     async for chunk in orders or _none():
-        answer = await building.add_orders(client, sale.id, sale.epoch, token=token, orders=chunk, timeout=timeout)
+        answer = await loading.add_orders(client, sale.id, sale.epoch, token=token, orders=chunk, timeout=timeout)
         if answer.word != "ADDED":
             return None
         recovery_fault_point(settings, "chunk")

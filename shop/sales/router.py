@@ -25,6 +25,7 @@ from shop.faults import fault_point
 from shop.http_headers import headers
 from shop.idempotency.requests import KEY_PROBLEMS, REPLAYED, AskedDep
 from shop.json_bodies import JsonRoute
+from shop.ledger.order_ids import SALE_ID_MAX
 from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
 from shop.sales import phase, repository, service
 from shop.sales.changes import ChangeOutOfOrder, outcome_of
@@ -41,7 +42,6 @@ from shop.sales.schemas import (
     UnitsChange,
     WindowChange,
 )
-from shop.seckill.order_ids import SALE_ID_MAX
 
 SaleId = Annotated[int, Digits(1, SALE_ID_MAX, SaleNotFound), Path()]
 Cursor = Annotated[Annotated[int, Digits(1, SALE_ID_MAX)] | None, Query(description="The last id of the page before.")]

@@ -1,9 +1,9 @@
 """The answer to an accepted purchase, written by hand: it is made for every order, and nothing in it needs escaping."""
 
-from shop.seckill.ledger import LoadedSale
+from shop.ledger.client import LoadedSale
+from shop.ledger.receipts import Signer
+from shop.ledger.times import iso_time
 from shop.seckill.purchase import Reservation
-from shop.seckill.receipts import Signer
-from shop.seckill.times import iso_time
 
 BODY = (
     '{"object":"order","id":"%s","status":"%s","sale_id":%d,"quantity":%d,"total_minor":%d,"currency":"%s",'

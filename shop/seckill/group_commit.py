@@ -8,11 +8,11 @@ import msgspec
 import redis.asyncio as aioredis
 
 from shop import metrics
+from shop.ledger import client as ledger
+from shop.ledger.client import Answer, LastOrder, LoadedSale, RedisClock, ReserveRequest
 from shop.rate_limit import RateLimiter
 from shop.redis import Coalescer
-from shop.seckill import ledger
 from shop.seckill.latch import Latch
-from shop.seckill.ledger import Answer, LastOrder, LoadedSale, RedisClock, ReserveRequest
 from shop.settings import Settings
 
 DROPPED = Answer("DROPPED")

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from shop.auth import Revocations, TokenVerifier
 from shop.errors import Overloaded, ShopError, SoldOut, Unauthorized
 from shop.idempotency.keys import parse_key
+from shop.ledger.receipts import Signer
 from shop.order_changes import Changes
 from shop.rate_limit import RateLimiter, limit
 from shop.seckill.accepted import accepted_body
@@ -24,7 +25,6 @@ from shop.seckill.group_commit import GroupCommit
 from shop.seckill.polls import Polls
 from shop.seckill.prepared import PreparedProblem, SoldOutAnswer
 from shop.seckill.purchase import AskPostgres, Reservation, RolledBack, order_meant, purchase
-from shop.seckill.receipts import Signer
 from shop.seckill.requests import (
     ClientGone,
     parse_body,

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import redis.asyncio as aioredis
 from redis.exceptions import RedisError
 
+from shop.ledger.client import LoadedSale
+from shop.ledger.keys import ledger_keys
+from shop.ledger.order_ids import winner_bit
 from shop.redis import CONNECTION_ERRORS
-from shop.seckill.keys import ledger_keys
-from shop.seckill.ledger import LoadedSale
-from shop.seckill.order_ids import winner_bit
 
 BITS_PER_UNIT = 16
 BITS_MIN, BITS_MAX = 2**10, 2**27

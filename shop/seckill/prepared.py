@@ -5,9 +5,9 @@ import time
 import msgspec
 
 from shop.errors import ShopError, SoldOut
+from shop.ledger.client import LoadedSale
+from shop.ledger.receipts import Signer, Witness
 from shop.problem_json import problem
-from shop.seckill.ledger import LoadedSale
-from shop.seckill.receipts import Signer, Witness
 
 INSTANCE_HERE = "{instance}"
 REQUEST_ID_HERE = "{request_id}"

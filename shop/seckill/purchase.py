@@ -19,12 +19,12 @@ from shop.errors import (
     SoldOut,
     UnknownOutcome,
 )
+from shop.ledger.client import Answer, LoadedSale, ReserveRequest
+from shop.ledger.order_ids import keyed_order_id, numbered_order_id, uuid_text
+from shop.ledger.receipts import Signer, Witness
+from shop.ledger.times import iso_time
 from shop.redis import NotSent, OutcomeUnknown, ScriptsNotLoaded
 from shop.seckill.group_commit import GroupCommit
-from shop.seckill.ledger import Answer, LoadedSale, ReserveRequest
-from shop.seckill.order_ids import keyed_order_id, numbered_order_id, uuid_text
-from shop.seckill.receipts import Signer, Witness
-from shop.seckill.times import iso_time
 
 
 class AskPostgres(Exception):

@@ -10,7 +10,7 @@ from starlette.types import Message, Receive, Scope
 
 from shop.errors import BadRequest, BodyTooLarge, Invalid, ShopError, UnsupportedMediaType
 from shop.json_bodies import read_json
-from shop.seckill.order_ids import SALE_ID_MAX
+from shop.ledger.order_ids import SALE_ID_MAX
 from shop.violations import violations
 
 QUANTITY_MAX = 10_000

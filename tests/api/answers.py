@@ -4,8 +4,8 @@ from typing import Any
 
 import httpx
 
+from shop.ledger.receipts import Receipt, Signer, Witness
 from shop.problem_json import MEDIA_TYPE, RETRYABLE_STATUSES, refusals
-from shop.seckill.receipts import Receipt, Signer, Witness
 from tests.harness import Shop
 
 

@@ -11,9 +11,9 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from shop.ledger import client as ledger
+from shop.ledger.order_ids import numbered_order_id
 from shop.sales.models import Sale
-from shop.seckill import ledger
-from shop.seckill.order_ids import numbered_order_id
 from tests.api.answers import problem_of
 from tests.harness import Shop, new_user_id, outcome, wait_until
 

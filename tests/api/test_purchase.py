@@ -9,12 +9,12 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from shop.ledger import client as ledger
+from shop.ledger.order_ids import sale_of
+from shop.ledger.receipts import Forged, Receipt, Signer, Witness
 from shop.orders import repository as orders
 from shop.orders.models import Order
 from shop.sales.models import Sale, SaleStatus
-from shop.seckill import ledger
-from shop.seckill.order_ids import sale_of
-from shop.seckill.receipts import Forged, Receipt, Signer, Witness
 from tests.api.answers import problem_of, receipt_of, witness_of
 from tests.api.crowd import Click, click_all, counted
 from tests.harness import Shop, new_user_id, outcome, wait_until

@@ -14,8 +14,8 @@ import pytest
 
 from loadtests.http import Address, Connection, Response
 from shop.auth import ALGORITHM, issue_token
+from shop.ledger.keys import ledger_keys
 from shop.sales.models import Sale
-from shop.seckill.keys import ledger_keys
 from tests.api.answers import problem_of
 from tests.harness import Shop, new_user_id, outcome, running_shop, wait_until
 from tests.processes import copy_of

@@ -11,9 +11,9 @@ from sqlalchemy import select
 from structlog.testing import capture_logs
 
 from shop.admin_events import AdminEvent
+from shop.ledger.keys import DIRECTORY, ledger_keys
 from shop.products import repository as products
 from shop.sales.models import Sale, SaleStatus
-from shop.seckill.keys import DIRECTORY, ledger_keys
 from tests.api.answers import problem_of
 from tests.harness import Shop, keyed, new_user_id, outcome, wait_until
 

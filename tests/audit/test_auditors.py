@@ -10,11 +10,11 @@ from sqlalchemy import func, select
 
 from shop.audit.live.auditor import Auditor
 from shop.audit.models import AuditFinding
+from shop.ledger.keys import ledger_keys
+from shop.ledger.order_ids import keyed_order_id
 from shop.sales.recovery import repository as recoveries
 from shop.sales.recovery.demand import recover
 from shop.sales.recovery.repository import Promise
-from shop.seckill.keys import ledger_keys
-from shop.seckill.order_ids import keyed_order_id
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.audit.breaking import AUDIT_SECONDS, BUYERS, execute, findings, position, sold, until_stopped, until_verified

@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from shop.ledger.keys import ledger_keys
 from shop.orders.models import Order
 from shop.sales.models import LedgerRow, Sale
-from shop.seckill.keys import ledger_keys
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.harness import Shop, new_user_id, outcome

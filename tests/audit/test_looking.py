@@ -10,12 +10,12 @@ from shop.audit.live.auditor import Auditor
 from shop.audit.live.looking import look
 from shop.audit.live.stopping import stop_sale
 from shop.database import Database
+from shop.ledger.keys import ledger_keys
 from shop.orders import repository as orders
 from shop.sales import service
 from shop.sales.controller import Controller
 from shop.sales.models import Sale, SaleStatus
 from shop.sales.repository import update_sale
-from shop.seckill.keys import ledger_keys
 from shop.settings import Settings
 from tests.harness import TESTER, Shop
 from tests.lua.ledgers import command

@@ -15,6 +15,9 @@ from shop.audit.trail.schemas import OrderTrail, Source
 from shop.audit.trail.service import trail
 from shop.database import Database
 from shop.errors import NotReady
+from shop.ledger.client import RedisClock, ReserveRequest, reserve, stream_from
+from shop.ledger.events import parse_event
+from shop.ledger.order_ids import ids_of_sale, numbered_order_id
 from shop.notifications.collecting.happenings import notification_id
 from shop.notifications.kinds import Kind, Sink
 from shop.notifications.models import Delivery, Notification
@@ -29,9 +32,6 @@ from shop.sales.loading import load, loaded_sale
 from shop.sales.recovery import repository as recoveries
 from shop.sales.recovery.models import ClaimOutcome
 from shop.sales.recovery.repository import Promise
-from shop.seckill.events import parse_event
-from shop.seckill.ledger import RedisClock, ReserveRequest, reserve, stream_from
-from shop.seckill.order_ids import ids_of_sale, numbered_order_id
 from shop.settings import Settings
 from tests.api.answers import problem_of
 from tests.harness import TESTER, Shop, keyed, new_user_id, wait_until

@@ -8,7 +8,7 @@ from prometheus_client import REGISTRY
 
 from shop.audit.invariants import INVARIANTS
 from shop.audit.live.looking import EVIDENCE_ROWS_MAX
-from shop.seckill.keys import ledger_keys
+from shop.ledger.keys import ledger_keys
 from tests.audit.breaking import execute, findings, sold, until_stopped
 from tests.harness import Shop
 from tests.lua.ledgers import command

@@ -10,8 +10,8 @@ import redis.asyncio as aioredis
 
 from loadtests.chaos import ChaosProxy, Pass, Stall, chaos_proxy
 from shop.embedded import ValkeyServer
+from shop.ledger import client as ledger
 from shop.redis import connect
-from shop.seckill import ledger
 from shop.settings import Settings
 from tests.harness import LOGINS, outcome, running_shop, wait_until
 from tests.pipeline.crowd import Crowd, recorded

@@ -7,8 +7,8 @@ import pytest
 from redis.exceptions import ResponseError
 
 from shop.embedded import ValkeyServer
+from shop.ledger import client as ledger
 from shop.redis import Unable
-from shop.seckill import ledger
 from shop.settings import Settings
 from tests.faults.full_disk import full, small_disk
 from tests.harness import DEADLINE_SECONDS, LOGINS, new_user_id, wait_until

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from loadtests.chaos import ChaosProxy, Delay, LoseReply, LoseRequest, Pass, Stall, Way, chaos_proxy
 from shop.embedded import ValkeyServer
-from shop.seckill import ledger
+from shop.ledger import client as ledger
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.harness import LOGINS, Shop, new_user_id, outcome, running_shop, wait_until

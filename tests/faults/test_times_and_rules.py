@@ -13,11 +13,11 @@ import httpx
 import pytest
 from sqlalchemy import select
 
+from shop.ledger import client as ledger
+from shop.ledger.keys import ledger_keys
 from shop.local import environment_of
 from shop.orders.models import Order, OrderStatus
 from shop.sales.models import Sale
-from shop.seckill import ledger
-from shop.seckill.keys import ledger_keys
 from shop.settings import Settings
 from shop.stopping import end_tasks
 from shop.worker import running_worker

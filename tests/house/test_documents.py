@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import pytest
 
-from shop.seckill.keys import LedgerKeys
+from shop.ledger.keys import LedgerKeys
 from tests.house.test_rules import ROOT, files
 
 PAGES = sorted(

@@ -9,9 +9,9 @@ from types import ModuleType
 
 import pytest
 
+from shop.ledger import client as ledger
+from shop.ledger.keys import LedgerKeys
 from shop.redis import SCRIPT_NAMES, script
-from shop.seckill import ledger
-from shop.seckill.keys import LedgerKeys
 from shop.settings import bundled
 
 LINE = "-- Every check is above this line and every write below it: Redis does not roll a script back."
@@ -31,7 +31,7 @@ FULL_REDIS_ALLOWED = frozenset({"change", "fence", "release"})
 CALLERS = {
     "shop.seckill.purchase": {"reserve"},
     "shop.seckill.group_commit": {"reserve"},
-    "shop.seckill.ledger": {"reserve", "release"},
+    "shop.ledger.client": {"reserve", "release"},
     "shop.sales.changes": {"change"},
     "shop.sales.loading": {"load_sale"},
     "shop.orders.release": {"release"},

@@ -26,8 +26,8 @@ from loadtests.history import (
 )
 from loadtests.http import Address, Connection, HttpError, Pool
 from loadtests.told import attempt_of, entries_of, rules_of
+from shop.ledger.receipts import Signer
 from shop.sales.models import Sale
-from shop.seckill.receipts import Signer
 from tests.harness import DEADLINE_SECONDS, Shop, new_user_id
 
 SALE = 7

@@ -21,11 +21,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from shop.ledger.order_ids import keyed_order_id
 from shop.orders.batch import PoisonedBatch
 from shop.redis import ScriptsNotLoaded, connect, load_scripts
 from shop.sales.loading import LedgerLost
 from shop.seckill.group_commit import GroupCommit
-from shop.seckill.order_ids import keyed_order_id
 from shop.settings import Settings
 from tests.invariants.model import ENDED, SETTLED, Ledger, Model, Postgres, Survived, Wish
 from tests.invariants.world import BACKLOG_MAX, BATCH_SMALL, STOCK, CrashingDatabase, World

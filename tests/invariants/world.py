@@ -21,6 +21,9 @@ from shop.audit.recovery.steps import Tools, take, take_step
 from shop.auth import CONTROLLER
 from shop.database import Database
 from shop.errors import ShopError
+from shop.ledger import client as ledger
+from shop.ledger.client import Answer, LastOrder, RedisClock, ReserveRequest
+from shop.ledger.keys import ledger_keys
 from shop.orders import life
 from shop.orders.models import OrderStatus
 from shop.orders.persister import Persister
@@ -35,10 +38,7 @@ from shop.sales.models import ChangeKind, Sale
 from shop.sales.recovery import repository as recoveries
 from shop.sales.recovery.demand import demand_recovery
 from shop.sales.schemas import SaleCreate
-from shop.seckill import ledger
 from shop.seckill.group_commit import GroupCommit, _Waiting
-from shop.seckill.keys import ledger_keys
-from shop.seckill.ledger import Answer, LastOrder, RedisClock, ReserveRequest
 from shop.settings import Settings
 from tests.harness import TESTER
 from tests.invariants.model import Event, Held, Row, Wish

@@ -4,13 +4,13 @@ import pytest
 import redis.asyncio as aioredis
 from sqlalchemy import text
 
+from shop.ledger import client as ledger
+from shop.ledger.client import RedisClock
+from shop.ledger.keys import DIRECTORY, ledger_keys
 from shop.redis import scripts_loaded
 from shop.sales import service
 from shop.sales.controller import Controller
 from shop.sales.models import Sale
-from shop.seckill import ledger
-from shop.seckill.keys import DIRECTORY, ledger_keys
-from shop.seckill.ledger import RedisClock
 from tests.harness import TESTER, Shop
 from tests.isolation.counted import one_more_fails, scheduled
 from tests.lua.ledgers import command

@@ -9,6 +9,7 @@ from sqlalchemy import select, text, update
 
 from shop.database import Database
 from shop.isolation import Isolation
+from shop.ledger.keys import ledger_keys
 from shop.orders.expiry import expire_due
 from shop.orders.models import Order, OrderLine, OrderStatus
 from shop.orders.release import sweep
@@ -18,7 +19,6 @@ from shop.payments.models import Payment, PaymentStatus, Refund, RefundStatus
 from shop.payments.provider import send_refunds
 from shop.payments.settling import settle
 from shop.products.models import Product
-from shop.seckill.keys import ledger_keys
 from shop.settings import Settings
 from tests.harness import Shop
 from tests.isolation.counted import failures, one_more_fails

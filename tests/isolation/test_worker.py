@@ -8,13 +8,13 @@ from sqlalchemy import select
 from shop.audit.live.auditor import Auditor
 from shop.audit.models import SaleAudit
 from shop.database import Database
+from shop.ledger import client as ledger
+from shop.ledger.client import LastOrder, RedisClock, ReserveRequest
+from shop.ledger.order_ids import keyed_order_id
 from shop.sales.controller import Controller
 from shop.sales.loading import loaded_sale
 from shop.sales.recovery.demand import demand_recovery
 from shop.sales.recovery.models import Recovery
-from shop.seckill import ledger
-from shop.seckill.ledger import LastOrder, RedisClock, ReserveRequest
-from shop.seckill.order_ids import keyed_order_id
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.harness import Shop, new_user_id, wait_until

@@ -1,4 +1,4 @@
-"""Ledgers for the tests of the scripts: built through `load_sale`, used through `shop.seckill.ledger`, seen whole."""
+"""Ledgers for the tests of the scripts: built through `load_sale`, used through `shop.ledger.client`, seen whole."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,10 +6,11 @@ from typing import Any
 
 import redis.asyncio as aioredis
 
+from shop.ledger import client as ledger
+from shop.ledger import loading
+from shop.ledger.client import Answer, LastOrder, LoadedSale, RedisClock, ReserveRequest
+from shop.ledger.keys import LedgerKeys, ledger_keys
 from shop.redis import call_script, script
-from shop.seckill import building, ledger
-from shop.seckill.keys import LedgerKeys, ledger_keys
-from shop.seckill.ledger import Answer, LastOrder, LoadedSale, RedisClock, ReserveRequest
 
 TIMEOUT_SECONDS = 2.0
 NOBODY = LastOrder(b"", 0)
@@ -168,7 +169,7 @@ async def begun_ledger(redis: aioredis.Redis, **changes: int) -> Ledger:
     """A ledger that is loaded and not opened."""
     made = await sale_of_tests(redis)
     seconds, microseconds = await redis.time()
-    answer = await building.begin_load(
+    answer = await loading.begin_load(
         redis,
         made.sale.sale_id,
         made.sale.epoch,
@@ -183,7 +184,7 @@ async def begun_ledger(redis: aioredis.Redis, **changes: int) -> Ledger:
 async def open_ledger(redis: aioredis.Redis, **changes: int) -> Ledger:
     """A ledger that sells; `changes` are fields of the `sale` hash."""
     made = await begun_ledger(redis, **changes)
-    answer = await building.open_load(redis, made.sale.sale_id, made.sale.epoch, token=TOKEN, timeout=TIMEOUT_SECONDS)
+    answer = await loading.open_load(redis, made.sale.sale_id, made.sale.epoch, token=TOKEN, timeout=TIMEOUT_SECONDS)
     assert answer.word == "OPENED"
     return made
 

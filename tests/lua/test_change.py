@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import redis.asyncio as aioredis
 
+from shop.ledger.client import Answer
 from shop.redis import NotSent
-from shop.seckill.ledger import Answer
 from tests.lua.ledgers import NOON_MS, Ledger, begun_ledger, everything, open_ledger, sale_of_tests
 
 HOUR_MS = 3_600_000

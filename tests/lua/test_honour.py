@@ -3,30 +3,30 @@
 import pytest
 import redis.asyncio as aioredis
 
-from shop.seckill import building
-from shop.seckill.ledger import Answer, LedgerOrder, ReserveRequest
-from shop.seckill.order_ids import winner_bit
+from shop.ledger import loading
+from shop.ledger.client import Answer, LedgerOrder, ReserveRequest
+from shop.ledger.order_ids import winner_bit
 from tests.lua.ledgers import TIMEOUT_SECONDS, TOKEN, Ledger, begun_ledger, everything, open_ledger, order_id
 
 
 async def honour(ledger: Ledger, *requests: tuple[int, str, int]) -> list[Answer]:
     """Honour orders of (number, user, quantity)."""
     batch = [ReserveRequest(order_id(number), user, quantity) for number, user, quantity in requests]
-    return await building.honour(ledger.redis, ledger.sale, batch, timeout=TIMEOUT_SECONDS)
+    return await loading.honour(ledger.redis, ledger.sale, batch, timeout=TIMEOUT_SECONDS)
 
 
 async def add(ledger: Ledger, *orders: tuple[int, LedgerOrder], token: str = TOKEN) -> Answer:
     """Load orders into a ledger that is loading."""
     pairs = [(order_id(number), order) for number, order in orders]
     sale = ledger.sale
-    return await building.add_orders(
+    return await loading.add_orders(
         ledger.redis, sale.sale_id, sale.epoch, token=token, orders=pairs, timeout=TIMEOUT_SECONDS
     )
 
 
 async def open_as(ledger: Ledger, state: str) -> Answer:
     sale = ledger.sale
-    return await building.open_load(
+    return await loading.open_load(
         ledger.redis, sale.sale_id, sale.epoch, token=TOKEN, state=state, timeout=TIMEOUT_SECONDS
     )
 
@@ -149,15 +149,15 @@ async def test_only_the_loader_adds_orders_and_only_while_it_loads(redis: aiored
 async def test_a_fence_is_lifted_by_its_own_recovery_or_a_later_one_and_by_nobody_else(redis: aioredis.Redis) -> None:
     """A worker that was stopped in an earlier recovery can neither fence nor lift any more."""
     ledger, sale_id = await open_ledger(redis), 7
-    await building.fence(redis, sale_id, [1, 2], number=2)
+    await loading.fence(redis, sale_id, [1, 2], number=2)
     assert [answer.word for answer in await ledger.buy((1, "ann", 1))] == ["STALE_EPOCH"]
 
-    await building.fence(redis, sale_id, [1], number=1)
-    assert await building.lift_fence(redis, sale_id, 1, number=1) == Answer("NEWER")
+    await loading.fence(redis, sale_id, [1], number=1)
+    assert await loading.lift_fence(redis, sale_id, 1, number=1) == Answer("NEWER")
     assert (await ledger.fields())["epoch"] == "fenced.2"
-    assert await building.lift_fence(redis, sale_id, 1, number=2) == Answer("LIFTED")
+    assert await loading.lift_fence(redis, sale_id, 1, number=2) == Answer("LIFTED")
     assert [answer.word for answer in await ledger.buy((1, "ann", 1))] == ["RESERVED"]
-    assert await building.lift_fence(redis, sale_id, 2, number=2) == Answer("MISSING")
+    assert await loading.lift_fence(redis, sale_id, 2, number=2) == Answer("MISSING")
 
 
 @pytest.mark.parametrize(("state", "available"), [("open", 15), ("paused", 15), ("ended", 10)])

@@ -3,9 +3,9 @@
 import pytest
 import redis.asyncio as aioredis
 
+from shop.ledger import loading as scripts
+from shop.ledger.client import Answer
 from shop.redis import NotSent
-from shop.seckill import building as scripts
-from shop.seckill.ledger import Answer
 from tests.lua.ledgers import (
     NOON_MS,
     TIMEOUT_SECONDS,

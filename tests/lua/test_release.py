@@ -3,8 +3,8 @@
 import pytest
 import redis.asyncio as aioredis
 
+from shop.ledger.client import Answer
 from shop.redis import NotSent
-from shop.seckill.ledger import Answer
 from tests.lua.ledgers import Ledger, begun_ledger, call, command, everything, open_ledger, order_id, sale_of_tests
 
 

@@ -8,8 +8,8 @@ import pytest
 import redis.asyncio as aioredis
 
 from shop.embedded import ValkeyServer
+from shop.ledger.client import Answer, LastOrder, RedisClock, ReserveRequest, reserve
 from shop.redis import NotSent, OutcomeUnknown, ScriptsNotLoaded, connect, load_scripts
-from shop.seckill.ledger import Answer, LastOrder, RedisClock, ReserveRequest, reserve
 from shop.settings import Settings
 from tests.harness import wait_until
 from tests.lua.ledgers import (

@@ -3,7 +3,7 @@
 from tests.mutants.mutant import Edit, Mutant, breaks
 
 GROUP, LATCH, LANE, PURCHASE = (f"shop/seckill/{name}.py" for name in ("group_commit", "latch", "lane", "purchase"))
-LEDGER, REDIS, LIMITER = "shop/seckill/ledger.py", "shop/redis.py", "shop/rate_limit.py"
+LEDGER, REDIS, LIMITER = "shop/ledger/client.py", "shop/redis.py", "shop/rate_limit.py"
 SENDING, OF_SENDING = "shop/app/sending.py", "tests/connections/test_sending.py"
 OF_SETTING_ASIDE = "tests/connections/test_setting_aside.py"
 OF_PURCHASE, OF_LATCH, OF_LIMITER = (
@@ -157,7 +157,7 @@ MUTANTS = (
     breaks(
         "key_of_everybody",
         "Two buyers with the same key have one order.",
-        "shop/seckill/order_ids.py",
+        "shop/ledger/order_ids.py",
         'b"key\\0" + user_id.encode() + b"\\0" + key.encode()',
         'b"key\\0" + key.encode()',
         f"{OF_PURCHASE}::test_a_key_belongs_to_one_buyer_and_one_sale",

@@ -37,7 +37,7 @@ MUTANTS = (
     breaks(
         "entry_at_the_watermark_trimmed",
         "Nothing ties the stream to what Postgres has recorded.",
-        "shop/seckill/ledger.py",
+        "shop/ledger/client.py",
         'minid=f"{watermark}-0"',
         'minid=f"{watermark + 1}-0"',
         "tests/pipeline/test_release.py::test_the_worker_sweeps_by_itself",

@@ -23,7 +23,7 @@ MUTANTS = (
         "lost_ledger_sells_on",
         "Whoever finds a loss does not close the sale; it sells until a worker comes.",
         DEMAND,
-        "    await building.fence(client, sale.id, [sale.epoch], number=recovery.n, may_load=may_load)\n",
+        "    await loading.fence(client, sale.id, [sale.epoch], number=recovery.n, may_load=may_load)\n",
         "",
         f"{OF_NOTICED}::test_an_order_that_the_ledger_has_forgotten_is_noticed_by_the_process_that_promised_it",
     ),
@@ -31,7 +31,7 @@ MUTANTS = (
         "recovery_without_fence",
         "The ledger is compared while buyers go on buying from it.",
         STEPS,
-        "    await building.fence(tools.client, recovery.sale_id, range(1, newest + 1), number=recovery.n)\n"
+        "    await loading.fence(tools.client, recovery.sale_id, range(1, newest + 1), number=recovery.n)\n"
         "    return await _advance(tools, recovery, RecoveryStep.COMPARE)\n",
         "    return await _advance(tools, recovery, RecoveryStep.COMPARE)\n",
         ASKED_FOR,
@@ -138,7 +138,7 @@ MUTANTS = (
         "epoch_that_was_there_before",
         "After Postgres was restored, the new epoch is one that Redis knows already.",
         RENEWING,
-        "    to_epoch = await building.newest_epoch(client, recovery.sale_id, recovery.from_epoch) + 1\n",
+        "    to_epoch = await loading.newest_epoch(client, recovery.sale_id, recovery.from_epoch) + 1\n",
         "    to_epoch = recovery.from_epoch + 1\n",
         "tests/recovery/test_restored_postgres.py",
     ),
@@ -228,7 +228,7 @@ MUTANTS = (
     breaks(
         "receipt_not_verified",
         "Whoever writes a receipt has an order.",
-        "shop/seckill/receipts.py",
+        "shop/ledger/receipts.py",
         "            if not hmac.compare_digest(signature, self._signature(kind, payload)):\n",
         "            if False:\n",
         NOT_HIS_OWN,

@@ -16,8 +16,8 @@ WARM_UP = """\
             fields |= {"orders_per_user": sale.orders_per_user, "price_minor": sale.price_minor, "held_back": 0}
             fields |= {"available": sale.units - sale.units_taken, "backlog_max": 9_999, "skew_ms": 0}
             name = {"client": self._client, "sale_id": sale.id, "epoch": sale.epoch, "token": "warm", "timeout": 1.0}
-            await building.begin_load(**name, fields={**fields, "winner_bits": 1024})
-            await building.open_load(**name)
+            await loading.begin_load(**name, fields={**fields, "winner_bits": 1024})
+            await loading.open_load(**name)
             return
 """
 

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import func, select, update
 
 from shop.database import Database
+from shop.ledger.events import LedgerEvent
 from shop.notifications import repository as webhooks
 from shop.notifications.collecting.collector import collect
 from shop.notifications.delivering.delivery import Deliverer, channels
@@ -25,7 +26,6 @@ from shop.sales import repository as sales
 from shop.sales import service
 from shop.sales.models import Sale
 from shop.sales.schemas import SaleCreate
-from shop.seckill.events import LedgerEvent
 from shop.settings import Settings
 from shop.users import repository as users
 from shop.users.models import Role

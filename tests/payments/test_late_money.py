@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from shop.database import Database
+from shop.ledger.client import Answer, RedisClock
 from shop.orders.expiry import expire_due
 from shop.orders.models import Order, OrderStatus
 from shop.payments import settling
@@ -14,7 +15,6 @@ from shop.payments.models import Refund
 from shop.payments.repository import add_wanted, find_refund
 from shop.payments.settling import settle
 from shop.redis import NotSent, OutcomeUnknown
-from shop.seckill.ledger import Answer, RedisClock
 from shop.settings import Settings
 from tests.harness import Shop, new_user_id, wait_until
 from tests.orders.catalogue import line, placed

@@ -8,8 +8,8 @@ import httpx
 import redis.asyncio as aioredis
 
 from shop.embedded import EmbeddedServers
+from shop.ledger import client as ledger
 from shop.sales.models import Sale
-from shop.seckill import ledger
 from shop.settings import Settings
 from tests.harness import Shop, new_user_id, wait_until
 from tests.pipeline.crowd import Crowd, assert_each_recorded_once, ids_of

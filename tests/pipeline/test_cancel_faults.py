@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from shop.seckill import ledger
+from shop.ledger import client as ledger
 from tests.harness import Shop, new_user_id
 
 # A serialization failure, which Postgres may report as late as at the commit.

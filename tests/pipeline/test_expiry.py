@@ -18,6 +18,10 @@ from sqlalchemy import func, select, update
 
 from shop.audit.service import audit_sale
 from shop.database import Database
+from shop.ledger import client as ledger
+from shop.ledger import loading
+from shop.ledger.client import LastOrder, RedisClock, ReserveRequest
+from shop.ledger.order_ids import keyed_order_id
 from shop.orders import repository
 from shop.orders.expiry import expire_due
 from shop.orders.life import By, move
@@ -28,9 +32,6 @@ from shop.products.models import Product
 from shop.sales import service
 from shop.sales.loading import load, loaded_sale
 from shop.sales.models import Sale
-from shop.seckill import building, ledger
-from shop.seckill.ledger import LastOrder, RedisClock, ReserveRequest
-from shop.seckill.order_ids import keyed_order_id
 from shop.settings import Settings
 from shop.worker import Context, running_worker
 from shop.worker.jobs import ticks
@@ -254,7 +255,7 @@ async def test_a_sale_with_a_broken_ledger_does_not_keep_the_units_of_another(qu
     """Neither when orders expire, nor when what is owed is swept, though it has more orders and they are older."""
     broken, sound = await sold_out_sale(quiet, units=40), await sold_out_sale(quiet, units=10)
     await make_due(quiet, broken, sound)
-    await building.fence(quiet.redis, broken.id, [1], number=1)
+    await loading.fence(quiet.redis, broken.id, [1], number=1)
 
     assert await expire(quiet) == 50
     assert await available(quiet, sound) == 10
@@ -275,7 +276,7 @@ async def test_a_sweep_lets_the_sales_take_turns(quiet: Shop) -> None:
 
 async def test_a_sweep_leaves_a_sale_with_a_broken_ledger_alone(quiet: Shop) -> None:
     broken, sound = await sold_out_sale(quiet, units=40), await sold_out_sale(quiet, units=10)
-    await building.fence(quiet.redis, broken.id, [1], number=1)
+    await loading.fence(quiet.redis, broken.id, [1], number=1)
     for sale in (broken, sound):
         await close_all(quiet, sale)
 

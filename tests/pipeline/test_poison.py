@@ -9,13 +9,13 @@ from uuid import UUID
 import pytest
 
 from shop.errors import NotFound, SaleNotFound, SaleStateConflict
+from shop.ledger import client as ledger
+from shop.ledger.keys import ledger_keys
+from shop.ledger.order_ids import keyed_order_id
 from shop.orders.poison import quarantine
 from shop.redis import script
 from shop.sales.models import LedgerRow, Sale
 from shop.sales.repository import update_sale
-from shop.seckill import ledger
-from shop.seckill.keys import ledger_keys
-from shop.seckill.order_ids import keyed_order_id
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.harness import TESTER, Shop, outcome, wait_until

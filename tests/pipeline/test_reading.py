@@ -6,13 +6,13 @@ import pytest
 import redis.asyncio as aioredis
 
 from shop.database import Database
+from shop.ledger.keys import ledger_keys
 from shop.orders.persister import Persister
 from shop.orders.reading import Position, StreamReader
 from shop.sales import repository as sales
 from shop.sales import service
 from shop.sales.loading import load
 from shop.sales.models import Sale
-from shop.seckill.keys import ledger_keys
 from shop.settings import Settings
 from tests.harness import TESTER, Shop
 from tests.pipeline.crowd import recorded

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import select
 
 from loadtests.chaos import LoseReply, LoseRequest, chaos_proxy
+from shop.ledger import client as ledger
+from shop.ledger.order_ids import keyed_order_id
 from shop.orders.models import Order, OrderStatus
-from shop.seckill import ledger
-from shop.seckill.order_ids import keyed_order_id
 from shop.settings import Settings
 from tests.harness import Shop, new_user_id, outcome, running_shop, wait_until
 from tests.pipeline.crowd import Crowd, assert_each_recorded_once

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from loadtests.chaos import LoseReply, LoseRequest, chaos_proxy
+from shop.ledger import client as ledger
 from shop.orders.expiry import expire_due
 from shop.orders.models import Order, OrderStatus
 from shop.orders.persister import Persister
@@ -22,7 +23,6 @@ from shop.sales import repository as sales
 from shop.sales import service
 from shop.sales.changes import apply_open_changes
 from shop.sales.models import LedgerRow, Sale
-from shop.seckill import ledger
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.harness import TESTER, Shop, new_user_id, outcome, running_shop, wait_until

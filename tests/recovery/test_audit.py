@@ -4,8 +4,8 @@ from pathlib import Path
 
 from sqlalchemy import delete
 
+from shop.ledger.keys import ledger_keys
 from shop.sales.models import LedgerRow
-from shop.seckill.keys import ledger_keys
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.lua.ledgers import command

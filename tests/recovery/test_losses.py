@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from shop.ledger.keys import ledger_keys
 from shop.redis import load_scripts
 from shop.sales.recovery.demand import recover
-from shop.seckill.keys import ledger_keys
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.harness import TESTER, new_user_id, outcome, wait_until

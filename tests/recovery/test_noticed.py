@@ -10,6 +10,8 @@ import redis.asyncio as aioredis
 from sqlalchemy import update
 
 from shop.database import Database
+from shop.ledger import client as ledger
+from shop.ledger.keys import ledger_keys
 from shop.orders.persister import Persister
 from shop.orders.repository import has_unfinished
 from shop.redis import scripts_loaded
@@ -17,8 +19,6 @@ from shop.sales import service
 from shop.sales.controller import Controller
 from shop.sales.models import Sale, SaleEpoch
 from shop.sales.repository import update_sale
-from shop.seckill import ledger
-from shop.seckill.keys import ledger_keys
 from shop.settings import Settings
 from shop.worker import Context, running_worker
 from shop.worker.running import controller_of

@@ -7,10 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
+from shop.ledger.keys import ledger_keys
+from shop.ledger.receipts import Receipt, Signer
 from shop.sales.models import Sale
 from shop.sales.recovery import repository as recoveries
-from shop.seckill.keys import ledger_keys
-from shop.seckill.receipts import Receipt, Signer
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.harness import Shop, new_user_id, outcome, wait_until

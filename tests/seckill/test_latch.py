@@ -8,6 +8,8 @@ import redis.asyncio as aioredis
 from shop.app import create_app
 from shop.app.directory import follow_latches
 from shop.auth import Revocations, TokenVerifier
+from shop.ledger.client import LastOrder, LoadedSale, RedisClock
+from shop.ledger.receipts import Signer, Witness
 from shop.order_changes import Changes
 from shop.rate_limit import rate_limiter
 from shop.sales.models import Sale
@@ -15,8 +17,6 @@ from shop.seckill.gate import OverloadGate
 from shop.seckill.group_commit import GroupCommit
 from shop.seckill.lane import PurchaseLane
 from shop.seckill.latch import BITS_MAX, BITS_MIN, Latch, winner_bits
-from shop.seckill.ledger import LastOrder, LoadedSale, RedisClock
-from shop.seckill.receipts import Signer, Witness
 from shop.settings import Settings
 from tests.harness import Shop, new_user_id, outcome, running_shop, wait_until
 from tests.lua.ledgers import command, open_ledger, order_id

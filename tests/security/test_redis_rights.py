@@ -10,9 +10,9 @@ import redis.asyncio as aioredis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from shop.embedded import EmbeddedServers, ValkeyServer
+from shop.ledger.keys import ledger_keys
 from shop.redis import all_scripts, connect
 from shop.redis_users import API, DEFAULT_USER_OFF, WORKER, RedisUser
-from shop.seckill.keys import ledger_keys
 from shop.settings import Settings
 from tests.harness import LOGINS, Shop, new_user_id, outcome, wait_until
 from tests.processes import own_shop

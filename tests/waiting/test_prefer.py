@@ -7,9 +7,9 @@ from uuid import UUID
 import httpx
 import pytest
 
+from shop.ledger import client as ledger
 from shop.orders import repository
 from shop.sales.models import Sale
-from shop.seckill import ledger
 from shop.seckill.waiting import WAIT_SECONDS_MAX, parse_wait
 from tests.api.answers import receipt_of
 from tests.api.test_orders import cancel, recording_held_up, until_released

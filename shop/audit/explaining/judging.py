@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop.audit.explaining import repository
 from shop.audit.explaining.schemas import Verdict
 from shop.errors import NotEnoughUnits, OverLimit, Overloaded, SaleEnded, SaleNotStarted, SalePaused, SoldOut
+from shop.ledger.receipts import Witness
 from shop.sales.models import LedgerPlace, Sale
-from shop.seckill.receipts import Witness
 
 ABOUT_UNITS = frozenset({SoldOut.code, NotEnoughUnits.code})
 MEANINGS = {

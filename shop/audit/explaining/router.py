@@ -22,10 +22,10 @@ from shop.errors import (
     UserBlocked,
 )
 from shop.json_bodies import JsonRoute
+from shop.ledger.order_ids import SALE_ID_MAX
+from shop.ledger.receipts import Receipt, Witness
 from shop.problem_json import REFUSED_BODIES, problems
 from shop.rate_limit import limit as admit
-from shop.seckill.order_ids import SALE_ID_MAX
-from shop.seckill.receipts import Receipt, Witness
 
 router = APIRouter(prefix="/v1", route_class=JsonRoute)
 

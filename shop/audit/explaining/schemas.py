@@ -7,10 +7,10 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from shop.ledger.receipts import STATEMENT_CHARACTERS_MAX
 from shop.orders.models import OrderStatus
 from shop.orders.schemas import Moment
 from shop.sales.schemas import Phase
-from shop.seckill.receipts import STATEMENT_CHARACTERS_MAX
 
 Statement = Annotated[str, Field(strict=True, min_length=1, max_length=STATEMENT_CHARACTERS_MAX)]
 

@@ -25,6 +25,7 @@ from shop.errors import (
     StatementForged,
     StatementOfAnotherSale,
 )
+from shop.ledger.receipts import Forged, Receipt, Signer, Statement, Witness
 from shop.orders import repository as orders
 from shop.orders.batch import ORDER_KINDS
 from shop.orders.models import Order
@@ -32,7 +33,6 @@ from shop.rate_limit import RateLimiter, rate_limiter
 from shop.sales import repository as sales
 from shop.sales.models import LedgerPlace, LedgerRow, Sale, SaleEpoch, SaleStatus
 from shop.sales.phase import phase_of
-from shop.seckill.receipts import Forged, Receipt, Signer, Statement, Witness
 from shop.settings import Settings
 
 ORDERS_MAX = 100

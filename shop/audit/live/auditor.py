@@ -24,10 +24,10 @@ from shop.database import Database
 from shop.errors import NotReady, SaleNotFound, SaleStateConflict
 from shop.faults import fault_point
 from shop.isolation import Isolation, is_transient
+from shop.ledger import loading
 from shop.sales import repository as sales
 from shop.sales.controller import PASSING_ERRORS
 from shop.sales.loading import FIRST_EPOCH, LedgerLost, require_agreement, require_entry_at_watermark
-from shop.seckill import building
 from shop.settings import Settings
 from shop.stopping import rest
 
@@ -115,7 +115,7 @@ class Auditor:
     async def _quiet(self, awake: Sequence[Watched]) -> list[Watched]:
         """Those that are as they were verified, in Postgres and in Redis."""
         verified = [each for each in awake if each.is_verified]
-        heads = await building.read_heads(self._client, [(each.sale_id, each.epoch) for each in verified])
+        heads = await loading.read_heads(self._client, [(each.sale_id, each.epoch) for each in verified])
         return [
             each
             for each, head in zip(verified, heads, strict=True)

@@ -16,8 +16,8 @@ from shop.audit.live import repository
 from shop.audit.live.looking import Look, evidence
 from shop.database import Database
 from shop.faults import fault_point
+from shop.ledger import loading
 from shop.sales.controller import PASSING_ERRORS
-from shop.seckill import building
 from shop.settings import Settings
 
 UNRECORDED_FENCE_SECONDS_MAX = 10.0  # an older look is no reason to close a sale that nobody can ask about
@@ -63,4 +63,4 @@ def count(found: Look) -> None:
 async def fence(client: aioredis.Redis, found: Look) -> None:
     """Make every caller of this epoch stale. The number is that of the recovery that will be able to lift it."""
     sale = found.sale
-    await building.fence(client, sale.id, [sale.epoch], number=sale.recovery + 1)
+    await loading.fence(client, sale.id, [sale.epoch], number=sale.recovery + 1)

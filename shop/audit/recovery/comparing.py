@@ -5,12 +5,13 @@ from redis.exceptions import ResponseError
 
 from shop.audit.recovery import repository
 from shop.database import Database
+from shop.ledger import client as ledger
+from shop.ledger import loading
+from shop.ledger.client import LedgerState
 from shop.sales import repository as sales
 from shop.sales.loading import LedgerLost, require_entry_at_watermark
 from shop.sales.models import Sale
 from shop.sales.recovery.models import Recovery
-from shop.seckill import building, ledger
-from shop.seckill.ledger import LedgerState
 
 
 async def has_lost_nothing(database: Database, client: aioredis.Redis, recovery: Recovery) -> bool:
@@ -34,9 +35,7 @@ async def has_lost_nothing(database: Database, client: aioredis.Redis, recovery:
         return False
     if not _agrees(state, sale, applied) or highest_seq > state.seq:
         return False
-    if await building.orders_and_buyers(client, sale.id, sale.epoch) != counts or (
-        any(counts) and not state.has_orders
-    ):
+    if await loading.orders_and_buyers(client, sale.id, sale.epoch) != counts or (any(counts) and not state.has_orders):
         return False
     try:
         await require_entry_at_watermark(database, client, sale)
@@ -60,4 +59,4 @@ async def fenced_state(client: aioredis.Redis, recovery: Recovery) -> LedgerStat
         state = await ledger.read_state(client, recovery.sale_id, recovery.from_epoch)
     except (ResponseError, KeyError, ValueError):
         return None
-    return state if state is not None and building.is_fenced_by(state.epoch, recovery.n) else None
+    return state if state is not None and loading.is_fenced_by(state.epoch, recovery.n) else None

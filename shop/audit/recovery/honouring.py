@@ -10,13 +10,13 @@ import structlog
 from shop.audit.recovery import repository
 from shop.database import Database
 from shop.faults import recovery_fault_point
+from shop.ledger import loading
+from shop.ledger.client import Answer, ReserveRequest
 from shop.redis import NotSent
 from shop.sales.loading import LedgerLost, loaded_sale
 from shop.sales.models import Sale
 from shop.sales.recovery import repository as recoveries
 from shop.sales.recovery.models import ClaimOutcome, RecoveryClaim
-from shop.seckill import building
-from shop.seckill.ledger import Answer, ReserveRequest
 from shop.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -35,13 +35,13 @@ async def honour_claims(database: Database, client: aioredis.Redis, sale: Sale, 
     while True:
         async with database.transaction() as session:
             claims = await repository.pending(
-                session, sale.id, before_epoch=sale.epoch, limit=building.HONOURED_PER_BATCH
+                session, sale.id, before_epoch=sale.epoch, limit=loading.HONOURED_PER_BATCH
             )
         if not claims:
             return refused
         recovery_fault_point(settings, "batch")
         requests = [ReserveRequest(claim.order_id.bytes, claim.user_id, claim.quantity) for claim in claims]
-        answers = await building.honour(client, loaded_sale(sale), requests, timeout=settings.redis_timeout_seconds)
+        answers = await loading.honour(client, loaded_sale(sale), requests, timeout=settings.redis_timeout_seconds)
         refused += await _note(database, sale.id, claims, answers)
 
 

@@ -16,6 +16,10 @@ from shop.audit.recovery import repository
 from shop.audit.recovery.comparing import fenced_state
 from shop.auth import CONTROLLER
 from shop.database import Database
+from shop.ledger import loading
+from shop.ledger.client import LedgerOrder
+from shop.ledger.events import INT32_MAX
+from shop.ledger.order_ids import USER_ID_PATTERN, sale_of
 from shop.orders.announcing import announce_after_commit
 from shop.sales import repository as sales
 from shop.sales.changes import settle_open
@@ -23,24 +27,20 @@ from shop.sales.models import ChangeKind, Sale, SaleEpoch, SaleStatus
 from shop.sales.recovery import repository as recoveries
 from shop.sales.recovery.models import Recovery, RecoveryStep
 from shop.sales.recovery.repository import Promise
-from shop.seckill import building
-from shop.seckill.events import INT32_MAX
-from shop.seckill.ledger import LedgerOrder
-from shop.seckill.order_ids import USER_ID_PATTERN, sale_of
 
 log = structlog.get_logger(__name__)
 
 
 async def gather_survivors(database: Database, client: aioredis.Redis, recovery: Recovery) -> None:
     """Claim every order that the old ledger holds and Postgres does not know: its event may be lost, it is not."""
-    newest = await building.newest_epoch(client, recovery.sale_id, recovery.from_epoch)
+    newest = await loading.newest_epoch(client, recovery.sale_id, recovery.from_epoch)
     for epoch in range(recovery.from_epoch, newest + 1):
         await _gather(database, client, recovery, epoch)
 
 
 async def _gather(database: Database, client: aioredis.Redis, recovery: Recovery, epoch: int) -> None:
     try:
-        async for chunk in building.surviving_orders(client, recovery.sale_id, epoch):
+        async for chunk in loading.surviving_orders(client, recovery.sale_id, epoch):
             promises = {promise.order_id: promise for promise in _promises(recovery, chunk)}
             if promises:
                 async with database.transaction() as session:
@@ -68,7 +68,7 @@ async def renew(database: Database, client: aioredis.Redis, recovery: Recovery) 
     explain as much as one buyer may have. The rest is on sale at once.
     """
     state = await fenced_state(client, recovery)
-    to_epoch = await building.newest_epoch(client, recovery.sale_id, recovery.from_epoch) + 1
+    to_epoch = await loading.newest_epoch(client, recovery.sale_id, recovery.from_epoch) + 1
     async with database.transaction() as session:
         sale = await sales.lock(session, recovery.sale_id)
         if sale is None or sale.epoch != recovery.from_epoch:

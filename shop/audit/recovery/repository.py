@@ -8,12 +8,12 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, distinct, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from shop.ledger.client import LedgerOrder
+from shop.ledger.order_ids import ids_of_sale
 from shop.orders.models import Order
 from shop.sales.models import LedgerRow, Sale
 from shop.sales.recovery.models import ClaimOutcome, Recovery, RecoveryAnswer, RecoveryClaim
 from shop.sales.repository import ALIVE
-from shop.seckill.ledger import LedgerOrder
-from shop.seckill.order_ids import ids_of_sale
 
 
 class HandedIn(NamedTuple):

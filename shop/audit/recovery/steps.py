@@ -22,14 +22,15 @@ from shop.audit.recovery.honouring import honour_claims
 from shop.audit.recovery.renewing import gather_survivors, renew
 from shop.database import Database
 from shop.faults import recovery_fault_point
+from shop.ledger import client as ledger
+from shop.ledger import loading
+from shop.ledger.client import LedgerOrder
 from shop.orders.persister import Persister
 from shop.sales import repository as sales
 from shop.sales.loading import LedgerLost, build, loaded_sale, open_marked
 from shop.sales.models import Sale, SaleEpoch, SaleStatus
 from shop.sales.recovery import repository as recoveries
 from shop.sales.recovery.models import Recovery, RecoveryStep
-from shop.seckill import building, ledger
-from shop.seckill.ledger import LedgerOrder
 from shop.settings import Settings
 from shop.stopping import end_tasks
 
@@ -68,8 +69,8 @@ async def take_step(tools: Tools, recovery: Recovery) -> bool:
 
 
 async def _fence(tools: Tools, recovery: Recovery) -> bool:
-    newest = await building.newest_epoch(tools.client, recovery.sale_id, recovery.from_epoch)
-    await building.fence(tools.client, recovery.sale_id, range(1, newest + 1), number=recovery.n)
+    newest = await loading.newest_epoch(tools.client, recovery.sale_id, recovery.from_epoch)
+    await loading.fence(tools.client, recovery.sale_id, range(1, newest + 1), number=recovery.n)
     return await _advance(tools, recovery, RecoveryStep.COMPARE)
 
 
@@ -81,7 +82,7 @@ async def _compare(tools: Tools, recovery: Recovery) -> bool:
         if silent and not await recoveries.waited_long(session, recovery, seconds=settings.recovery_answer_seconds):
             return False
     await tools.persister(recovery.sale_id).drain_rest()
-    run_id = await building.run_id(tools.client)
+    run_id = await loading.run_id(tools.client)
     if not silent and not recovery.renew and await has_lost_nothing(tools.database, tools.client, recovery):
         async with tools.database.transaction() as session:
             await recoveries.note_run(session, recovery.sale_id, recovery.from_epoch, run_id)
@@ -92,14 +93,14 @@ async def _compare(tools: Tools, recovery: Recovery) -> bool:
 
 
 async def _lift(tools: Tools, recovery: Recovery) -> bool:
-    await building.lift_fence(tools.client, recovery.sale_id, recovery.from_epoch, number=recovery.n)
+    await loading.lift_fence(tools.client, recovery.sale_id, recovery.from_epoch, number=recovery.n)
     return await _finish(tools, recovery, "kept")
 
 
 async def _load(tools: Tools, recovery: Recovery) -> bool:
     """Build the new ledger and mark it; from then on it is never built again, only opened."""
     sale, epoch = await _new_epoch(tools, recovery)
-    await building.fence(tools.client, sale.id, range(1, sale.epoch), number=recovery.n)
+    await loading.fence(tools.client, sale.id, range(1, sale.epoch), number=recovery.n)
     async with aclosing(_orders(tools, sale.id)) as orders:
         token = epoch.token or await build(tools.database, tools.client, sale, epoch, tools.settings, orders=orders)
     if token is None or not await open_marked(tools.database, tools.client, sale, token, "recovering", tools.settings):
@@ -119,7 +120,7 @@ async def _open(tools: Tools, recovery: Recovery) -> bool:
     state = "ended" if sale.status == SaleStatus.ENDED else "paused" if sale.paused else "open"
     await open_marked(tools.database, tools.client, sale, epoch.token or "", state, tools.settings)
     await ledger.list_in_directory(tools.client, loaded_sale(sale))
-    await building.forget_epochs(tools.client, sale.id, range(1, sale.epoch))
+    await loading.forget_epochs(tools.client, sale.id, range(1, sale.epoch))
     recovery_fault_point(tools.settings, "done")
     return await _finish(tools, recovery, "renewed")
 
@@ -161,7 +162,7 @@ async def _page(tools: Tools, sale_id: int, after: UUID | None) -> list[tuple[by
     if await take(tools, sale_id) is None:
         raise Overtaken
     async with tools.database.transaction() as session:
-        return await repository.page(session, sale_id, after=after, limit=building.ORDERS_PER_CHUNK)
+        return await repository.page(session, sale_id, after=after, limit=loading.ORDERS_PER_CHUNK)
 
 
 async def _advance(tools: Tools, recovery: Recovery, to: RecoveryStep) -> bool:

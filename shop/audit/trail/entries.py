@@ -8,12 +8,12 @@ from pydantic import JsonValue
 
 from shop.admin_events import AdminEvent
 from shop.audit.trail.schemas import Source, TrailEntry
+from shop.ledger.events import LedgerEvent
 from shop.notifications.models import Delivery, Notification
 from shop.orders.models import Order, OrderEvent
 from shop.payments.models import Payment, ProviderEvent, Refund
 from shop.sales.models import LedgerRow
 from shop.sales.recovery.models import RecoveryClaim
-from shop.seckill.events import LedgerEvent
 
 
 def of_ledger(rows: Iterable[LedgerRow]) -> Iterator[TrailEntry]:

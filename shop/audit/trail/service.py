@@ -15,6 +15,10 @@ from shop.audit.trail import entries, repository
 from shop.audit.trail.schemas import LedgerHolding, OrderRow, OrderTrail, Source, TrailEntry
 from shop.database import Database, see_one_moment
 from shop.errors import NotReady, OrderNotFound
+from shop.ledger import client as ledger
+from shop.ledger.client import LedgerOrder
+from shop.ledger.events import LedgerEvent, UnreadableEvent, parse_event
+from shop.ledger.order_ids import SALE_ID_MAX, replacing_order_id, sale_of
 from shop.notifications.collecting.happenings import notification_id
 from shop.notifications.kinds import ORDER_KINDS
 from shop.orders import repository as orders
@@ -25,10 +29,6 @@ from shop.payments.settling import replacement_id
 from shop.redis import CONNECTION_ERRORS
 from shop.sales import repository as sales
 from shop.sales.models import LedgerPlace, Sale, SaleStatus
-from shop.seckill import ledger
-from shop.seckill.events import LedgerEvent, UnreadableEvent, parse_event
-from shop.seckill.ledger import LedgerOrder
-from shop.seckill.order_ids import SALE_ID_MAX, replacing_order_id, sale_of
 
 
 class _InRedis(NamedTuple):

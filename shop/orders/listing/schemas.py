@@ -7,10 +7,10 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from shop.bounds import WrittenId
+from shop.ledger.order_ids import SALE_ID_MAX, USER_ID_PATTERN
 from shop.orders.models import OrderStatus
 from shop.orders.schemas import OrderLineRead
 from shop.paging import ListQuery
-from shop.seckill.order_ids import SALE_ID_MAX, USER_ID_PATTERN
 
 
 class OrderQuery(ListQuery):

@@ -6,9 +6,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
+from shop.ledger.order_ids import USER_ID_PATTERN
 from shop.paging import ListQuery
 from shop.payments.models import PaymentStatus, RefundStatus
-from shop.seckill.order_ids import USER_ID_PATTERN
 
 
 class PaymentQuery(ListQuery):

@@ -7,11 +7,11 @@ from shop.admin_events import record_admin_event
 from shop.auth import Actor
 from shop.database import Database
 from shop.errors import SaleNotFound, SaleStateConflict
+from shop.ledger import loading
 from shop.sales import repository as sales
 from shop.sales.models import Sale
 from shop.sales.recovery import repository
 from shop.sales.recovery.models import Recovery
-from shop.seckill import building
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ async def demand_recovery(
     if recovery is None:
         return False
     log.error("recovery_begins", sale_id=sale.id, n=recovery.n, epoch=sale.epoch, reason=reason)
-    await building.fence(client, sale.id, [sale.epoch], number=recovery.n, may_load=may_load)
+    await loading.fence(client, sale.id, [sale.epoch], number=recovery.n, may_load=may_load)
     return True
 
 

@@ -7,9 +7,7 @@ import redis.asyncio as aioredis
 import structlog
 from redis.exceptions import NoScriptError, ResponseError
 
-from shop.redis import call_script, script
-from shop.seckill.keys import ledger_keys
-from shop.seckill.ledger import (
+from shop.ledger.client import (
     Answer,
     LastOrder,
     LedgerOrder,
@@ -22,6 +20,8 @@ from shop.seckill.ledger import (
     read_directory,
     reserve,
 )
+from shop.ledger.keys import ledger_keys
+from shop.redis import call_script, script
 
 ORDERS_PER_CHUNK = 1_000  # what `load_sale.lua` takes in one call
 HONOURED_PER_BATCH = 256  # what `reserve.lua` takes in one call

@@ -11,8 +11,8 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import redis.asyncio as aioredis
 
+from shop.ledger.keys import DIRECTORY, ledger_keys
 from shop.redis import call_script
-from shop.seckill.keys import DIRECTORY, ledger_keys
 
 CLOCK_JUMP_MS = 1_000
 
