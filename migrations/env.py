@@ -13,8 +13,8 @@ import shop.notifications.models
 import shop.orders.models
 import shop.payments.models
 import shop.products.models
+import shop.sales.incidents.models
 import shop.sales.models
-import shop.sales.recovery.models
 import shop.users.models  # noqa: F401 - each registers its rows
 from shop.database import Base
 from shop.database_engine import database_engine

@@ -23,8 +23,8 @@ from shop.ledger import client as ledger
 from shop.ledger.order_ids import ids_of_sale, keyed_order_id, uuid_text
 from shop.orders.models import Order, OrderStatus
 from shop.sales import repository
+from shop.sales.incidents import repository as recoveries
 from shop.sales.models import Sale
-from shop.sales.recovery import repository as recoveries
 
 DRAIN_SECONDS_MAX = 15.0
 RECEIPT_SECONDS_MAX = 15.0

@@ -14,7 +14,7 @@ from shop.ledger import client as ledger
 from shop.ledger.order_ids import ids_of_sale
 from shop.orders.models import Order, OrderStatus
 from shop.sales import repository
-from shop.sales.recovery import repository as recoveries
+from shop.sales.incidents import repository as recoveries
 
 HEAL_SECONDS_BAR = 15.0
 HEAL_SECONDS_MAX = 60.0

@@ -19,8 +19,8 @@ from shop.ledger import client as ledger
 from shop.ledger.keys import LedgerKeys, ledger_keys
 from shop.orders.poison import quarantine
 from shop.sales import repository
+from shop.sales.incidents.demand import recover
 from shop.sales.models import Sale
-from shop.sales.recovery.demand import recover
 
 TORTURER = Actor(id="torturer", address="local")
 ALARM_SECONDS_MAX = 5.0

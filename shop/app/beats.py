@@ -12,9 +12,9 @@ from sqlalchemy.exc import DBAPIError
 from shop import metrics
 from shop.database import UNAVAILABLE_ERRORS, Database
 from shop.isolation import Isolation
-from shop.sales.recovery import repository
-from shop.sales.recovery.models import Recovery
-from shop.sales.recovery.repository import Live, Promise
+from shop.sales.incidents import repository
+from shop.sales.incidents.models import Recovery
+from shop.sales.incidents.repository import Live, Promise
 from shop.seckill.group_commit import GroupCommit
 from shop.seckill.lane import PurchaseLane
 from shop.settings import Settings

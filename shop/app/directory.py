@@ -15,8 +15,8 @@ from shop.isolation import Isolation
 from shop.ledger.client import LastOrder, LoadedSale, RedisClock, read_directory
 from shop.redis import CONNECTION_ERRORS, connections_in_use
 from shop.sales import repository as sales
+from shop.sales.incidents.demand import demand_recovery
 from shop.sales.models import SaleStatus
-from shop.sales.recovery.demand import demand_recovery
 from shop.seckill.group_commit import GroupCommit
 from shop.seckill.lane import PurchaseLane
 from shop.settings import Settings

@@ -12,9 +12,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import shop.admin_events.router
-import shop.audit.explaining.router
 import shop.audit.router
-import shop.audit.trail.router
 import shop.notifications.router
 import shop.orders.events_router
 import shop.orders.listing.router
@@ -23,6 +21,8 @@ import shop.payments.listing.router
 import shop.payments.router
 import shop.products.router
 import shop.sales.router
+import shop.support.explaining.router
+import shop.support.trail.router
 import shop.users.listing.router
 import shop.users.router
 from shop.app import document, operator, problems
@@ -34,7 +34,6 @@ from shop.app.directory import follow_directory, follow_latches
 from shop.app.forwarding import Forwarded
 from shop.app.methods import Methods
 from shop.app.pages import PageHeaders
-from shop.audit.explaining.service import explain_limiter
 from shop.auth import Revocations, TokenVerifier
 from shop.cache import Cache
 from shop.clock import watch_clock
@@ -57,6 +56,7 @@ from shop.seckill.gate import OverloadGate
 from shop.seckill.lane import PurchaseLane
 from shop.settings import Settings, get_settings
 from shop.stopping import end_tasks, keep_running
+from shop.support.explaining.service import explain_limiter
 from shop.users.following import follow_revocations
 from shop.users.passwords import Passwords
 from shop.users.throttle import sign_in_limiters
@@ -228,8 +228,8 @@ def _fastapi(settings: Settings, lifespan: object) -> FastAPI:
         shop.admin_events.router.router,
         shop.notifications.router.router,
         shop.audit.router.router,
-        shop.audit.explaining.router.router,
-        shop.audit.trail.router.router,
+        shop.support.explaining.router.router,
+        shop.support.trail.router.router,
         operator.router,
     ):
         app.include_router(router)

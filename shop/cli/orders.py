@@ -6,8 +6,6 @@ from uuid import UUID
 
 import typer
 
-from shop.audit.trail.schemas import OrderTrail, TrailEntry
-from shop.audit.trail.service import trail as trail_of
 from shop.bounds import ROW_ID_MAX
 from shop.cli.listing import AfterOption, BeforeOption, FromOption, LimitOption, query, show
 from shop.cli.output import Clients, Json, emit, run, write
@@ -15,6 +13,8 @@ from shop.ledger.order_ids import SALE_ID_MAX
 from shop.orders.listing import service
 from shop.orders.listing.schemas import OrderAdminPage, OrderAdminRead, OrderQuery
 from shop.orders.models import OrderStatus
+from shop.support.trail.schemas import OrderTrail, TrailEntry
+from shop.support.trail.service import trail as trail_of
 from shop.terminal import visible
 
 OrderArgument = Annotated[UUID, typer.Argument(help="The order's id.")]

@@ -21,9 +21,9 @@ from shop.ledger.order_ids import SALE_ID_MAX
 from shop.orders import poison
 from shop.sales import phase, repository, service
 from shop.sales.changes import ChangeOutOfOrder, outcome_of
+from shop.sales.incidents import demand
 from shop.sales.loading import LedgerLost, load
 from shop.sales.models import SaleChange
-from shop.sales.recovery import demand
 from shop.sales.schemas import ChangeRead, SaleAdminPage, SaleAdminRead, SaleCreate, UnitsChange, WindowChange
 
 SECONDS_MAX = 10 * 366 * 24 * 3600

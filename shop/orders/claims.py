@@ -11,11 +11,11 @@ from shop.ledger.receipts import Forged, Receipt, Signer
 from shop.orders import service
 from shop.orders.schemas import OrderRead
 from shop.sales import repository as sales
+from shop.sales.incidents import repository as recoveries
+from shop.sales.incidents.demand import demand_recovery
+from shop.sales.incidents.models import ClaimOutcome
+from shop.sales.incidents.repository import Promise
 from shop.sales.models import Sale
-from shop.sales.recovery import repository as recoveries
-from shop.sales.recovery.demand import demand_recovery
-from shop.sales.recovery.models import ClaimOutcome
-from shop.sales.recovery.repository import Promise
 from shop.seckill.polls import Polls
 from shop.settings import Settings
 

@@ -26,9 +26,9 @@ from shop.orders.poison import stop_for_poison
 from shop.orders.reading import Position, StreamReader
 from shop.redis import CONNECTION_ERRORS
 from shop.sales import repository as sales
+from shop.sales.incidents.demand import demand_recovery
 from shop.sales.loading import LedgerLost
 from shop.sales.models import Sale, SaleStatus
-from shop.sales.recovery.demand import demand_recovery
 from shop.settings import Settings
 from shop.stopping import end_tasks, rest
 

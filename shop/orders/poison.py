@@ -14,8 +14,8 @@ from shop.ledger.events import UnreadableEvent, evidence, parse_event
 from shop.sales import repository as sales
 from shop.sales import service
 from shop.sales.changes import apply_open_changes
+from shop.sales.incidents import repository as recoveries
 from shop.sales.models import LedgerRow
-from shop.sales.recovery import repository as recoveries
 from shop.settings import Settings
 
 log = structlog.get_logger(__name__)

@@ -2,7 +2,7 @@
 
 Every step is a compare-and-set in Postgres or one script, so two controllers, or one that was stopped and thawed,
 change nothing twice. It never sets stock: a ledger that does not agree with Postgres is closed, and recovered by
-`shop.audit.recovery`.
+`shop.recovery`.
 """
 
 import asyncio
@@ -25,6 +25,8 @@ from shop.ledger.client import LedgerState, LoadedSale, RedisClock
 from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown, load_scripts, scripts_loaded
 from shop.sales import repository, service
 from shop.sales.changes import ChangeOutOfOrder, apply_open_changes
+from shop.sales.incidents import repository as recoveries
+from shop.sales.incidents.demand import demand_recovery
 from shop.sales.loading import (
     LedgerLost,
     load,
@@ -33,8 +35,6 @@ from shop.sales.loading import (
     require_entry_at_watermark,
 )
 from shop.sales.models import ChangeKind, Sale, SaleStatus
-from shop.sales.recovery import repository as recoveries
-from shop.sales.recovery.demand import demand_recovery
 from shop.sales.repository import Alive, AliveName
 from shop.settings import Settings
 from shop.stopping import rest

@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from shop.bounds import TIME_MAX, TIME_MIN
+from shop.sales.incidents.models import Recovery
 from shop.sales.models import ChangeKind, LedgerRow, Sale, SaleChange, SaleEpoch, SaleStatus
-from shop.sales.recovery.models import Recovery
 
 ALIVE = (SaleStatus.SCHEDULED, SaleStatus.ENDED)
 

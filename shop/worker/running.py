@@ -17,8 +17,6 @@ from arq.worker import Worker
 from sqlalchemy.exc import DBAPIError
 
 from shop.audit.live.auditor import Auditor
-from shop.audit.recovery.following import follow_recoveries
-from shop.audit.recovery.steps import Tools
 from shop.clock import watch_clock
 from shop.database import UNAVAILABLE_ERRORS
 from shop.descriptors import raise_limit
@@ -26,6 +24,8 @@ from shop.installation import is_own
 from shop.kept_connections import keep_connections
 from shop.orders import repository as orders
 from shop.orders.persister import Persister
+from shop.recovery.following import follow_recoveries
+from shop.recovery.steps import Tools
 from shop.redis import CONNECTION_ERRORS, all_scripts, connect
 from shop.sales import repository as sales
 from shop.sales.controller import Controller

@@ -12,9 +12,9 @@ from shop.audit.live.auditor import Auditor
 from shop.audit.models import AuditFinding
 from shop.ledger.keys import ledger_keys
 from shop.ledger.order_ids import keyed_order_id
-from shop.sales.recovery import repository as recoveries
-from shop.sales.recovery.demand import recover
-from shop.sales.recovery.repository import Promise
+from shop.sales.incidents import repository as recoveries
+from shop.sales.incidents.demand import recover
+from shop.sales.incidents.repository import Promise
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.audit.breaking import AUDIT_SECONDS, BUYERS, execute, findings, position, sold, until_stopped, until_verified

@@ -8,13 +8,13 @@ from prometheus_client import REGISTRY
 from sqlalchemy import update
 from structlog.testing import capture_logs
 
-from shop.audit.explaining.schemas import Verdict
-from shop.audit.explaining.service import explain_refusal
 from shop.database import Database
 from shop.ledger.order_ids import ids_of_sale
 from shop.ledger.receipts import STATEMENT_CHARACTERS_MAX, Receipt, Signer, Witness
 from shop.sales.models import LedgerRow, Sale, SaleEpoch
 from shop.settings import Settings
+from shop.support.explaining.schemas import Verdict
+from shop.support.explaining.service import explain_refusal
 from tests.api.answers import problem_of, witness_of
 from tests.harness import Shop, new_user_id, running_shop, wait_until
 from tests.notifications.outbox import make_sale

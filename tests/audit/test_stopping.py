@@ -7,7 +7,7 @@ from shop.audit.live.stopping import stop_sale
 from shop.database import UNAVAILABLE_ERRORS, Database
 from shop.ledger.client import read_state
 from shop.ledger.keys import ledger_keys
-from shop.sales.recovery.demand import demand_recovery, recover
+from shop.sales.incidents.demand import demand_recovery, recover
 from tests.audit.breaking import execute, findings, sold, until_stopped, until_verified
 from tests.harness import TESTER, Shop, wait_until
 from tests.lua.ledgers import command

@@ -10,9 +10,6 @@ import redis.asyncio as aioredis
 from sqlalchemy import insert
 
 from shop.admin_events import record_admin_event
-from shop.audit.trail.repository import ROWS_MAX
-from shop.audit.trail.schemas import OrderTrail, Source
-from shop.audit.trail.service import trail
 from shop.database import Database
 from shop.errors import NotReady
 from shop.ledger.client import RedisClock, ReserveRequest, reserve, stream_from
@@ -28,11 +25,14 @@ from shop.payments.repository import add_wanted
 from shop.payments.settling import settle
 from shop.redis import connect
 from shop.sales import repository as sales
+from shop.sales.incidents import repository as recoveries
+from shop.sales.incidents.models import ClaimOutcome
+from shop.sales.incidents.repository import Promise
 from shop.sales.loading import load, loaded_sale
-from shop.sales.recovery import repository as recoveries
-from shop.sales.recovery.models import ClaimOutcome
-from shop.sales.recovery.repository import Promise
 from shop.settings import Settings
+from shop.support.trail.repository import ROWS_MAX
+from shop.support.trail.schemas import OrderTrail, Source
+from shop.support.trail.service import trail
 from tests.api.answers import problem_of
 from tests.harness import TESTER, Shop, keyed, new_user_id, wait_until
 from tests.lua.ledgers import NOBODY

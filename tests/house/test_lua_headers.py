@@ -35,7 +35,7 @@ CALLERS = {
     "shop.sales.changes": {"change"},
     "shop.sales.loading": {"load_sale"},
     "shop.orders.release": {"release"},
-    "shop.audit.recovery.honouring": {"reserve"},
+    "shop.recovery.honouring": {"reserve"},
 }
 # What is never sent to the ledger, because it waited too long or asks too often: words of the process itself.
 NOT_OF_A_SCRIPT = {

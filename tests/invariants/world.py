@@ -17,7 +17,6 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.app.beats import _hand_in, _highest_seq
-from shop.audit.recovery.steps import Tools, take, take_step
 from shop.auth import CONTROLLER
 from shop.database import Database
 from shop.errors import ShopError
@@ -29,14 +28,15 @@ from shop.orders.models import OrderStatus
 from shop.orders.persister import Persister
 from shop.products import repository as products
 from shop.rate_limit import RateLimiter
+from shop.recovery.steps import Tools, take, take_step
 from shop.redis import load_scripts
 from shop.sales import repository as sales
 from shop.sales import service
 from shop.sales.changes import apply_open_changes, milliseconds
+from shop.sales.incidents import repository as recoveries
+from shop.sales.incidents.demand import demand_recovery
 from shop.sales.loading import load, loaded_sale
 from shop.sales.models import ChangeKind, Sale
-from shop.sales.recovery import repository as recoveries
-from shop.sales.recovery.demand import demand_recovery
 from shop.sales.schemas import SaleCreate
 from shop.seckill.group_commit import GroupCommit, _Waiting
 from shop.settings import Settings

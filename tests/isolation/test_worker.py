@@ -12,9 +12,9 @@ from shop.ledger import client as ledger
 from shop.ledger.client import LastOrder, RedisClock, ReserveRequest
 from shop.ledger.order_ids import keyed_order_id
 from shop.sales.controller import Controller
+from shop.sales.incidents.demand import demand_recovery
+from shop.sales.incidents.models import Recovery
 from shop.sales.loading import loaded_sale
-from shop.sales.recovery.demand import demand_recovery
-from shop.sales.recovery.models import Recovery
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.harness import Shop, new_user_id, wait_until

@@ -2,9 +2,9 @@
 
 from tests.mutants.mutant import Edit, Mutant, breaks
 
-STEPS, RENEWING, COMPARING = (f"shop/audit/recovery/{name}.py" for name in ("steps", "renewing", "comparing"))
-RECOVERIES, ORDERS = "shop/sales/recovery/repository.py", "shop/audit/recovery/repository.py"
-DEMAND, CLAIMS = "shop/sales/recovery/demand.py", "shop/orders/claims.py"
+STEPS, RENEWING, COMPARING = (f"shop/recovery/{name}.py" for name in ("steps", "renewing", "comparing"))
+RECOVERIES, ORDERS = "shop/sales/incidents/repository.py", "shop/recovery/repository.py"
+DEMAND, CLAIMS = "shop/sales/incidents/demand.py", "shop/orders/claims.py"
 OF_LOSSES, OF_RECEIPTS, OF_LEASE = (f"tests/recovery/test_{name}.py" for name in ("losses", "receipts", "lease"))
 OF_POISON, OF_STEPS, OF_NOTICED = (
     "tests/pipeline/test_poison.py",
@@ -63,7 +63,7 @@ MUTANTS = (
     breaks(
         "promises_not_honoured",
         "What processes and the old ledger promised is not reserved again.",
-        "shop/audit/recovery/honouring.py",
+        "shop/recovery/honouring.py",
         "    refused = 0\n    async with",
         "    return 0\n    async with",
         "tests/recovery/test_restored_postgres.py",
@@ -204,7 +204,7 @@ MUTANTS = (
     breaks(
         "late_claims_not_honoured",
         "What a process hands in after the recovery is lost.",
-        "shop/audit/recovery/following.py",
+        "shop/recovery/following.py",
         "        if late:\n",
         "        if False:\n",
         "tests/recovery/test_memory.py::test_a_process_that_slept_through_the_recovery_hands_in_what_it_had",
@@ -212,7 +212,7 @@ MUTANTS = (
     breaks(
         "held_back_for_ever",
         "What is held back is never on sale again.",
-        "shop/audit/recovery/following.py",
+        "shop/recovery/following.py",
         "        elif restore:\n",
         "        elif False:\n",
         AFTER_THE_WINDOW,

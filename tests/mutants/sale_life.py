@@ -90,7 +90,7 @@ MUTANTS = (
     breaks(
         "open_changes_forgotten",
         "A new ledger begins without the pause that an admin has just asked for.",
-        "shop/audit/recovery/renewing.py",
+        "shop/recovery/renewing.py",
         "        await settle_open(session, sale, spare=sale.units - sale.units_taken - wanted, now=now)\n",
         "",
         f"{OF_LOSSES}::test_a_pause_and_a_change_of_units_that_were_under_way_are_kept",
@@ -164,7 +164,7 @@ MUTANTS = (
     breaks(
         "anybody_opens_a_stopped_sale",
         "The controller recovers a sale that an operator has to look at.",
-        "shop/sales/recovery/repository.py",
+        "shop/sales/incidents/repository.py",
         "    may_begin = true() if by_operator else Sale.stopped_at.is_(None)\n",
         "    may_begin = true()\n",
         "tests/audit/test_stopping.py::test_nothing_but_an_operator_recovers_a_stopped_sale",

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from shop.embedded import ValkeyServer
+from shop.sales.incidents import repository as recoveries
+from shop.sales.incidents.models import Recovery
 from shop.sales.models import Sale
-from shop.sales.recovery import repository as recoveries
-from shop.sales.recovery.models import Recovery
 from tests.harness import Shop, wait_until
 from tests.pipeline.crowd import recorded
 

@@ -6,8 +6,8 @@ from uuid import UUID, uuid4
 from shop.database import Database
 from shop.products import repository as products
 from shop.sales import service
-from shop.sales.recovery import repository as recoveries
-from shop.sales.recovery.models import RecoveryStep
+from shop.sales.incidents import repository as recoveries
+from shop.sales.incidents.models import RecoveryStep
 from shop.sales.schemas import SaleCreate
 from tests.harness import TESTER, wait_until
 

@@ -7,7 +7,7 @@ import pytest
 
 from shop.ledger.keys import ledger_keys
 from shop.redis import load_scripts
-from shop.sales.recovery.demand import recover
+from shop.sales.incidents.demand import recover
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.harness import TESTER, new_user_id, outcome, wait_until

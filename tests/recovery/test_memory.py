@@ -8,7 +8,7 @@ from shop.app.beats import _hand_in
 from shop.database import Database
 from shop.ledger.client import LastOrder, RedisClock, ReserveRequest
 from shop.rate_limit import rate_limiter
-from shop.sales.recovery.repository import Live
+from shop.sales.incidents.repository import Live
 from shop.seckill.group_commit import GroupCommit
 from shop.settings import Settings
 from shop.worker import running_worker

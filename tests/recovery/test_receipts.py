@@ -9,8 +9,8 @@ import pytest
 
 from shop.ledger.keys import ledger_keys
 from shop.ledger.receipts import Receipt, Signer
+from shop.sales.incidents import repository as recoveries
 from shop.sales.models import Sale
-from shop.sales.recovery import repository as recoveries
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.harness import Shop, new_user_id, outcome, wait_until

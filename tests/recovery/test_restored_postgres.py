@@ -7,8 +7,8 @@ from sqlalchemy import delete, update
 
 from shop.audit.models import SaleAudit
 from shop.orders.models import Order, OrderEvent, OrderLine
+from shop.sales.incidents.models import Recovery, RecoveryAnswer, RecoveryClaim
 from shop.sales.models import LedgerRow, Sale, SaleEpoch
-from shop.sales.recovery.models import Recovery, RecoveryAnswer, RecoveryClaim
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.harness import Shop

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from shop.sales.incidents.demand import recover
 from shop.sales.models import Sale
-from shop.sales.recovery.demand import recover
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.harness import TESTER, Shop

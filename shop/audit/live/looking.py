@@ -17,8 +17,8 @@ from shop.audit.service import FullPass
 from shop.database import Database, see_one_moment
 from shop.isolation import is_transient
 from shop.sales import repository as sales
+from shop.sales.incidents import repository as recoveries
 from shop.sales.models import Sale
-from shop.sales.recovery import repository as recoveries
 from shop.settings import Settings
 
 SNAPSHOTS_MAX = 5  # of one look, while the persister is faster than it

@@ -13,8 +13,8 @@ from shop.audit.invariants import Position
 from shop.audit.models import AuditFinding, SaleAudit
 from shop.auth import CONTROLLER
 from shop.sales import repository as sales
+from shop.sales.incidents.models import Recovery
 from shop.sales.models import ChangeKind, Sale, SaleChange, SaleEpoch, SaleStatus
-from shop.sales.recovery.models import Recovery
 
 ALARM_LENGTH_MAX = 500
 

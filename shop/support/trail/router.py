@@ -2,13 +2,13 @@
 
 from fastapi import APIRouter, Request
 
-from shop.audit.trail.schemas import OrderTrail
-from shop.audit.trail.service import trail
 from shop.auth import CurrentAdmin
 from shop.errors import NotReady, OrderNotFound
 from shop.json_bodies import JsonRoute
 from shop.orders.schemas import OrderId
 from shop.problem_json import REFUSED_TO_OTHERS, problems
+from shop.support.trail.schemas import OrderTrail
+from shop.support.trail.service import trail
 
 router = APIRouter(prefix="/v1", route_class=JsonRoute)
 

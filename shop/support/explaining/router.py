@@ -4,8 +4,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
 
-from shop.audit.explaining import service
-from shop.audit.explaining.schemas import ExplainRequest, Explanation
 from shop.auth import CurrentUser
 from shop.bounds import Digits
 from shop.database import SessionDep
@@ -26,6 +24,8 @@ from shop.ledger.order_ids import SALE_ID_MAX
 from shop.ledger.receipts import Receipt, Witness
 from shop.problem_json import REFUSED_BODIES, problems
 from shop.rate_limit import limit as admit
+from shop.support.explaining import service
+from shop.support.explaining.schemas import ExplainRequest, Explanation
 
 router = APIRouter(prefix="/v1", route_class=JsonRoute)
 

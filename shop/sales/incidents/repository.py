@@ -9,8 +9,7 @@ from sqlalchemy import func, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shop.sales.models import Sale, SaleEpoch
-from shop.sales.recovery.models import (
+from shop.sales.incidents.models import (
     ApiProcess,
     ClaimOutcome,
     Recovery,
@@ -18,6 +17,7 @@ from shop.sales.recovery.models import (
     RecoveryClaim,
     RecoveryStep,
 )
+from shop.sales.models import Sale, SaleEpoch
 from shop.sales.repository import ALIVE
 
 FORGET_PROCESS_AFTER = timedelta(hours=1)

@@ -9,9 +9,9 @@ from shop.database import Database
 from shop.errors import SaleNotFound, SaleStateConflict
 from shop.ledger import loading
 from shop.sales import repository as sales
+from shop.sales.incidents import repository
+from shop.sales.incidents.models import Recovery
 from shop.sales.models import Sale
-from shop.sales.recovery import repository
-from shop.sales.recovery.models import Recovery
 
 log = structlog.get_logger(__name__)
 

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shop.audit.explaining import repository
-from shop.audit.explaining.schemas import Verdict
 from shop.errors import NotEnoughUnits, OverLimit, Overloaded, SaleEnded, SaleNotStarted, SalePaused, SoldOut
 from shop.ledger.receipts import Witness
 from shop.sales.models import LedgerPlace, Sale
+from shop.support.explaining import repository
+from shop.support.explaining.schemas import Verdict
 
 ABOUT_UNITS = frozenset({SoldOut.code, NotEnoughUnits.code})
 MEANINGS = {

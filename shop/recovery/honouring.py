@@ -7,16 +7,16 @@ from uuid import UUID
 import redis.asyncio as aioredis
 import structlog
 
-from shop.audit.recovery import repository
 from shop.database import Database
 from shop.faults import recovery_fault_point
 from shop.ledger import loading
 from shop.ledger.client import Answer, ReserveRequest
+from shop.recovery import repository
 from shop.redis import NotSent
+from shop.sales.incidents import repository as recoveries
+from shop.sales.incidents.models import ClaimOutcome, RecoveryClaim
 from shop.sales.loading import LedgerLost, loaded_sale
 from shop.sales.models import Sale
-from shop.sales.recovery import repository as recoveries
-from shop.sales.recovery.models import ClaimOutcome, RecoveryClaim
 from shop.settings import Settings
 
 log = structlog.get_logger(__name__)

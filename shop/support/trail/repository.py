@@ -12,8 +12,8 @@ from shop.database import Base
 from shop.notifications.models import Delivery, Notification
 from shop.orders.models import OrderEvent
 from shop.payments.models import Payment, ProviderEvent, Refund
+from shop.sales.incidents.models import RecoveryClaim
 from shop.sales.models import LedgerPlace, LedgerRow, SaleEpoch
-from shop.sales.recovery.models import RecoveryClaim
 
 ROWS_MAX = 100
 

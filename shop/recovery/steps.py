@@ -16,21 +16,21 @@ import redis.asyncio as aioredis
 import structlog
 
 from shop import metrics
-from shop.audit.recovery import repository
-from shop.audit.recovery.comparing import has_lost_nothing
-from shop.audit.recovery.honouring import honour_claims
-from shop.audit.recovery.renewing import gather_survivors, renew
 from shop.database import Database
 from shop.faults import recovery_fault_point
 from shop.ledger import client as ledger
 from shop.ledger import loading
 from shop.ledger.client import LedgerOrder
 from shop.orders.persister import Persister
+from shop.recovery import repository
+from shop.recovery.comparing import has_lost_nothing
+from shop.recovery.honouring import honour_claims
+from shop.recovery.renewing import gather_survivors, renew
 from shop.sales import repository as sales
+from shop.sales.incidents import repository as recoveries
+from shop.sales.incidents.models import Recovery, RecoveryStep
 from shop.sales.loading import LedgerLost, build, loaded_sale, open_marked
 from shop.sales.models import Sale, SaleEpoch, SaleStatus
-from shop.sales.recovery import repository as recoveries
-from shop.sales.recovery.models import Recovery, RecoveryStep
 from shop.settings import Settings
 from shop.stopping import end_tasks
 

@@ -12,8 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop.audit import repository as orders
 from shop.audit.invariants import Position
 from shop.audit.live import repository as audits
-from shop.audit.recovery import repository
-from shop.audit.recovery.comparing import fenced_state
 from shop.auth import CONTROLLER
 from shop.database import Database
 from shop.ledger import loading
@@ -21,12 +19,14 @@ from shop.ledger.client import LedgerOrder
 from shop.ledger.events import INT32_MAX
 from shop.ledger.order_ids import USER_ID_PATTERN, sale_of
 from shop.orders.announcing import announce_after_commit
+from shop.recovery import repository
+from shop.recovery.comparing import fenced_state
 from shop.sales import repository as sales
 from shop.sales.changes import settle_open
+from shop.sales.incidents import repository as recoveries
+from shop.sales.incidents.models import Recovery, RecoveryStep
+from shop.sales.incidents.repository import Promise
 from shop.sales.models import ChangeKind, Sale, SaleEpoch, SaleStatus
-from shop.sales.recovery import repository as recoveries
-from shop.sales.recovery.models import Recovery, RecoveryStep
-from shop.sales.recovery.repository import Promise
 
 log = structlog.get_logger(__name__)
 

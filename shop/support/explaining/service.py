@@ -13,9 +13,6 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop import metrics
-from shop.audit.explaining import judging, repository
-from shop.audit.explaining.judging import ABOUT_UNITS, MEANINGS, Judgement
-from shop.audit.explaining.schemas import Explanation, OwnOrder, OwnUnits, RanOut, SaleRules, Verdict
 from shop.database import see_one_moment
 from shop.errors import (
     NotRecordedYet,
@@ -34,6 +31,9 @@ from shop.sales import repository as sales
 from shop.sales.models import LedgerPlace, LedgerRow, Sale, SaleEpoch, SaleStatus
 from shop.sales.phase import phase_of
 from shop.settings import Settings
+from shop.support.explaining import judging, repository
+from shop.support.explaining.judging import ABOUT_UNITS, MEANINGS, Judgement
+from shop.support.explaining.schemas import Explanation, OwnOrder, OwnUnits, RanOut, SaleRules, Verdict
 
 ORDERS_MAX = 100
 RESERVED = "reserved"

@@ -7,22 +7,22 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from shop import metrics
-from shop.audit.recovery import repository
-from shop.audit.recovery.honouring import honour_claims
-from shop.audit.recovery.steps import Overtaken, Tools, take, take_step
 from shop.auth import CONTROLLER
 from shop.database import UNAVAILABLE_ERRORS
 from shop.installation import is_own
 from shop.isolation import Isolation
+from shop.recovery import repository
+from shop.recovery.honouring import honour_claims
+from shop.recovery.steps import Overtaken, Tools, take, take_step
 from shop.redis import CONNECTION_ERRORS
 from shop.sales import repository as sales
 from shop.sales import service
 from shop.sales.changes import ChangeOutOfOrder, apply_open_changes
+from shop.sales.incidents import repository as recoveries
+from shop.sales.incidents.demand import demand_recovery
+from shop.sales.incidents.models import Recovery, RecoveryStep
 from shop.sales.loading import LedgerLost
 from shop.sales.models import Sale
-from shop.sales.recovery import repository as recoveries
-from shop.sales.recovery.demand import demand_recovery
-from shop.sales.recovery.models import Recovery, RecoveryStep
 from shop.stopping import end_tasks, rest
 
 SALES_AT_ONCE = 4  # of one worker: each builds a ledger, which keeps Redis and Postgres busy

@@ -3,15 +3,15 @@
 import redis.asyncio as aioredis
 from redis.exceptions import ResponseError
 
-from shop.audit.recovery import repository
 from shop.database import Database
 from shop.ledger import client as ledger
 from shop.ledger import loading
 from shop.ledger.client import LedgerState
+from shop.recovery import repository
 from shop.sales import repository as sales
+from shop.sales.incidents.models import Recovery
 from shop.sales.loading import LedgerLost, require_entry_at_watermark
 from shop.sales.models import Sale
-from shop.sales.recovery.models import Recovery
 
 
 async def has_lost_nothing(database: Database, client: aioredis.Redis, recovery: Recovery) -> bool:

@@ -7,13 +7,13 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from shop.admin_events import AdminEvent
-from shop.audit.trail.schemas import Source, TrailEntry
 from shop.ledger.events import LedgerEvent
 from shop.notifications.models import Delivery, Notification
 from shop.orders.models import Order, OrderEvent
 from shop.payments.models import Payment, ProviderEvent, Refund
+from shop.sales.incidents.models import RecoveryClaim
 from shop.sales.models import LedgerRow
-from shop.sales.recovery.models import RecoveryClaim
+from shop.support.trail.schemas import Source, TrailEntry
 
 
 def of_ledger(rows: Iterable[LedgerRow]) -> Iterator[TrailEntry]:

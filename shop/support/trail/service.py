@@ -11,8 +11,6 @@ from uuid import UUID
 import redis.asyncio as aioredis
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shop.audit.trail import entries, repository
-from shop.audit.trail.schemas import LedgerHolding, OrderRow, OrderTrail, Source, TrailEntry
 from shop.database import Database, see_one_moment
 from shop.errors import NotReady, OrderNotFound
 from shop.ledger import client as ledger
@@ -29,6 +27,8 @@ from shop.payments.settling import replacement_id
 from shop.redis import CONNECTION_ERRORS
 from shop.sales import repository as sales
 from shop.sales.models import LedgerPlace, Sale, SaleStatus
+from shop.support.trail import entries, repository
+from shop.support.trail.schemas import LedgerHolding, OrderRow, OrderTrail, Source, TrailEntry
 
 
 class _InRedis(NamedTuple):

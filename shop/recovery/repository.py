@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop.ledger.client import LedgerOrder
 from shop.ledger.order_ids import ids_of_sale
 from shop.orders.models import Order
+from shop.sales.incidents.models import ClaimOutcome, Recovery, RecoveryAnswer, RecoveryClaim
 from shop.sales.models import LedgerRow, Sale
-from shop.sales.recovery.models import ClaimOutcome, Recovery, RecoveryAnswer, RecoveryClaim
 from shop.sales.repository import ALIVE
 
 

@@ -1,1 +1,0 @@
-"""That a sale must be recovered, who was asked, what was handed in; the recovery itself is `shop.audit.recovery`."""
