@@ -20,7 +20,6 @@ import redis.asyncio as aioredis
 import uvicorn
 
 from shop.app import create_app
-from shop.app.server import server_config
 from shop.audit.schemas import AuditReport
 from shop.audit.service import audit_sale
 from shop.auth import Actor, issue_token
@@ -34,6 +33,7 @@ from shop.sales import repository as sales
 from shop.sales import service
 from shop.sales.models import Sale
 from shop.sales.schemas import SaleCreate
+from shop.server.serving import server_config
 from shop.settings import Settings
 from shop.worker import running_worker
 

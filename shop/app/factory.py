@@ -27,7 +27,6 @@ import shop.users.listing.router
 import shop.users.router
 from shop.app import document, operator, problems
 from shop.app.beats import follow_beats
-from shop.app.connections import STATE, Connections
 from shop.app.context import RequestContext
 from shop.app.cors import Cors
 from shop.app.directory import follow_directory, follow_latches
@@ -52,8 +51,9 @@ from shop.pool_sizes import FOLLOWERS_POOL_MAX
 from shop.processes import die_with_parent
 from shop.rate_limit import rate_limiter
 from shop.redis import all_scripts, connect
-from shop.seckill.gate import OverloadGate
 from shop.seckill.lane import PurchaseLane
+from shop.server.connections import STATE, Connections
+from shop.server.gate import OverloadGate
 from shop.settings import Settings, get_settings
 from shop.stopping import end_tasks, keep_running
 from shop.support.explaining.service import explain_limiter
@@ -187,7 +187,7 @@ def create_app(settings: Settings) -> ShopApp:
         status_of=Statuses(database).status_of,
     )
     fastapi.state.polls = lane.polls
-    connections = Connections(settings, lane, changes)
+    connections = Connections(settings, lane, gate, on_stop=changes.stop)
     return ShopApp(fastapi, Cors(lane, settings) if settings.cors_origins else lane)
 
 

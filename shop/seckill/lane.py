@@ -19,13 +19,12 @@ from shop.ledger.receipts import Signer
 from shop.order_changes import Changes
 from shop.rate_limit import RateLimiter, limit
 from shop.seckill.accepted import accepted_body
-from shop.seckill.answers import CONTENT_TYPE_JSON, CONTENT_TYPE_PROBLEM, Refusal, refuse, respond, with_length
-from shop.seckill.gate import OverloadGate
 from shop.seckill.group_commit import GroupCommit
 from shop.seckill.polls import Polls
-from shop.seckill.prepared import PreparedProblem, SoldOutAnswer
+from shop.seckill.prepared import SoldOutAnswer
 from shop.seckill.purchase import AskPostgres, Reservation, RolledBack, order_meant, purchase
 from shop.seckill.requests import (
+    PURCHASE_START,
     ClientGone,
     parse_body,
     purchase_headers,
@@ -37,6 +36,16 @@ from shop.seckill.requests import (
 )
 from shop.seckill.tally import Tally
 from shop.seckill.waiting import Waiting, parse_wait
+from shop.server.answers import (
+    CONTENT_TYPE_JSON,
+    CONTENT_TYPE_PROBLEM,
+    Answer,
+    PreparedProblem,
+    refuse,
+    respond,
+    with_length,
+)
+from shop.server.gate import OverloadGate
 from shop.settings import Settings
 
 ROUTE = "/v1/seckill/sales/{sale_id}/orders"
@@ -56,7 +65,9 @@ async def _unknown(_: str) -> None:
 
 
 class PurchaseLane:
-    """The fast way for `POST /v1/seckill/sales/{id}/orders`; every other request passes through to `app`."""
+    """The fast way for `POST /v1/seckill/sales/{id}/orders`, and the server's `Admission`; others pass to `app`."""
+
+    bulk_start = PURCHASE_START
 
     def __init__(
         self,
@@ -117,15 +128,12 @@ class PurchaseLane:
         """The ways to the ledgers that this process sells from."""
         return tuple(self._groups.values())
 
-    def is_purchase(self, scope: Scope) -> bool:
+    def is_bulk(self, scope: Scope) -> bool:
         """Whether a request is this lane's."""
         return scope["method"] == "POST" and sale_in_path(scope["path"]) is not None
 
-    def shed(self, scope: Scope) -> bytes | None:
-        """The refusal of a purchase that would wait for too long; the server asks before it makes a task for it.
-
-        It is the answer (503) but for its status line and the server's own headers.
-        """
+    def admit(self, scope: Scope) -> bytes | None:
+        """The refusal of a purchase that would wait for too long; the server asks before it makes a task for it."""
         sale_id = sale_in_path(scope["path"]) if scope["method"] == "POST" else None
         if sale_id is None:
             return None
@@ -141,7 +149,7 @@ class PurchaseLane:
             return True
         return self.gate.admits(0.0 if group is None else group.queued_seconds)
 
-    def shed_unparsed(self, data: bytes) -> bytes | None:
+    def admit_unparsed(self, data: bytes) -> bytes | None:
         """The same for what may be a whole purchase; to parse it would be half of what the refusal costs."""
         if (found := whole_purchase(data)) is None or (sale_id := sale_in_path(found[0])) is None:
             return None
@@ -158,7 +166,7 @@ class PurchaseLane:
         self.tally.count(Overloaded.status, Overloaded.code)
         return OVERLOADED_HEADERS[random.getrandbits(2)] % (len(body), request_id) + body
 
-    def known(self, scope: Scope, body: bytes) -> Refusal | None:
+    def answer(self, scope: Scope, body: bytes) -> Answer | None:
         """The answer to a whole purchase that needs no question: the sale is sold out, and this buyer has won nothing.
 
         None leaves it to the application, which says too what is wrong with a request.
@@ -179,7 +187,7 @@ class PurchaseLane:
         request_id = request_id or self._new_request_id()
         answer = self._sold_out[group.sale.sale_id].body(group.latch.seq, scope["path"], request_id)
         self.tally.count(SoldOut.status, SoldOut.code, time.perf_counter() - started)
-        return Refusal(SoldOut.status, with_length([CONTENT_TYPE_PROBLEM], answer, request_id), answer)
+        return Answer(SoldOut.status, with_length([CONTENT_TYPE_PROBLEM], answer, request_id), answer)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sale_id = sale_in_path(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
@@ -195,9 +203,9 @@ class PurchaseLane:
             if ADMITTED not in scope and not self._admits(sale_id):
                 raise Overloaded
             body = await read_body(receive, self._body_bytes_max)
-            if (known := self.known(scope, body)) is not None:
-                await send({"type": "http.response.start", "status": known.status, "headers": known.headers})
-                await send({"type": "http.response.body", "body": known.body})
+            if (answer := self.answer(scope, body)) is not None:
+                await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+                await send({"type": "http.response.body", "body": answer.body})
                 return
             require_json(media_type)
             if prefer is None or (seconds := parse_wait(prefer)) == 0 or self._changes.full:

@@ -1,30 +1,13 @@
-"""Refusals as bytes: what a crowd is told most often is prepared, and only the request's own parts are filled in."""
+"""The refusal that a crowd is told most often, as bytes into which only the request's own parts are filled."""
 
 import time
 
-import msgspec
-
-from shop.errors import ShopError, SoldOut
+from shop.errors import SoldOut
 from shop.ledger.client import LoadedSale
 from shop.ledger.receipts import Signer, Witness
-from shop.problem_json import problem
+from shop.server.answers import PreparedProblem
 
-INSTANCE_HERE = "{instance}"
-REQUEST_ID_HERE = "{request_id}"
 WITNESS_SECONDS = 1.0
-
-
-class PreparedProblem:
-    """The problem document of a refusal, for any purchase."""
-
-    def __init__(self, error: ShopError) -> None:
-        document = msgspec.json.encode(problem(error, instance=INSTANCE_HERE, request_id=REQUEST_ID_HERE))
-        self._start, _, rest = document.partition(INSTANCE_HERE.encode())
-        self._middle, _, self._end = rest.partition(REQUEST_ID_HERE.encode())
-
-    def body(self, path: str, request_id: bytes) -> bytes:
-        """The document for this request; both values are plain ASCII without quotes."""
-        return b"".join((self._start, path.encode(), self._middle, request_id, self._end))
 
 
 class SoldOutAnswer:

@@ -11,6 +11,7 @@ from starlette.types import Message, Receive, Scope
 from shop.errors import BadRequest, BodyTooLarge, Invalid, ShopError, UnsupportedMediaType
 from shop.json_bodies import read_json
 from shop.ledger.order_ids import SALE_ID_MAX
+from shop.server.answers import JSON
 from shop.violations import violations
 
 QUANTITY_MAX = 10_000
@@ -20,7 +21,6 @@ SALE_ID_DIGITS_MAX = 10
 SALE_ID = r"(?:0|[1-9][0-9]{0,9})"
 PATH_CHARS_MAX = len(PATH_START) + SALE_ID_DIGITS_MAX + len(PATH_END)
 CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
-JSON = b"application/json"
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 PURCHASE_START = b"POST " + PATH_START.encode()
 # The request line of a purchase.

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from shop.app.sending import UNSENT_BYTES_MAX, Outbox, SendingProtocol
 from shop.sales.models import Sale
+from shop.server.sending import UNSENT_BYTES_MAX, Outbox, SendingProtocol
 from tests.connections.raw import ANSWER_SECONDS, wire, wires
 from tests.connections.wishes import wishes
 from tests.harness import Shop, wait_until
@@ -84,7 +84,7 @@ async def test_what_is_wrong_with_a_request_is_said_in_a_sale_that_is_sold_out_t
 @pytest.fixture
 def long_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may stand still in the midst of a turn; what is written waits for its end all the same."""
-    monkeypatch.setattr("shop.app.sending.TOGETHER_SECONDS_MAX", 60.0)
+    monkeypatch.setattr("shop.server.sending.TOGETHER_SECONDS_MAX", 60.0)
 
 
 class Served(SendingProtocol):
@@ -162,12 +162,12 @@ async def test_much_is_sent_before_the_end_of_the_turn() -> None:
 
 async def test_no_answer_waits_for_the_end_of_a_long_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever writes after a while lets go who has written before."""
-    monkeypatch.setattr("shop.app.sending.TOGETHER_SECONDS_MAX", 60.0)
+    monkeypatch.setattr("shop.server.sending.TOGETHER_SECONDS_MAX", 60.0)
     async with connections(2) as [(first, _), (second, _)]:
         first.write(b"early")
         assert first.flushed == []
 
-        monkeypatch.setattr("shop.app.sending.TOGETHER_SECONDS_MAX", -1.0)
+        monkeypatch.setattr("shop.server.sending.TOGETHER_SECONDS_MAX", -1.0)
         second.write(b"late")
 
         assert (first.flushed, second.flushed) == ([5], [4])

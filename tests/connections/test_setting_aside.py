@@ -32,8 +32,8 @@ async def hurried_shop(live_shop: Shop, tmp_path: Path) -> AsyncIterator[Shop]:
 @pytest.fixture
 async def busy_shop(live_shop: Shop, live_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shop]:
     """An API that lets no purchase wait at all, and whose loop always has something else to do."""
-    monkeypatch.setattr("shop.app.connections.IDLE_TURN_SECONDS", -1.0)
-    monkeypatch.setattr("shop.app.connections.ASIDE_SECONDS_MAX", ASIDE_SECONDS)
+    monkeypatch.setattr("shop.server.connections.IDLE_TURN_SECONDS", -1.0)
+    monkeypatch.setattr("shop.server.connections.ASIDE_SECONDS_MAX", ASIDE_SECONDS)
     async with running_shop(copy_of(live_settings, overload_delay_seconds=1e-9), worker=False) as found:
         yield found
 

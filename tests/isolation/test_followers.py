@@ -8,7 +8,6 @@ import pytest
 import redis.asyncio as aioredis
 
 from shop.app.directory import follow_directory, follow_latches
-from shop.app.sending import Outbox, SendingProtocol
 from shop.auth import Revocations, TokenVerifier
 from shop.database import Database, after_commit
 from shop.order_changes import Changes
@@ -16,8 +15,9 @@ from shop.orders.following import OrderReader
 from shop.orders.models import Order
 from shop.rate_limit import rate_limiter
 from shop.sales.controller import Controller
-from shop.seckill.gate import OverloadGate
 from shop.seckill.lane import PurchaseLane
+from shop.server.gate import OverloadGate
+from shop.server.sending import Outbox, SendingProtocol
 from shop.settings import Settings
 from tests.harness import Shop, wait_until
 from tests.isolation.counted import failing, failures, one_more_fails, scheduled

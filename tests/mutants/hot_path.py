@@ -4,7 +4,7 @@ from tests.mutants.mutant import Edit, Mutant, breaks
 
 GROUP, LATCH, LANE, PURCHASE = (f"shop/seckill/{name}.py" for name in ("group_commit", "latch", "lane", "purchase"))
 LEDGER, REDIS, LIMITER = "shop/ledger/client.py", "shop/redis.py", "shop/rate_limit.py"
-SENDING, OF_SENDING = "shop/app/sending.py", "tests/connections/test_sending.py"
+SENDING, OF_SENDING = "shop/server/sending.py", "tests/connections/test_sending.py"
 OF_SETTING_ASIDE = "tests/connections/test_setting_aside.py"
 OF_PURCHASE, OF_LATCH, OF_LIMITER = (
     "tests/api/test_purchase.py",
@@ -50,7 +50,7 @@ MUTANTS = (
     breaks(
         "first_half_is_lost",
         "Of a purchase that comes in pieces only the last one is set aside.",
-        "shop/app/connections.py",
+        "shop/server/connections.py",
         "        connection.aside += data\n",
         "        connection.aside = data\n",
         f"{OF_SETTING_ASIDE}::test_what_was_set_aside_is_answered_in_time_however_it_came",
@@ -236,7 +236,7 @@ MUTANTS = (
     breaks(
         "overload_gate_open",
         "A process takes more purchases than it can answer in time.",
-        "shop/seckill/gate.py",
+        "shop/server/gate.py",
         "self._late_seconds + ahead_seconds + queued_seconds > self._delay_seconds_max\n",
         "False\n",
         "tests/seckill/test_gate.py",

@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from shop.seckill.gate import OverloadGate
+from shop.server.gate import OverloadGate
 from tests.harness import wait_until
 
 MAX_SECONDS = 0.02

@@ -9,9 +9,9 @@ from shop.auth import Revocations, TokenVerifier
 from shop.ledger.client import LastOrder, LoadedSale, RedisClock, ReserveRequest
 from shop.order_changes import Changes
 from shop.rate_limit import RateLimiter, rate_limiter
-from shop.seckill.gate import OverloadGate
 from shop.seckill.group_commit import GroupCommit
 from shop.seckill.lane import PurchaseLane
+from shop.server.gate import OverloadGate
 from shop.settings import Settings
 from tests.harness import wait_until
 from tests.lua.ledgers import command, open_ledger, order_id

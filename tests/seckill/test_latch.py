@@ -13,10 +13,10 @@ from shop.ledger.receipts import Signer, Witness
 from shop.order_changes import Changes
 from shop.rate_limit import rate_limiter
 from shop.sales.models import Sale
-from shop.seckill.gate import OverloadGate
 from shop.seckill.group_commit import GroupCommit
 from shop.seckill.lane import PurchaseLane
 from shop.seckill.latch import BITS_MAX, BITS_MIN, Latch, winner_bits
+from shop.server.gate import OverloadGate
 from shop.settings import Settings
 from tests.harness import Shop, new_user_id, outcome, running_shop, wait_until
 from tests.lua.ledgers import command, open_ledger, order_id

@@ -12,8 +12,8 @@ import pytest
 from uvicorn.lifespan.on import LifespanOn
 
 from shop.app import create_app
-from shop.app.server import CLOSING_SECONDS, ShopServer, server_config
 from shop.listening import listen
+from shop.server.serving import CLOSING_SECONDS, ShopServer, server_config
 from tests.harness import Shop, wait_until
 
 ANSWER_SECONDS = 30.0

@@ -373,7 +373,7 @@ async def test_changes_are_not_heaped_up_for_a_client_that_reads_slowly(shop: Sh
 
 async def test_a_client_that_does_not_read_is_dropped(live_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its events are not kept for it: the stream waits for the client, and its connection is cut after a while."""
-    monkeypatch.setattr("shop.app.sending.UNREAD_SECONDS_MAX", 0.2)
+    monkeypatch.setattr("shop.server.sending.UNREAD_SECONDS_MAX", 0.2)
     order_id, user = await recorded_order(live_shop)
     await move_often(live_shop, order_id, MANY_MOVES)
     settings = copy_of(live_shop.settings, listeners_per_order_max=1, request_seconds_max=0.5)

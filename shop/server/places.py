@@ -12,15 +12,14 @@ from uuid import uuid4
 
 from uvicorn.protocols.utils import get_remote_addr
 
-from shop.app.heads import NO_HOST
 from shop.client_addresses import counted_as
 from shop.errors import Overloaded
-from shop.seckill.answers import CONTENT_TYPE_PROBLEM
-from shop.seckill.prepared import PreparedProblem
+from shop.server.answers import CONTENT_TYPE_PROBLEM, PreparedProblem
+from shop.server.heads import NO_HOST
 from shop.settings import Settings
 
 if TYPE_CHECKING:
-    from shop.app.protocol import ShopProtocol
+    from shop.server.protocol import ShopProtocol
 
 PROBES = frozenset({"/livez", "/readyz"})
 # A client sends its request with the connection, or soon after. Proxies keep an idle one for less than the second.

@@ -8,12 +8,12 @@ from uuid import uuid4
 import structlog
 from starlette.types import ASGIApp, Message
 
-from shop.app.heads import answer_head
 from shop.errors import ShopError
-from shop.seckill.answers import Refusal, refuse
+from shop.server.answers import Answer, refuse
+from shop.server.heads import answer_head
 
 if TYPE_CHECKING:
-    from shop.app.protocol import ShopProtocol
+    from shop.server.protocol import ShopProtocol
 
 UNREAD_BYTES_MAX = 64 * 1024
 BODILESS = frozenset({204, 304})
@@ -64,11 +64,11 @@ class Exchange:
         self._chunked = False
         self._left: int | None = 0
 
-    def start(self, app: ASGIApp, known: Callable[[dict[str, Any], bytes], Refusal | None]) -> None:
+    def start(self, app: ASGIApp, at_once: Callable[[dict[str, Any], bytes], Answer | None]) -> None:
         """Answer with what is known already; else let the application answer, if it may run and does not yet."""
         if not self.ready or self._task is not None:
             return
-        if not self._more_body and self._connection.writable is None and (answer := known(self.scope, self._body)):
+        if not self._more_body and self._connection.writable is None and (answer := at_once(self.scope, self._body)):
             self._answer(answer)
             return
         self._task = self._connection.loop.create_task(self._run(app))
@@ -127,7 +127,7 @@ class Exchange:
         self._head = None
         await refuse(self.send, ShopError(), self.scope["path"], request_id.encode())
 
-    def _answer(self, answer: Refusal) -> None:
+    def _answer(self, answer: Answer) -> None:
         status, headers, body = answer
         self._begin(status, headers)
         self._write(body)

@@ -13,11 +13,11 @@ from uvicorn import Config
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
-from shop.app.connections import STATE, Connections
-from shop.app.exchange import Exchange
-from shop.app.heads import NO_HOST, problem_answer, set_target, valid_host
-from shop.app.sending import SendingProtocol
 from shop.errors import BadRequest, HeadTooLarge, RequestTimeout, ShopError
+from shop.server.connections import STATE, Connections
+from shop.server.exchange import Exchange
+from shop.server.heads import NO_HOST, problem_answer, set_target, valid_host
+from shop.server.sending import SendingProtocol
 
 HEAD_BYTES_MAX = 32 * 1024
 HEADERS_MAX = 100
@@ -270,7 +270,7 @@ class ShopProtocol(SendingProtocol):
 
     def _start_oldest(self) -> None:
         if self.exchanges:
-            self.exchanges[0].start(self.app, self._connections.known)
+            self.exchanges[0].start(self.app, self._connections.answer)
 
     @property
     def _idle(self) -> bool:

@@ -18,12 +18,12 @@ from typing import Any, cast
 import structlog
 import uvicorn
 
-from shop.app.connections import STATE, Connections
-from shop.app.places import Places
-from shop.app.protocol import ShopProtocol
 from shop.descriptors import FOR_PROBES, connections_cap, raise_limit
 from shop.listening import BACKLOG
 from shop.processes import Lifeline, ProcessPool
+from shop.server.connections import STATE, Connections
+from shop.server.places import Places
+from shop.server.protocol import ShopProtocol
 from shop.settings import Settings, get_settings
 
 TICKS_PER_BEAT = 10

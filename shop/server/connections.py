@@ -16,19 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from shop.app.heads import answer_head
-from shop.app.places import Places
-from shop.app.sending import Outbox, abort_failed
 from shop.errors import Overloaded
-from shop.order_changes import Changes
-from shop.seckill.answers import Refusal
-from shop.seckill.lane import PurchaseLane
-from shop.seckill.requests import PURCHASE_START
+from shop.server.admission import Admission
+from shop.server.answers import Answer
+from shop.server.gate import OverloadGate
+from shop.server.heads import answer_head
+from shop.server.places import Places
+from shop.server.sending import Outbox, abort_failed
 from shop.settings import Settings
 from shop.stopping import rest
 
 if TYPE_CHECKING:
-    from shop.app.protocol import ShopProtocol
+    from shop.server.protocol import ShopProtocol
 
 STATE = "connections"
 SWEEPS_PER_LIMIT, SWEPT_AT_ONCE = 10, 64
@@ -46,12 +45,15 @@ log = structlog.get_logger(__name__)
 class Connections:
     """Keeps the connections of one process in bounds."""
 
-    def __init__(self, settings: Settings, lane: PurchaseLane, changes: Changes) -> None:
-        self.gate = lane.gate
+    def __init__(
+        self, settings: Settings, admission: Admission, gate: OverloadGate, *, on_stop: Callable[[], None]
+    ) -> None:
+        """`on_stop` answers those who only wait for news; it is called when the process is asked to stop."""
+        self.gate = gate
         self.outbox = Outbox()
         self.body_bytes_usual = settings.purchase_body_bytes_max
-        self._lane = lane
-        self._changes = changes
+        self.stop = on_stop
+        self._admission = admission
         self._settings = settings
         self.places = Places(settings)
         self._open: set[ShopProtocol] = set()
@@ -81,10 +83,6 @@ class Connections:
         self._open.discard(connection)
         self._resting.pop(connection, None)
 
-    def stop(self) -> None:
-        """The process is asked to stop: whoever only waits for news is answered now."""
-        self._changes.stop()
-
     def refusal(self, connection: "ShopProtocol", scope: dict[str, Any]) -> bytes | None:
         """What follows `refusal_start` if a request is not even begun, because the process has too much to do.
 
@@ -94,13 +92,13 @@ class Connections:
             return full
         if self._settings.cors_origins and any(name == b"origin" for name, _ in scope["headers"]):
             return None
-        return self._lane.shed(scope)
+        return self._admission.admit(scope)
 
     def refusal_unparsed(self, data: bytes) -> bytes | None:
         """The same for what may be a whole purchase, if others were refused in this turn already."""
         if not self.gate.refusing or (self._settings.cors_origins and b"\norigin" in data.lower()):
             return None
-        return self._lane.shed_unparsed(data)
+        return self._admission.admit_unparsed(data)
 
     def refusal_start(self, own: list[tuple[bytes, bytes]]) -> bytes:
         """The status line of a refusal and the server's own headers, which it replaces once a second."""
@@ -108,9 +106,9 @@ class Connections:
             self._own_headers, self._refusal_start = own, answer_head(Overloaded.status, own, ())
         return self._refusal_start
 
-    def known(self, scope: dict[str, Any], body: bytes) -> Refusal | None:
+    def answer(self, scope: dict[str, Any], body: bytes) -> Answer | None:
         """The answer to a whole request that needs nobody to be asked; the application's, where pages may see it."""
-        return None if self._settings.cors_origins else self._lane.known(scope, body)
+        return None if self._settings.cors_origins else self._admission.answer(scope, body)
 
     def refused(self, connection: "ShopProtocol") -> None:
         """A purchase was refused; under pressure its connection waits for its turn."""
@@ -132,7 +130,7 @@ class Connections:
         A turn that reads on and on, only to refuse, would make it long for those who were admitted.
         """
         if not connection.aside:
-            if not data.startswith(PURCHASE_START):
+            if not data.startswith(self._admission.bulk_start):
                 return False
             self._aside.append(connection)
         elif len(connection.aside) + len(data) > ASIDE_BYTES_MAX:
@@ -165,7 +163,7 @@ class Connections:
     def rests(self, connection: "ShopProtocol", scope: dict[str, Any]) -> bool:
         """Whether this connection, whose request was answered, waits for its turn to be read again."""
         self._answers += 1
-        if not self._pressed or not self._lane.is_purchase(scope):
+        if not self._pressed or not self._admission.is_bulk(scope):
             return False
         self._rest(connection)
         return True

@@ -1,4 +1,4 @@
-"""What the purchase lane sends, as ASGI messages or as a whole."""
+"""Answers that are written by hand, as ASGI messages or as a whole."""
 
 from typing import NamedTuple
 
@@ -7,20 +7,34 @@ from starlette.types import Send
 
 from shop.errors import ShopError
 from shop.problem_json import MEDIA_TYPE, problem
-from shop.seckill.requests import JSON
 
 Headers = list[tuple[bytes, bytes]]
 
+JSON = b"application/json"
+INSTANCE_HERE, REQUEST_ID_HERE = "{instance}", "{request_id}"
 CONTENT_TYPE_JSON = (b"content-type", JSON)
 CONTENT_TYPE_PROBLEM = (b"content-type", MEDIA_TYPE.encode())
 
 
-class Refusal(NamedTuple):
+class Answer(NamedTuple):
     """An answer that needs no application: its status, its headers, its body."""
 
     status: int
     headers: Headers
     body: bytes
+
+
+class PreparedProblem:
+    """The problem document of a refusal as bytes, into which only the request's own parts are filled."""
+
+    def __init__(self, error: ShopError) -> None:
+        document = msgspec.json.encode(problem(error, instance=INSTANCE_HERE, request_id=REQUEST_ID_HERE))
+        self._start, _, rest = document.partition(INSTANCE_HERE.encode())
+        self._middle, _, self._end = rest.partition(REQUEST_ID_HERE.encode())
+
+    def body(self, path: str, request_id: bytes) -> bytes:
+        """The document for this request; both values are plain ASCII without quotes."""
+        return b"".join((self._start, path.encode(), self._middle, request_id, self._end))
 
 
 def with_length(headers: Headers, body: bytes, request_id: bytes) -> Headers:

@@ -1,0 +1,24 @@
+"""What the server asks of the application before it begins a request: all that it knows of it."""
+
+from typing import Any, Protocol
+
+from shop.server.answers import Answer
+
+
+class Admission(Protocol):
+    """Decides about requests at the door. Nothing here waits: it runs between the reading of two connections."""
+
+    # How a request begins that comes in crowds; under pressure such requests are not even read.
+    bulk_start: bytes
+
+    def is_bulk(self, scope: dict[str, Any]) -> bool:
+        """Whether a request is of the kind that comes in crowds."""
+
+    def admit(self, scope: dict[str, Any]) -> bytes | None:
+        """None, and the request begins; else the answer (503) but for its status line and the server's own headers."""
+
+    def admit_unparsed(self, data: bytes) -> bytes | None:
+        """The same for what may be a whole request; None in every doubt."""
+
+    def answer(self, scope: dict[str, Any], body: bytes) -> Answer | None:
+        """The answer to a whole request that needs nobody to be asked; None leaves it to the application."""
