@@ -16,7 +16,7 @@ from shop.sales.incidents import repository
 from shop.sales.incidents.models import Recovery
 from shop.sales.incidents.repository import Live, Promise
 from shop.seckill.group_commit import GroupCommit
-from shop.seckill.lane import PurchaseLane
+from shop.seckill.registry import Registry
 from shop.settings import Settings
 from shop.stopping import rest
 
@@ -25,42 +25,42 @@ PROMISES_PER_TRANSACTION = 1_000
 log = structlog.get_logger(__name__)
 
 
-async def follow_beats(lane: PurchaseLane, database: Database, settings: Settings, stopping: asyncio.Event) -> None:
+async def follow_beats(registry: Registry, database: Database, settings: Settings, stopping: asyncio.Event) -> None:
     """Beat until `stopping` is set. Without Postgres there is no beat, and the memory is kept."""
     process_id, healthy, heard = uuid4(), True, time.monotonic()
     isolation = Isolation("beats", settings)
     while not stopping.is_set():
         try:
-            await _beat(lane, database, process_id, isolation)
+            await _beat(registry, database, process_id, isolation)
             healthy, heard = True, time.monotonic()
         except (*UNAVAILABLE_ERRORS, DBAPIError) as error:
             if healthy:
                 log.warning("beat_waits", reason=repr(error)[:200])
             healthy = False
             if time.monotonic() - heard > settings.unheard_seconds_max:
-                _stop_selling(lane)
+                _stop_selling(registry)
         await rest(stopping, settings.beat_seconds)
 
 
-def _stop_selling(lane: PurchaseLane) -> None:
+def _stop_selling(registry: Registry) -> None:
     """Leave every sale until Postgres says that its epoch is still the one: then the directory gives it back."""
-    for group in lane.groups:
+    for group in registry.groups:
         log.warning("sale_left", sale_id=group.sale.sale_id, reason="nothing was heard from Postgres for too long")
-        lane.leave(group)
+        registry.leave(group)
 
 
-async def _beat(lane: PurchaseLane, database: Database, process_id: UUID, isolation: Isolation) -> None:
+async def _beat(registry: Registry, database: Database, process_id: UUID, isolation: Isolation) -> None:
     with metrics.watched("postgres"):
         async with database.transaction() as session:
             await repository.beat(session, process_id)
             await repository.forget_processes(session)
             live = await repository.live(session)
             asked = await repository.asking(session, process_id)
-    for group in lane.groups:
+    for group in registry.groups:
         if (now := live.get(group.sale.sale_id)) is not None and now.epoch > group.sale.epoch:
-            lane.leave(group)  # Another Redis has taken over, and this process may not have been told.
-    lane.replaced = [group for group in lane.replaced if group.undrained or not group.idle]
-    groups = [*lane.replaced, *lane.groups]
+            registry.leave(group)  # Another Redis has taken over, and this process may not have been told.
+    registry.replaced = [group for group in registry.replaced if group.undrained or not group.idle]
+    groups = [*registry.replaced, *registry.groups]
     in_question = {(recovery.sale_id, recovery.from_epoch) for recovery in asked}
     kept = set()
     for group in groups:

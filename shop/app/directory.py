@@ -13,12 +13,14 @@ from shop.database import UNAVAILABLE_ERRORS, Database
 from shop.installation import is_foreign
 from shop.isolation import Isolation
 from shop.ledger.client import LastOrder, LoadedSale, RedisClock, read_directory
+from shop.rate_limit import RateLimiter
 from shop.redis import CONNECTION_ERRORS, connections_in_use
 from shop.sales import repository as sales
 from shop.sales.incidents.demand import demand_recovery
 from shop.sales.models import SaleStatus
 from shop.seckill.group_commit import GroupCommit
-from shop.seckill.lane import PurchaseLane
+from shop.seckill.registry import Registry
+from shop.seckill.tally import Tally
 from shop.settings import Settings
 from shop.stopping import rest
 
@@ -26,11 +28,12 @@ log = structlog.get_logger(__name__)
 
 
 async def follow_directory(
-    lane: PurchaseLane,
+    registry: Registry,
     database: Database,
     client: aioredis.Redis,
     settings: Settings,
     *,
+    limiter: RateLimiter,
     requests: Database,
     looked: asyncio.Event,
     stopping: asyncio.Event,
@@ -42,8 +45,8 @@ async def follow_directory(
     The last order that Postgres has recorded goes with it: a ledger that does not know that order was rolled back.
     """
     clock, isolation = RedisClock(), Isolation("directory", settings)
-    take = partial(_take, lane, database, client, clock, settings)
-    report = partial(_report_rolled_back, lane, database, client)
+    take = partial(_take, registry, limiter, database, client, clock, settings)
+    report = partial(_report_rolled_back, registry, database, client)
     healthy, foreign, look_at = True, False, 0.0
     while not stopping.is_set():
         try:
@@ -54,11 +57,11 @@ async def follow_directory(
                 look_at = time.monotonic() + settings.beat_seconds
             if foreign:
                 listed = []
-                for group in lane.groups:
-                    lane.leave(group)
-            new = [loaded for loaded in listed if loaded.epoch > lane.epoch_of(loaded.sale_id)]
+                for group in registry.groups:
+                    registry.leave(group)
+            new = [loaded for loaded in listed if loaded.epoch > registry.epoch_of(loaded.sale_id)]
             await isolation.each(new, take, key=lambda loaded: loaded.sale_id)
-            await isolation.each(tuple(lane.rolled_back), report)
+            await isolation.each(tuple(registry.rolled_back), report)
             healthy = True
         except (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError) as error:
             if healthy:
@@ -69,18 +72,19 @@ async def follow_directory(
         await rest(stopping, settings.directory_poll_seconds)
 
 
-async def follow_latches(lane: PurchaseLane, settings: Settings, stopping: asyncio.Event) -> None:
+async def follow_latches(registry: Registry, tally: Tally, settings: Settings, stopping: asyncio.Event) -> None:
     """Re-open the latches of sales that have units again, and show what the lane has counted; until `stopping`."""
     isolation = Isolation("latches", settings)
     while not stopping.is_set():
-        lane.tally.flush()
+        tally.flush()
         # A copy: a sale may be taken while a poll waits.
-        await isolation.each(lane.groups, lambda group: group.latch.poll(), key=lambda group: group.sale.sale_id)
+        await isolation.each(registry.groups, lambda group: group.latch.poll(), key=lambda group: group.sale.sale_id)
         await rest(stopping, settings.latch_poll_seconds)
 
 
 async def _take(
-    lane: PurchaseLane,
+    registry: Registry,
+    limiter: RateLimiter,
     database: Database,
     client: aioredis.Redis,
     clock: RedisClock,
@@ -95,11 +99,11 @@ async def _take(
     if sale.salt != loaded.salt:
         return  # Another database's sale of the same number.
     known = LastOrder(last[0].bytes, last[1]) if last else LastOrder(b"", 0)
-    lane.take(GroupCommit(client, loaded, last=known, clock=clock, limiter=lane.limiter, settings=settings))
+    registry.take(GroupCommit(client, loaded, last=known, clock=clock, limiter=limiter, settings=settings))
 
 
 async def _report_rolled_back(
-    lane: PurchaseLane, database: Database, client: aioredis.Redis, rolled_back: tuple[int, int]
+    registry: Registry, database: Database, client: aioredis.Redis, rolled_back: tuple[int, int]
 ) -> None:
     """Close a sale whose ledger forgot an order that this process has promised, for every process."""
     sale_id, epoch = rolled_back
@@ -108,7 +112,7 @@ async def _report_rolled_back(
     if sale is not None and sale.epoch == epoch:
         reason = "the ledger has lost an order that was accepted"
         await demand_recovery(database, client, sale, reason, may_load=False, renew=True)
-    lane.rolled_back.discard(rolled_back)
+    registry.rolled_back.discard(rolled_back)
 
 
 def _report_pools(database: Database, client: aioredis.Redis) -> None:

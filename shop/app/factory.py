@@ -38,6 +38,7 @@ from shop.cache import Cache
 from shop.clock import watch_clock
 from shop.database import Database
 from shop.kept_connections import keep_connections
+from shop.ledger.receipts import Signer
 from shop.logs import configure_logs
 from shop.order_changes import Announcer, Changes
 from shop.orders.announcing import ANNOUNCER
@@ -51,7 +52,13 @@ from shop.pool_sizes import FOLLOWERS_POOL_MAX
 from shop.processes import die_with_parent
 from shop.rate_limit import rate_limiter
 from shop.redis import all_scripts, connect
-from shop.seckill.lane import PurchaseLane
+from shop.seckill.admission import PurchaseAdmission
+from shop.seckill.checking import Checker
+from shop.seckill.lane import ROUTE, PurchaseLane
+from shop.seckill.polls import Polls
+from shop.seckill.registry import Registry
+from shop.seckill.requests import RequestIds
+from shop.seckill.tally import Tally
 from shop.server.connections import STATE, Connections
 from shop.server.gate import OverloadGate
 from shop.settings import Settings, get_settings
@@ -122,10 +129,17 @@ def create_app(settings: Settings) -> ShopApp:
         stopping, looked, read = asyncio.Event(), asyncio.Event(), asyncio.Event()
         followers: dict[str, Callable[[], Awaitable[None]]] = {
             "directory": lambda: follow_directory(
-                lane, followed, ledger, settings, requests=database, looked=looked, stopping=stopping
+                registry,
+                followed,
+                ledger,
+                settings,
+                limiter=limiter,
+                requests=database,
+                looked=looked,
+                stopping=stopping,
             ),
-            "beats": lambda: follow_beats(lane, followed, settings, stopping),
-            "latches": lambda: follow_latches(lane, settings, stopping),
+            "beats": lambda: follow_beats(registry, followed, settings, stopping),
+            "latches": lambda: follow_latches(registry, tally, settings, stopping),
             "revocations": lambda: follow_revocations(followed, revocations, settings, read=read, stopping=stopping),
             "clock": lambda: watch_clock(stopping),
             "connections": lambda: connections.keep(stopping),
@@ -150,7 +164,7 @@ def create_app(settings: Settings) -> ShopApp:
             stopping.set()
             await end_tasks(following, within=FOLLOWERS_END_SECONDS)
         await announcer.close()
-        lane.tally.flush()
+        tally.flush()
         passwords.close()
         await database.close()
         await followed.close()
@@ -176,18 +190,24 @@ def create_app(settings: Settings) -> ShopApp:
     limiter = rate_limiter(
         side, settings, name="buy", rate_per_second=settings.purchase_rate_per_second, burst=settings.purchase_burst
     )
+    registry, tally, polls = Registry(Signer(settings.secret)), Tally("POST", ROUTE), Polls(settings)
+    checker, request_ids = Checker(verifier, revocations), RequestIds()
+    admission = PurchaseAdmission(registry=registry, gate=gate, checker=checker, request_ids=request_ids, tally=tally)
     lane = PurchaseLane(
         Forwarded(RequestContext(Methods(PageHeaders(fastapi), fastapi.routes), settings), settings),
         settings=settings,
-        gate=gate,
+        registry=registry,
+        admission=admission,
+        checker=checker,
         limiter=limiter,
-        verifier=verifier,
-        revocations=revocations,
         changes=changes,
+        polls=polls,
+        request_ids=request_ids,
+        tally=tally,
         status_of=Statuses(database).status_of,
     )
-    fastapi.state.polls = lane.polls
-    connections = Connections(settings, lane, gate, on_stop=changes.stop)
+    fastapi.state.polls = polls
+    connections = Connections(settings, admission, gate, on_stop=changes.stop)
     return ShopApp(fastapi, Cors(lane, settings) if settings.cors_origins else lane)
 
 

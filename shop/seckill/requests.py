@@ -1,8 +1,10 @@
 """What a purchase may look like: path, headers, body. Everything is checked before it comes near a script."""
 
+import itertools
+import os
 import re
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -34,6 +36,28 @@ TELLING = re.compile(
 
 class ClientGone(Exception):
     """The client closed the connection before its request was complete."""
+
+
+class PurchaseHeaders(NamedTuple):
+    """The values of a purchase's headers as they came; None for one that is not there."""
+
+    authorization: bytes
+    key: bytes | None
+    media_type: bytes | None
+    request_id: bytes | None
+    prefer: bytes | None
+
+
+class RequestIds:
+    """Ids for the requests that bring none: what this process drew, and a number."""
+
+    def __init__(self) -> None:
+        self._prefix = os.urandom(8).hex().encode()
+        self._numbers = itertools.count(1)
+
+    def new(self) -> bytes:
+        """One that no other request has."""
+        return b"%b-%x" % (self._prefix, next(self._numbers))
 
 
 class PurchaseBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -111,8 +135,8 @@ def _what_is_wrong_with(body: bytes) -> ShopError:
     return Invalid()
 
 
-def purchase_headers(scope: Scope) -> tuple[bytes, bytes | None, bytes | None, bytes | None, bytes | None]:
-    """What a purchase's headers say: authorization, idempotency key, media type, request id, preferences.
+def purchase_headers(scope: Scope) -> PurchaseHeaders:
+    """What a purchase's headers say.
 
     Of two headers of one name the first counts, as on the other routes; two media types are none that a body has.
     """
@@ -128,7 +152,7 @@ def purchase_headers(scope: Scope) -> tuple[bytes, bytes | None, bytes | None, b
             request_id = value
         elif name == b"prefer":
             prefer = value if prefer is None else prefer + b"," + value
-    return authorization or b"", key, media_type, request_id, prefer
+    return PurchaseHeaders(authorization or b"", key, media_type, request_id, prefer)
 
 
 def require_json(media_type: bytes | None) -> None:

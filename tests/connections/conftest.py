@@ -15,7 +15,7 @@ from tests.processes import Processes, copy_of
 
 __all__ = ["retired_sales"]
 
-REQUEST_SECONDS_MAX = 0.6
+REQUEST_SECONDS_MAX = 1.0
 CUT_SECONDS_MAX = REQUEST_SECONDS_MAX + 3.0
 
 

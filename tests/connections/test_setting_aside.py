@@ -153,7 +153,7 @@ async def test_an_error_in_what_was_set_aside_costs_its_own_connection_and_no_ot
             raise RuntimeError("nobody has thought of this")
         return requests.whole_purchase(data)
 
-    monkeypatch.setattr("shop.seckill.lane.whole_purchase", whole_purchase)
+    monkeypatch.setattr("shop.seckill.admission.whole_purchase", whole_purchase)
     crowd = wishes(busy_shop, sale, CROWD)
     async with wires(busy_shop, CROWD) as connections:
         struck = connections[CROWD // 2 :: 50]

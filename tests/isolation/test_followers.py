@@ -8,15 +8,14 @@ import pytest
 import redis.asyncio as aioredis
 
 from shop.app.directory import follow_directory, follow_latches
-from shop.auth import Revocations, TokenVerifier
 from shop.database import Database, after_commit
-from shop.order_changes import Changes
+from shop.ledger.receipts import Signer
 from shop.orders.following import OrderReader
 from shop.orders.models import Order
-from shop.rate_limit import rate_limiter
+from shop.rate_limit import RateLimiter, rate_limiter
 from shop.sales.controller import Controller
-from shop.seckill.lane import PurchaseLane
-from shop.server.gate import OverloadGate
+from shop.seckill.registry import Registry
+from shop.seckill.tally import Tally
 from shop.server.sending import Outbox, SendingProtocol
 from shop.settings import Settings
 from tests.harness import Shop, wait_until
@@ -26,26 +25,18 @@ from tests.isolation.test_jobs import unreadable
 from tests.notifications.outbox import make_order
 
 
-async def nobody(*_: object) -> None:
-    raise AssertionError("no request comes")
+@pytest.fixture
+def registry(settings: Settings) -> Registry:
+    return Registry(Signer(settings.secret))
 
 
 @pytest.fixture
-def lane(settings: Settings, redis: aioredis.Redis) -> PurchaseLane:
-    limiter = rate_limiter(redis, settings, name="buy", rate_per_second=1, burst=1)
-    return PurchaseLane(
-        nobody,
-        settings=settings,
-        gate=OverloadGate(delay_seconds_max=1.0, refused_at_once_max=3_000),
-        limiter=limiter,
-        verifier=TokenVerifier(settings),
-        revocations=Revocations(),
-        changes=Changes(redis, settings),
-    )
+def limiter(settings: Settings, redis: aioredis.Redis) -> RateLimiter:
+    return rate_limiter(redis, settings, name="buy", rate_per_second=1, burst=1)
 
 
 async def test_a_sale_that_cannot_be_read_is_not_sold_and_all_others_are(
-    bare_shop: Shop, controller: Controller, lane: PurchaseLane
+    bare_shop: Shop, controller: Controller, registry: Registry, limiter: RateLimiter
 ) -> None:
     sales = [await scheduled(bare_shop) for _ in range(3)]
     await controller.step()
@@ -56,17 +47,30 @@ async def test_a_sale_that_cannot_be_read_is_not_sold_and_all_others_are(
 
     with one_more_fails("directory"):
         following = asyncio.create_task(
-            follow_directory(lane, database, redis, settings, requests=database, looked=looked, stopping=stopping)
+            follow_directory(
+                registry,
+                database,
+                redis,
+                settings,
+                limiter=limiter,
+                requests=database,
+                looked=looked,
+                stopping=stopping,
+            )
         )
         await looked.wait()
     stopping.set()
     await following
 
-    assert [lane.epoch_of(sale.id) for sale in sales] == [1, 0, 1]
+    assert [registry.epoch_of(sale.id) for sale in sales] == [1, 0, 1]
 
 
 async def test_a_latch_that_cannot_be_polled_keeps_no_other_closed(
-    bare_shop: Shop, controller: Controller, lane: PurchaseLane, monkeypatch: pytest.MonkeyPatch
+    bare_shop: Shop,
+    controller: Controller,
+    registry: Registry,
+    limiter: RateLimiter,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sales = [await scheduled(bare_shop) for _ in range(3)]
     await controller.step()
@@ -76,14 +80,23 @@ async def test_a_latch_that_cannot_be_polled_keeps_no_other_closed(
     stopping.set()
     looking = asyncio.Event()
     following = asyncio.create_task(
-        follow_directory(lane, database, redis, settings, requests=database, looked=looked, stopping=looking)
+        follow_directory(
+            registry,
+            database,
+            redis,
+            settings,
+            limiter=limiter,
+            requests=database,
+            looked=looked,
+            stopping=looking,
+        )
     )
     await looked.wait()
     looking.set()
     await following
-    for group in lane.groups:
+    for group in registry.groups:
         group.latch.close(0)
-    first = lane.groups[0]
+    first = registry.groups[0]
 
     async def broken() -> None:
         raise ZeroDivisionError
@@ -91,16 +104,16 @@ async def test_a_latch_that_cannot_be_polled_keeps_no_other_closed(
     monkeypatch.setattr(first.latch, "poll", broken)
     stopping = asyncio.Event()
     before = failing("latches")
-    polling = asyncio.create_task(follow_latches(lane, settings, stopping))
+    polling = asyncio.create_task(follow_latches(registry, Tally("POST", "/"), settings, stopping))
 
     async def others_open() -> bool:
-        return not any(group.latch.closed for group in lane.groups[1:])
+        return not any(group.latch.closed for group in registry.groups[1:])
 
     await wait_until(others_open, reason="the other latches open")
     assert failing("latches") == before + 1
     stopping.set()
     await polling
-    assert len(lane.groups) == len(sales)
+    assert len(registry.groups) == len(sales)
 
 
 async def test_an_order_that_cannot_be_read_ends_no_stream_but_its_own(database: Database, settings: Settings) -> None:

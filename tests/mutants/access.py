@@ -139,7 +139,7 @@ MUTANTS = (
     breaks(
         "blocked_buyer_buys",
         "A user who was blocked goes on buying.",
-        "shop/seckill/lane.py",
+        "shop/seckill/checking.py",
         "        self._revocations.check(identity)\n",
         "",
         f"{OF_INPUT}::test_a_blocked_buyer_is_refused",

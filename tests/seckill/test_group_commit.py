@@ -4,14 +4,11 @@ import asyncio
 
 import redis.asyncio as aioredis
 
-from shop.app import create_app
-from shop.auth import Revocations, TokenVerifier
 from shop.ledger.client import LastOrder, LoadedSale, RedisClock, ReserveRequest
-from shop.order_changes import Changes
+from shop.ledger.receipts import Signer
 from shop.rate_limit import RateLimiter, rate_limiter
 from shop.seckill.group_commit import GroupCommit
-from shop.seckill.lane import PurchaseLane
-from shop.server.gate import OverloadGate
+from shop.seckill.registry import Registry
 from shop.settings import Settings
 from tests.harness import wait_until
 from tests.lua.ledgers import command, open_ledger, order_id
@@ -54,18 +51,10 @@ async def test_a_purchase_that_waited_too_long_in_the_queue_is_not_sent(
 
 async def test_a_process_never_goes_back_to_an_older_ledger(settings: Settings, redis: aioredis.Redis) -> None:
     """The directory is a copy and may be old; what was replaced may still be there (design §3)."""
-    lane = PurchaseLane(
-        create_app(settings),
-        settings=settings,
-        gate=OverloadGate(delay_seconds_max=1.0, refused_at_once_max=3_000),
-        limiter=a_limiter(redis, settings),
-        verifier=TokenVerifier(settings),
-        revocations=Revocations(),
-        changes=Changes(redis, settings),
-    )
+    registry = Registry(Signer(settings.secret))
 
     for epoch in (1, 3, 2, 3):
-        lane.take(a_group(redis, LoadedSale(7, epoch, b"salt", 1, "EUR", 60, 1), settings))
+        registry.take(a_group(redis, LoadedSale(7, epoch, b"salt", 1, "EUR", 60, 1), settings))
 
-    assert lane.epoch_of(7) == 3
-    assert [group.sale.epoch for group in lane.replaced] == [1]
+    assert registry.epoch_of(7) == 3
+    assert [group.sale.epoch for group in registry.replaced] == [1]

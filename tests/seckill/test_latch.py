@@ -5,18 +5,15 @@ import asyncio
 import pytest
 import redis.asyncio as aioredis
 
-from shop.app import create_app
 from shop.app.directory import follow_latches
-from shop.auth import Revocations, TokenVerifier
 from shop.ledger.client import LastOrder, LoadedSale, RedisClock
 from shop.ledger.receipts import Signer, Witness
-from shop.order_changes import Changes
 from shop.rate_limit import rate_limiter
 from shop.sales.models import Sale
 from shop.seckill.group_commit import GroupCommit
-from shop.seckill.lane import PurchaseLane
 from shop.seckill.latch import BITS_MAX, BITS_MIN, Latch, winner_bits
-from shop.server.gate import OverloadGate
+from shop.seckill.registry import Registry
+from shop.seckill.tally import Tally
 from shop.settings import Settings
 from tests.harness import Shop, new_user_id, outcome, running_shop, wait_until
 from tests.lua.ledgers import command, open_ledger, order_id
@@ -249,31 +246,23 @@ async def test_a_sale_may_be_taken_while_the_latches_are_polled(
 ) -> None:
     """The poll waits for Redis, and meanwhile the process learns of another sale."""
     limiter = rate_limiter(redis, settings, name="buy", rate_per_second=1, burst=1)
-    lane = PurchaseLane(
-        create_app(settings),
-        settings=settings,
-        gate=OverloadGate(delay_seconds_max=1.0, refused_at_once_max=3_000),
-        limiter=limiter,
-        verifier=TokenVerifier(settings),
-        revocations=Revocations(),
-        changes=Changes(redis, settings),
-    )
+    registry = Registry(Signer(settings.secret))
 
     def group(sale_id: int) -> GroupCommit:
         sale = LoadedSale(sale_id, 1, b"salt", 1, "EUR", 60, 1)
         return GroupCommit(redis, sale, last=LastOrder(b"", 0), clock=RedisClock(), limiter=limiter, settings=settings)
 
     first = group(1)
-    lane.take(first)
+    registry.take(first)
 
     stopping = asyncio.Event()
 
     async def learn_meanwhile() -> None:
-        lane.take(group(2))
+        registry.take(group(2))
         stopping.set()
 
     monkeypatch.setattr(first.latch, "poll", learn_meanwhile)
 
-    await follow_latches(lane, settings, stopping)
+    await follow_latches(registry, Tally("POST", "/"), settings, stopping)
 
-    assert (lane.epoch_of(1), lane.epoch_of(2)) == (1, 1)
+    assert (registry.epoch_of(1), registry.epoch_of(2)) == (1, 1)

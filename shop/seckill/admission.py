@@ -1,0 +1,98 @@
+"""The purchase at the server's door: shed when it would wait too long, answered from memory when nothing is left."""
+
+import random
+import time
+
+from starlette.types import Scope
+
+from shop.errors import Overloaded, ShopError, SoldOut
+from shop.seckill.checking import Checker
+from shop.seckill.registry import Registry
+from shop.seckill.requests import PURCHASE_START, RequestIds, purchase_headers, sale_in_path, whole_purchase
+from shop.seckill.tally import Tally
+from shop.server.answers import CONTENT_TYPE_PROBLEM, Answer, PreparedProblem, with_length
+from shop.server.gate import OverloadGate
+
+# Set in the scope of a purchase that the gate was asked for before the application was.
+ADMITTED = "shop.admitted"
+OVERLOADED = PreparedProblem(Overloaded())
+# The headers of that answer, for its length and the request's id.
+OVERLOADED_HEADERS = [
+    b"%b: %b\r\nretry-after: %d\r\ncontent-length: %%d\r\nx-request-id: %%b\r\n\r\n" % (*CONTENT_TYPE_PROBLEM, seconds)
+    for seconds in range(1, 5)
+]
+
+
+class PurchaseAdmission:
+    """The `shop.server.admission.Admission` of purchases; every other request is admitted."""
+
+    bulk_start = PURCHASE_START
+
+    def __init__(
+        self, *, registry: Registry, gate: OverloadGate, checker: Checker, request_ids: RequestIds, tally: Tally
+    ) -> None:
+        self._registry = registry
+        self._gate = gate
+        self._checker = checker
+        self._request_ids = request_ids
+        self._tally = tally
+
+    def is_bulk(self, scope: Scope) -> bool:
+        """Whether a request is a purchase."""
+        return scope["method"] == "POST" and sale_in_path(scope["path"]) is not None
+
+    def admit(self, scope: Scope) -> bytes | None:
+        """The refusal of a purchase that would wait for too long; the server asks before it makes a task for it."""
+        sale_id = sale_in_path(scope["path"]) if scope["method"] == "POST" else None
+        if sale_id is None:
+            return None
+        if self.admits(sale_id):
+            scope[ADMITTED] = True
+            return None
+        return self._overloaded(scope["path"], purchase_headers(scope).request_id)
+
+    def admits(self, sale_id: int) -> bool:
+        """Whether a purchase of this sale may begin now."""
+        found = self._registry.find(sale_id)
+        if found is not None and found.group.latch.closed:
+            self._gate.remembers()
+            return True
+        return self._gate.admits(0.0 if found is None else found.group.queued_seconds)
+
+    def admit_unparsed(self, data: bytes) -> bytes | None:
+        """The same for what may be a whole purchase; to parse it would be half of what the refusal costs."""
+        if (whole := whole_purchase(data)) is None or (sale_id := sale_in_path(whole[0])) is None:
+            return None
+        found = self._registry.find(sale_id)
+        if found is not None and found.group.latch.closed:
+            return None
+        if not self._gate.refuses(0.0 if found is None else found.group.queued_seconds):
+            return None
+        return self._overloaded(*whole)
+
+    def _overloaded(self, path: str, request_id: bytes | None) -> bytes:
+        request_id = request_id or self._request_ids.new()
+        body = OVERLOADED.body(path, request_id)
+        self._tally.count(Overloaded.status, Overloaded.code)
+        return OVERLOADED_HEADERS[random.getrandbits(2)] % (len(body), request_id) + body
+
+    def answer(self, scope: Scope, body: bytes) -> Answer | None:
+        """The answer to a whole purchase that needs no question: the sale is sold out, and this buyer has won nothing.
+
+        None leaves it to the application, which says too what is wrong with a request.
+        """
+        sale_id = sale_in_path(scope["path"]) if scope["method"] == "POST" else None
+        found = None if sale_id is None else self._registry.find(sale_id)
+        if found is None or not found.group.latch.closed:
+            return None
+        started = time.perf_counter()
+        headers = purchase_headers(scope)
+        request_id = headers.request_id or self._request_ids.new()
+        try:
+            refusal = found.refusal_from_memory(self._checker.check(headers, body), scope["path"], request_id)
+        except ShopError:
+            return None
+        if refusal is None:
+            return None
+        self._tally.count(SoldOut.status, SoldOut.code, time.perf_counter() - started)
+        return Answer(SoldOut.status, with_length([CONTENT_TYPE_PROBLEM], refusal, request_id), refusal)
