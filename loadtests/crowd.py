@@ -175,7 +175,7 @@ class _Crowd:
             clicks = [self._ask(shopper, request) for _ in range(2 if shopper.clicks_twice else 1)]
             answers = await asyncio.gather(*clicks) if len(clicks) > 1 else [await clicks[0]]
             if outcome := outcome_of_click([attempt for attempt, _ in answers]):
-                self._settle(shopper, outcome)
+                self._finish(shopper, outcome)
                 return
             early = any(attempt.code == SALE_NOT_STARTED for attempt, _ in answers)
             await asyncio.sleep(max(self._pause(wait_seconds, tries) for _, wait_seconds in answers))
@@ -221,7 +221,7 @@ class _Crowd:
         self._by_code[code] += 1
         return attempt
 
-    def _settle(self, shopper: Shopper, outcome: str) -> None:
+    def _finish(self, shopper: Shopper, outcome: str) -> None:
         self._outcomes[shopper.index] = outcome
         self._answered += 1
         self._reserved += outcome == RESERVED

@@ -47,7 +47,7 @@ class Refused(Exception):
 
 
 class TooLate(Exception):
-    """The order was closed before its buyer came to it: he took longer than the hold, or the machine did."""
+    """The order was closed before its buyer came to it: the buyer, or the machine, took longer than the hold."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ local now_us = clock[1] * 1000000 + clock[2]
 
 local arrivals, waits, admitted = redis.call('MGET', unpack(KEYS)), {}, {}
 for i, key in ipairs(KEYS) do
-  -- Nobody is further ahead than his burst. What says otherwise, or is no number, is junk and must not ban for ever.
+  -- No caller is further ahead than the burst. What says otherwise, or is no number, is junk and must not ban for ever.
   local kept_us = admitted[key] or tonumber(arrivals[i] or 0)
   if not (kept_us and kept_us <= now_us + emission_us * burst) then kept_us = 0 end
   local arrival_us = math.max(kept_us, now_us)

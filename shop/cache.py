@@ -78,8 +78,8 @@ class Cache:
         self._absent_ttl_seconds = settings.cache_absent_ttl_seconds
         self._jitter = settings.cache_jitter
         self._wait_seconds = settings.cache_load_wait_seconds
-        self._rest_seconds = settings.side_redis_rest_seconds
-        self._rest_until = 0.0
+        self._backoff_seconds = settings.side_redis_backoff_seconds
+        self._backoff_until = 0.0
         self._loads: dict[tuple[str, bytes], asyncio.Task[bytes | None]] = {}
         self._absent: OrderedDict[str, float] = OrderedDict()
         self._absent_max = settings.cache_absent_max
@@ -99,7 +99,7 @@ class Cache:
         """
         names = _names(key, part)
         try:
-            lookup = await self._look_up(names, starting=exists is None)
+            lookup = await self._lookup(names, starting=exists is None)
         except REDIS_ERRORS as error:
             self._redis_failed(error)
             return await self._share((names.value, b""), load)
@@ -160,9 +160,9 @@ class Cache:
             self._absent.popitem(last=False)
         return None
 
-    async def _look_up(self, names: _Names, *, starting: bool = True) -> _Lookup:
-        if time.monotonic() < self._rest_until:
-            raise RedisError("Redis is left alone after a failure")
+    async def _lookup(self, names: _Names, *, starting: bool = True) -> _Lookup:
+        if time.monotonic() < self._backoff_until:
+            raise RedisError("Redis is not asked during the back-off after a failure")
         generation, stored = await self._redis.mget(names.generation, names.value)
         if generation is None:
             generation = await self._start_generation(names) if starting else b""
@@ -201,8 +201,8 @@ class Cache:
                 locked = await self._lock(names, generation)
                 if not locked:
                     await asyncio.sleep(POLL_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311
-                # With the lock, too: another process may have stored the value between our last look and our lock.
-                lookup = await self._look_up(names)
+                # With the lock, too: another process may have stored the value between our look-up and our lock.
+                lookup = await self._lookup(names)
                 if lookup.found:
                     if locked:
                         await self._unlock(names, generation)
@@ -251,7 +251,7 @@ class Cache:
     def _redis_failed(self, error: Exception) -> None:
         _ERROR.inc()
         if isinstance(error, CONNECTION_ERRORS):
-            self._rest_until = time.monotonic() + self._rest_seconds
+            self._backoff_until = time.monotonic() + self._backoff_seconds
 
 
 def _names(key: str, part: str) -> _Names:

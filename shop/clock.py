@@ -10,10 +10,10 @@ import time
 import structlog
 
 from shop import metrics
-from shop.stopping import rest
+from shop.stopping import sleep_or_stop
 
-LOOK_SECONDS = 1.0
-# A time server slews a clock by less than that between two looks.
+CHECK_SECONDS = 1.0
+# A time server slews a clock by less than that between two checks.
 STEP_SECONDS_MIN = 0.5
 
 log = structlog.get_logger(__name__)
@@ -23,7 +23,7 @@ async def watch_clock(stopping: asyncio.Event) -> None:
     """Tell of each step of the wall clock, until `stopping` is set."""
     ahead = time.time() - time.monotonic()
     while not stopping.is_set():
-        await rest(stopping, LOOK_SECONDS)
+        await sleep_or_stop(stopping, CHECK_SECONDS)
         before, ahead = ahead, time.time() - time.monotonic()
         step = ahead - before
         if abs(step) >= STEP_SECONDS_MIN:

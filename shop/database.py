@@ -37,7 +37,7 @@ UNAVAILABLE_ERRORS = (
 )
 
 AFTER_COMMIT = "after_commit"
-# Postgres ends a statement by itself; whoever has heard nothing so long after that is not connected any more.
+# Postgres ends a statement by itself; without an answer for so long after that, the connection is lost.
 ANSWER_SECONDS = 1.0
 CLOSE_SECONDS = 1.0
 
@@ -69,7 +69,7 @@ class Xid8(UserDefinedType[int]):
 
     Numbers of rows that are read in the order of an identity column can appear behind the reader's back, because
     transactions commit in another order than they begin. A reader of `tx` who stops below
-    `pg_snapshot_xmin(pg_current_snapshot())` has every such transaction behind him for good.
+    `pg_snapshot_xmin(pg_current_snapshot())` has every such transaction behind it for good.
     """
 
     cache_ok = True

@@ -11,7 +11,7 @@ from shop.settings import Settings
 DESCRIPTORS_MAX = 1_048_576
 # Listeners, pipes, logs, the loop's own, shared metrics, and what a library opens for a moment.
 FILES = 48
-# Connections of clients that are not counted among the others: those that came for a probe to a full process.
+# Connections of clients beyond the connection cap: those of the probes of a full process.
 FOR_PROBES = 16
 # The connections of those that follow what Postgres says, and the subscription to the news of orders.
 FOLLOWING = 5
@@ -36,7 +36,7 @@ def reserved(settings: Settings) -> int:
 
 
 def connections_cap(settings: Settings) -> int:
-    """How many connections of clients an API process may have open under its limit; said when they are fewer."""
+    """How many connections of clients an API process may have open; a cap by its descriptors is logged."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         return settings.connections_max

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import structlog
 
 from shop.database import UNAVAILABLE_ERRORS, Database
-from shop.stopping import rest
+from shop.stopping import sleep_or_stop
 
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -25,4 +25,4 @@ async def keep_connections(pools: Mapping[Database, int], stopping: asyncio.Even
             if healthy:
                 log.warning("connections_not_kept", reason=repr(error)[:200])
             healthy = False
-        await rest(stopping, LOOK_SECONDS)
+        await sleep_or_stop(stopping, CHECK_SECONDS)

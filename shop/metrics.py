@@ -53,7 +53,7 @@ PROVIDER_SECONDS = Histogram(
     "shop_provider_call_duration_seconds", "Time of a call to the payment provider.", ["operation"], buckets=SECONDS
 )
 PROVIDER_BREAKER = Gauge(
-    "shop_provider_breaker_open", "1 while the payment provider is left alone.", multiprocess_mode="livemax"
+    "shop_provider_breaker_open", "1 while the circuit to the payment provider is open.", multiprocess_mode="livemax"
 )
 STREAM_LAG = Gauge("shop_stream_lag_entries", "Events not yet in Postgres.", ["sale"], multiprocess_mode="mostrecent")
 UNITS_AVAILABLE = Gauge("shop_units_available", "Units left on sale.", ["sale"], multiprocess_mode="mostrecent")
@@ -63,7 +63,7 @@ RECOVERIES_UNFINISHED = Gauge(
 )
 PROMISES_LOST = Gauge(
     "shop_promises_lost_at_most",
-    "Accepted orders that Redis has lost and that nobody could hand in: at most so many.",
+    "Accepted orders that Redis has lost and that nobody could report: at most so many.",
     multiprocess_mode="mostrecent",
 )
 UNITS_HELD_BACK = Gauge(

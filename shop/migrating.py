@@ -108,7 +108,7 @@ async def current_revision(session: AsyncSession) -> str | None:
 
 
 async def running_processes(session: AsyncSession, *, alive_seconds: float) -> list[str]:
-    """What of the shop is at work on this database: its sessions by name, and API processes that were heard of lately.
+    """What of the shop is at work on this database: its sessions by name, and API processes with a recent heartbeat.
 
     The name of a session of another user may be hidden; such a one counts as the shop's.
     """
@@ -121,9 +121,9 @@ async def running_processes(session: AsyncSession, *, alive_seconds: float) -> l
     )
     found = [f"{name} ({count})" for name, count in sessions]
     if not found and (await session.execute(text("SELECT to_regclass('api_processes') IS NOT NULL"))).scalar_one():
-        heard = text("SELECT count(*) FROM api_processes WHERE seen_at > now() - make_interval(secs => :seconds)")
-        if processes := (await session.execute(heard, {"seconds": alive_seconds})).scalar_one():
-            found = [f"an API process that was heard of in the last {alive_seconds:g} s ({processes})"]
+        recent = text("SELECT count(*) FROM api_processes WHERE seen_at > now() - make_interval(secs => :seconds)")
+        if processes := (await session.execute(recent, {"seconds": alive_seconds})).scalar_one():
+            found = [f"an API process with a heartbeat in the last {alive_seconds:g} s ({processes})"]
     return found
 
 

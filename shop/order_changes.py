@@ -1,7 +1,7 @@
-"""News of orders: who changes one says so in Redis, and each process hears it once for all who wait in it.
+"""News of orders: who changes one says so in Redis, and each process receives it once for all who wait in it.
 
-A message is the packed ids of orders, and says no more than "look again". It may be lost, so whoever waits must also
-look by itself now and then. It costs a process one look into a dictionary for each id, however many wait in it.
+A message is the packed ids of orders, and says no more than "read it again". It may be lost, so whoever waits must
+also poll now and then. It costs a process one look-up in a dictionary for each id, however many wait in it.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from shop.errors import Overloaded, RateLimited
 from shop.redis import CONNECTION_ERRORS
 from shop.settings import Settings
-from shop.stopping import end_tasks, rest
+from shop.stopping import cancel_and_wait, sleep_or_stop
 
 CHANNEL = "shop:orders:changed"
 ID_BYTES = 16
@@ -51,7 +51,7 @@ class Announcer:
     async def close(self) -> None:
         """Tell what is left to tell, if Redis takes it in time."""
         if self._telling is not None:
-            await end_tasks([self._telling], within=self._timeout)
+            await cancel_and_wait([self._telling], within=self._timeout)
 
     async def _tell_all(self) -> None:
         try:
@@ -71,7 +71,7 @@ class Announcer:
 
 
 class Listener:
-    """One who waits for news of an order. `known` is the version of it that he has: 0 is none, see `shop.orders`."""
+    """One who waits for news of an order. `known` is the version of it that they have: 0 is none, see `shop.orders`."""
 
     __slots__ = ("_changed", "_changes", "_news", "known", "order_id")
 
@@ -101,7 +101,7 @@ class Listener:
         return self._changes.stopped
 
     def wake(self, *, changed: bool = True) -> None:
-        """Let him go on: the order has changed, or the process stops."""
+        """Wake the one who waits: the order has changed, or the process stops."""
         self._changed = self._changed or changed
         self._news.set()
 
@@ -126,7 +126,7 @@ class Changes:
         # Mostly one listener an order: a tuple is smaller than a set, and may be replaced while it is walked through.
         self._listeners: dict[bytes, tuple[Listener, ...]] = {}
         self._count = 0
-        # Those of whom it is known for whom they listen; nobody has all places.
+        # Listeners of a known account or address, which may not have all of the slots.
         self._of_account: dict[str, set[Listener]] = {}
         self._of_address: Counter[str] = Counter()
         half = max(1, settings.order_listeners_max // 2)
@@ -196,7 +196,7 @@ class Changes:
         else:
             self._listeners.pop(order_id, None)
 
-    def heard(self, message: bytes) -> None:
+    def received(self, message: bytes) -> None:
         """Wake those who wait for one of these orders."""
         listeners = self._listeners
         if not listeners:
@@ -210,7 +210,7 @@ class Changes:
         return list(self._listeners)
 
     def seen(self, order_id: bytes, version: int) -> None:
-        """Somebody has looked: wake those who know another version of this order."""
+        """A version was read: wake those who know another version of this order."""
         for listener in self._listeners.get(order_id, ()):
             if listener.known != version:
                 listener.wake()
@@ -233,24 +233,24 @@ class Changes:
         """Hear what is announced, until `stopping` is set; a lost connection is made again after a back-off."""
         delay, healthy = self._settings.retry_delay_min_seconds, True
         while not stopping.is_set():
-            hearing = asyncio.ensure_future(self._hear())
+            receiving = asyncio.ensure_future(self._receive())
             stopped = asyncio.ensure_future(stopping.wait())
             started = asyncio.get_running_loop().time()
-            await asyncio.wait({hearing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({receiving, stopped}, return_when=asyncio.FIRST_COMPLETED)
             lasted = asyncio.get_running_loop().time() - started
-            await end_tasks([hearing, stopped])
+            await cancel_and_wait([receiving, stopped])
             if lasted > self._settings.retry_delay_max_seconds:
                 delay, healthy = self._settings.retry_delay_min_seconds, True
-            if not hearing.cancelled() and (error := hearing.exception()):
+            if not receiving.cancelled() and (error := receiving.exception()):
                 if not isinstance(error, REDIS_ERRORS):
                     raise error
                 if healthy:
-                    log.warning("order_changes_not_heard", reason=repr(error)[:200])
+                    log.warning("order_changes_not_received", reason=repr(error)[:200])
                 healthy = False
-            await rest(stopping, delay)
+            await sleep_or_stop(stopping, delay)
             delay = min(delay * 2, self._settings.retry_delay_max_seconds)
 
-    async def _hear(self) -> None:
+    async def _receive(self) -> None:
         async with self._client.pubsub() as subscription:
             await subscription.subscribe(CHANNEL)
             asked = False
@@ -259,7 +259,7 @@ class Changes:
                 if message is not None:
                     asked = False
                     if message["type"] == "message":
-                        self.heard(message["data"])
+                        self.received(message["data"])
                 elif asked:
                     raise ConnectionError("Redis has not answered")
                 else:

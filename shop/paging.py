@@ -35,23 +35,23 @@ class ListQuery(BaseModel):
         return self
 
 
-class Place(NamedTuple):
-    """A place in the order of time; the id decides between rows of one moment."""
+class Position(NamedTuple):
+    """A position in the order of time; the id decides between rows of one moment."""
 
     at: datetime
     id: Any
 
 
-def place_after(starting_after: object, at: datetime | None) -> Place | None:
-    """The place of the cursor's row, which was made `at`. Raises Invalid when there is no such row."""
+def position_after(starting_after: object, at: datetime | None) -> Position | None:
+    """The position of the cursor's row, which was made `at`. Raises Invalid when there is no such row."""
     if starting_after is None:
         return None
     if at is None:
         raise Invalid("starting_after names no row of this list")
-    return Place(at, starting_after)
+    return Position(at, starting_after)
 
 
-def bounded(query: Select[datetime, Any], asked: ListQuery, after: Place | None) -> Select[datetime, Any]:
+def bounded(query: Select[datetime, Any], asked: ListQuery, after: Position | None) -> Select[datetime, Any]:
     """The newest rows of a query of (at, id) that the page may have, and one more, which tells that there are more."""
     at, key = query.selected_columns
     if asked.created_from is not None:
@@ -63,7 +63,7 @@ def bounded(query: Select[datetime, Any], asked: ListQuery, after: Place | None)
     return query.order_by(at.desc(), key.desc()).limit(asked.limit + 1)
 
 
-def newest(queries: Sequence[Select[datetime, Any]], asked: ListQuery, after: Place | None) -> Subquery:
+def newest(queries: Sequence[Select[datetime, Any]], asked: ListQuery, after: Position | None) -> Subquery:
     """The newest rows of all these queries of (at, id), as a table of two such columns."""
     found = union_all(*(bounded(query, asked, after) for query in queries)).subquery()
     at, key = found.columns

@@ -1,4 +1,4 @@
-"""Child processes: a program beside ours, and a pool of workers that is kept complete, renewed and ended."""
+"""Child processes: a program beside ours, and a pool of workers that is kept full, renewed and stopped."""
 
 import asyncio
 import multiprocessing
@@ -16,10 +16,10 @@ from typing import IO, Any
 import structlog
 
 from shop.embedded.process import LAUNCHER
-from shop.stopping import end_tasks
+from shop.stopping import cancel_and_wait
 
-BEAT_SECONDS = 1.0
-SILENT_BEATS_MAX = 10
+HEARTBEAT_SECONDS = 1.0
+MISSED_HEARTBEATS_MAX = 10
 START_SECONDS_MAX = 60.0
 RESTART_SECONDS_MIN = 1.0
 STATUS_SECONDS_MAX = 1.0
@@ -53,7 +53,7 @@ def run_beside(
 
 
 def die_with_parent() -> None:
-    """Let a process of a pool be asked to end when the one that keeps the pool is gone, however it went."""
+    """Send SIGTERM to this worker of a pool when its parent is gone, however it ended."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -65,35 +65,35 @@ def die_with_parent() -> None:
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
-class Lifeline:
-    """What a process of a pool tells its keeper: about once a second that it serves, and that it is leaving."""
+class ParentPipe:
+    """The pipe from a worker to its parent: a heartbeat about once a second, and that the worker is leaving."""
 
     def __init__(self, writer: Connection) -> None:
         os.set_blocking(writer.fileno(), False)
         self._writer = writer
 
     def serving(self) -> None:
-        """Say it often: who is silent for too long is taken for stuck."""
+        """Send a heartbeat: a worker that misses too many is taken for stuck."""
         self._tell(SERVING)
 
     def leaving(self) -> None:
-        """Say it before the last work is done: the successor starts at once."""
+        """Send it before the last work is done: the successor starts at once."""
         self._tell(LEAVING)
 
     def _tell(self, word: bytes) -> None:
-        with suppress(OSError):  # Of a keeper that was stopped; that it is gone is seen by `die_with_parent`.
+        with suppress(OSError):  # The parent was stopped; that it is gone is seen by `die_with_parent`.
             os.write(self._writer.fileno(), word)
 
 
-class _Member:
-    """A process of a pool, as its keeper knows it; `serves` becomes False when it ends before it ever served."""
+class _Worker:
+    """A process of a pool, as its parent sees it; `serves` becomes False when it ends before it ever served."""
 
     def __init__(self, process: BaseProcess, reader: Connection) -> None:
         loop = asyncio.get_running_loop()
         self.process = process
         self.reader = reader
         self.started_at = loop.time()
-        self.silent_beats = 0
+        self.missed_heartbeats = 0
         self.serves: asyncio.Future[bool] = loop.create_future()
         self.leaves: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
@@ -106,17 +106,17 @@ class _Member:
 
     @property
     def stuck(self) -> bool:
-        """Whether it has been silent for too long; one that is leaving is given its time by others."""
-        beats = SILENT_BEATS_MAX if self.serves.done() else START_SECONDS_MAX / BEAT_SECONDS
-        return self.silent_beats > beats and not self.leaves.done()
+        """Whether it has missed too many heartbeats; one that is leaving has its own time limit."""
+        missed_max = MISSED_HEARTBEATS_MAX if self.serves.done() else START_SECONDS_MAX / HEARTBEAT_SECONDS
+        return self.missed_heartbeats > missed_max and not self.leaves.done()
 
 
 class ProcessPool:
-    """Keeps one process in each place until SIGTERM or SIGINT; a second SIGINT kills them.
+    """Keeps one worker in each slot until SIGTERM or SIGINT; a second SIGINT kills them.
 
-    Each runs `work(lifeline, *arguments[place])` and must end on SIGTERM, which it also gets when this process is gone;
-    after `stop_seconds_max` it is killed. One that ends, leaves or is stuck gets a successor; SIGHUP gives one to all,
-    place after place, and each ends when its successor serves. They are forked from a server that has imported
+    Each runs `work(parent_pipe, *arguments[slot])` and must end on SIGTERM, which it also gets when its parent is gone;
+    after `stop_seconds_max` it is killed. One that ends, leaves or is stuck gets a successor; SIGHUP replaces all of
+    them, slot after slot, and each ends when its successor serves. They are forked from a server that has imported
     `preload`: a successor takes no time, and this process may have threads.
     """
 
@@ -135,8 +135,8 @@ class ProcessPool:
         self._arguments = arguments
         self._stop_seconds_max = stop_seconds_max
         self._before_stop = before_stop
-        self._places: list[_Member] = []
-        self._living: set[_Member] = set()
+        self._slots: list[_Worker] = []
+        self._living: set[_Worker] = set()
         self._renewal = asyncio.Event()
         self._stopping = asyncio.Event()
         self._interrupted = False
@@ -155,7 +155,7 @@ class ProcessPool:
         try:
             await asyncio.wait({keeping, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await end_tasks({keeping, stopping})
+            await cancel_and_wait({keeping, stopping})
             self._before_stop()
             await self._end(list(self._living))
         if not keeping.cancelled():
@@ -166,110 +166,110 @@ class ProcessPool:
     def _stop(self, number: signal.Signals) -> None:
         if self._stopping.is_set() and number == signal.SIGINT:
             self._interrupted = True
-            for member in self._living:
-                member.send(signal.SIGKILL)
+            for worker in self._living:
+                worker.send(signal.SIGKILL)
         self._stopping.set()
 
     async def _keep_all(self) -> None:
-        """Keep every place taken; returns only when a process cannot start."""
-        self._places = [self._start(place) for place in range(len(self._arguments))]
-        if not all([await self._serves(member) for member in self._places]):
+        """Keep every slot filled; returns only when a worker cannot start."""
+        self._slots = [self._start(slot) for slot in range(len(self._arguments))]
+        if not all([await self._serves(worker) for worker in self._slots]):
             return
         async with asyncio.TaskGroup() as group:
-            for place in range(len(self._places)):
-                group.create_task(self._keep(place))
+            for slot in range(len(self._slots)):
+                group.create_task(self._keep_filled(slot))
             group.create_task(self._renew_when_asked())
             group.create_task(self._kill_the_stuck())
 
-    async def _keep(self, place: int) -> None:
+    async def _keep_filled(self, slot: int) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            member = self._places[place]
-            await asyncio.wait({member.leaves})
-            await asyncio.sleep(member.started_at + RESTART_SECONDS_MIN - loop.time())
-            if self._places[place] is member:
-                self._places[place] = self._start(place)
+            worker = self._slots[slot]
+            await asyncio.wait({worker.leaves})
+            await asyncio.sleep(worker.started_at + RESTART_SECONDS_MIN - loop.time())
+            if self._slots[slot] is worker:
+                self._slots[slot] = self._start(slot)
 
     async def _renew_when_asked(self) -> None:
         while True:
             await self._renewal.wait()
             self._renewal.clear()
-            for place in range(len(self._places)):
-                successor = self._start(place)
+            for slot in range(len(self._slots)):
+                successor = self._start(slot)
                 if not await self._serves(successor):
                     log.error("renewal_failed", pid=successor.process.pid)
                     await self._end([successor])
                     break
-                predecessor, self._places[place] = self._places[place], successor
+                predecessor, self._slots[slot] = self._slots[slot], successor
                 await self._end([predecessor])
 
     async def _kill_the_stuck(self) -> None:
-        # Beats are counted, not seconds: when all were stopped together, nobody was silent.
+        # Heartbeats are counted, not seconds: when all were stopped together, nobody was silent.
         while True:
-            await asyncio.sleep(BEAT_SECONDS)
-            for member in self._living:
-                member.silent_beats += 1
-                if member.stuck:
-                    log.error("process_stuck", pid=member.process.pid)
-                    member.send(signal.SIGKILL)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            for worker in self._living:
+                worker.missed_heartbeats += 1
+                if worker.stuck:
+                    log.error("process_stuck", pid=worker.process.pid)
+                    worker.send(signal.SIGKILL)
 
-    def _start(self, place: int) -> _Member:
+    def _start(self, slot: int) -> _Worker:
         reader, writer = multiprocessing.Pipe(duplex=False)
-        process = self._context.Process(target=_work, args=(self._work, writer, *self._arguments[place]))
-        member = _Member(process, reader)
+        process = self._context.Process(target=_work, args=(self._work, writer, *self._arguments[slot]))
+        worker = _Worker(process, reader)
         try:
             process.start()
         except (OSError, EOFError) as error:  # Its end is seen at once, and it is tried again.
             log.error("process_not_started", error=repr(error))
         writer.close()
-        asyncio.get_running_loop().add_reader(reader.fileno(), self._hear, member)
-        self._living.add(member)
-        return member
+        asyncio.get_running_loop().add_reader(reader.fileno(), self._read_pipe, worker)
+        self._living.add(worker)
+        return worker
 
-    async def _serves(self, member: _Member) -> bool:
+    async def _serves(self, worker: _Worker) -> bool:
         """Whether it has come to serve, within a limit."""
-        await asyncio.wait({member.serves}, timeout=START_SECONDS_MAX)
-        return member.serves.done() and member.serves.result()
+        await asyncio.wait({worker.serves}, timeout=START_SECONDS_MAX)
+        return worker.serves.done() and worker.serves.result()
 
-    async def _end(self, members: Collection[_Member]) -> None:
+    async def _end(self, workers: Collection[_Worker]) -> None:
         """Ask them to end and wait; kill those that take too long."""
         for number, seconds in ((signal.SIGTERM, self._stop_seconds_max), (signal.SIGKILL, None)):
-            for member in members:
-                member.send(number)
-            if members:
-                await asyncio.wait({member.ended for member in members}, timeout=seconds)
+            for worker in workers:
+                worker.send(number)
+            if workers:
+                await asyncio.wait({worker.ended for worker in workers}, timeout=seconds)
 
-    def _hear(self, member: _Member) -> None:
-        """Take note of what it tells; the end of the line is its own end."""
-        words = os.read(member.reader.fileno(), READ_BYTES)
-        member.silent_beats = 0
-        if SERVING in words and not member.serves.done():
-            log.info("process_serves", pid=member.process.pid)
-            member.serves.set_result(True)
+    def _read_pipe(self, worker: _Worker) -> None:
+        """Read what the worker has sent; the end of the pipe is the end of the worker."""
+        words = os.read(worker.reader.fileno(), READ_BYTES)
+        worker.missed_heartbeats = 0
+        if SERVING in words and not worker.serves.done():
+            log.info("process_serves", pid=worker.process.pid)
+            worker.serves.set_result(True)
         if LEAVING in words:
-            _settle(member.leaves, None)
+            _resolve(worker.leaves, None)
         if not words:
-            self._bury(member)
+            self._reap(worker)
 
-    def _bury(self, member: _Member) -> None:
-        asyncio.get_running_loop().remove_reader(member.reader.fileno())
-        member.reader.close()
-        if member.process.pid is not None:
-            member.process.join(STATUS_SECONDS_MAX)
-            status = member.process.exitcode
+    def _reap(self, worker: _Worker) -> None:
+        asyncio.get_running_loop().remove_reader(worker.reader.fileno())
+        worker.reader.close()
+        if worker.process.pid is not None:
+            worker.process.join(STATUS_SECONDS_MAX)
+            status = worker.process.exitcode
             unforeseen = status and not self._stopping.is_set()
-            (log.warning if unforeseen else log.info)("process_ended", pid=member.process.pid, status=status)
-        self._living.discard(member)
-        _settle(member.serves, False)
-        _settle(member.leaves, None)
-        _settle(member.ended, None)
+            (log.warning if unforeseen else log.info)("process_ended", pid=worker.process.pid, status=status)
+        self._living.discard(worker)
+        _resolve(worker.serves, False)
+        _resolve(worker.leaves, None)
+        _resolve(worker.ended, None)
 
 
 def _work(work: Callable[..., None], writer: Connection, *arguments: Any) -> None:
     die_with_parent()
-    work(Lifeline(writer), *arguments)
+    work(ParentPipe(writer), *arguments)
 
 
-def _settle(future: "asyncio.Future[Any]", value: object) -> None:
+def _resolve(future: "asyncio.Future[Any]", value: object) -> None:
     if not future.done():
         future.set_result(value)

@@ -1,6 +1,6 @@
 """How often one caller may ask: a bucket in the process first, then one that all processes share in Redis.
 
-Both are the generic cell rate algorithm: one number a caller, the theoretical arrival time of his next request.
+Both are the generic cell rate algorithm: one number a caller, the theoretical arrival time of their next request.
 """
 
 import asyncio
@@ -27,8 +27,8 @@ class RateLimiter:
     """Admits each key at `rate_per_second` in the long run, and `burst` requests at once.
 
     The process keeps at most `users_max` callers and forgets the one who asked least recently, which is harmless: the
-    shared bucket still knows him. At most `queue_max` questions wait for Redis, `batch_max` share a round trip, and
-    after one that was not answered within `timeout` seconds Redis is left alone for `rest_seconds`.
+    shared bucket still knows them. At most `queue_max` questions wait for Redis, `batch_max` share a round trip, and
+    after one that was not answered within `timeout` seconds Redis is not asked for `backoff_seconds`.
     """
 
     def __init__(
@@ -43,15 +43,15 @@ class RateLimiter:
         batch_max: int = 256,
         in_flight_max: int = 2,
         queue_max: int = 10_000,
-        rest_seconds: float = 0.5,
+        backoff_seconds: float = 0.5,
     ) -> None:
         self.name = name
         self.window_seconds = _window_seconds(rate_per_second)
         self.quota = max(1, floor(rate_per_second * self.window_seconds + 1e-9))
         self._redis = redis
         self._timeout = timeout
-        self._rest_seconds = rest_seconds
-        self._rest_until = 0.0
+        self._backoff_seconds = backoff_seconds
+        self._backoff_until = 0.0
         self._burst = burst
         # Whole microseconds, so that a wait is never cut down to "admitted" on its way out of Lua.
         self._emission_us = ceil(MICROSECONDS / rate_per_second)
@@ -127,8 +127,8 @@ class RateLimiter:
         return f"shop:{{rate}}:{self.name}:{key}"
 
     async def _ask_shared(self, keys: list[str]) -> Sequence[int]:
-        if time.monotonic() < self._rest_until:
-            raise NotSent("the limiter's Redis is left alone after a failure")
+        if time.monotonic() < self._backoff_until:
+            raise NotSent("the limiter's Redis is not asked during the back-off after a failure")
         arguments = [self._emission_us, self._burst]
         try:
             # The time to get a connection counts too: a Redis that hangs takes longest to greet a new one.
@@ -137,7 +137,7 @@ class RateLimiter:
                     self._redis, "rate_limit", keys, arguments, timeout=self._timeout
                 )
         except (NotSent, OutcomeUnknown, TimeoutError) as error:
-            self._rest_until = time.monotonic() + self._rest_seconds
+            self._backoff_until = time.monotonic() + self._backoff_seconds
             raise NotSent(str(error)) from error
         return waits
 
@@ -156,7 +156,7 @@ def rate_limiter(
         batch_max=settings.limiter_batch_max,
         in_flight_max=settings.batches_in_flight_max,
         queue_max=settings.queue_max,
-        rest_seconds=settings.side_redis_rest_seconds,
+        backoff_seconds=settings.side_redis_backoff_seconds,
     )
 
 

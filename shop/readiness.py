@@ -14,7 +14,7 @@ from shop.database import UNAVAILABLE_ERRORS, Database, state_of
 from shop.installation import ADVICE, FOREIGN, is_foreign
 from shop.migrating import migrated
 from shop.redis import connect, scripts_loaded
-from shop.redis_demands import ledger_problems
+from shop.redis_requirements import ledger_problems
 from shop.settings import Settings
 
 CHECK_SECONDS = 2.0
@@ -69,14 +69,14 @@ async def readiness_of(settings: Settings, database: Database) -> Checks:
 def details(settings: Settings) -> tuple[bool, dict[str, object]]:
     """Whether all is well, and each check with what was seen; for who runs the shop, not for the public."""
 
-    async def look() -> Checks:
+    async def check() -> Checks:
         database = Database(settings, application_name="shop-readiness", pool_max=1)
         try:
             return await readiness_of(settings, database)
         finally:
             await database.close()
 
-    return summary(asyncio.run(look()), Failing._asdict)
+    return summary(asyncio.run(check()), Failing._asdict)
 
 
 def summary(checks: Checks, describe: Callable[[Failing], object]) -> tuple[bool, dict[str, object]]:

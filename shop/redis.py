@@ -215,7 +215,7 @@ class Coalescer(Generic[Item, Answer]):
         try:
             await self._send_all()
         finally:
-            # At once after the queue was found empty: an item that comes later must find a free place for a sender.
+            # At once after the queue was found empty: an item that comes later must find a free slot for a sender.
             self._senders -= 1
 
     async def _send_all(self) -> None:

@@ -1,4 +1,4 @@
-"""Tasks that last as long as the process: kept running until it stops, and surely over when it has."""
+"""Tasks that last as long as the process: supervised until it stops, and surely over when it has."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
@@ -13,7 +13,7 @@ CANCEL_AGAIN_SECONDS = 0.25
 log = structlog.get_logger(__name__)
 
 
-async def rest(stopping: asyncio.Event, seconds: float) -> None:
+async def sleep_or_stop(stopping: asyncio.Event, seconds: float) -> None:
     """Return after `seconds`, or at once when `stopping` is set."""
     try:
         async with asyncio.timeout(seconds):
@@ -22,7 +22,7 @@ async def rest(stopping: asyncio.Event, seconds: float) -> None:
         return
 
 
-async def keep_running(
+async def supervise(
     name: str,
     run: Callable[[], Awaitable[None]],
     stopping: asyncio.Event,
@@ -48,13 +48,13 @@ async def keep_running(
                 recovering.cancel()
             delay = min(delay * 2, delay_max_seconds) if health.failing else delay_min_seconds
             health.failed()
-            await rest(stopping, delay)
+            await sleep_or_stop(stopping, delay)
     finally:
         health.recovered()
 
 
 class _Health:
-    """What the metrics say of one task that is kept running."""
+    """What the metrics say of one supervised task."""
 
     def __init__(self, loop: str) -> None:
         self.failing = False
@@ -69,13 +69,13 @@ class _Health:
             self._failing.inc()
 
     def recovered(self) -> None:
-        """It runs again, or is not wanted any more."""
+        """It runs again, or is no longer supervised."""
         if self.failing:
             self.failing = False
             self._failing.dec()
 
 
-async def end_tasks(tasks: "Collection[asyncio.Future[Any]]", *, within: float = 0.0) -> None:
+async def cancel_and_wait(tasks: "Collection[asyncio.Future[Any]]", *, within: float = 0.0) -> None:
     """Wait so many seconds for tasks to end by themselves, then cancel them until they have.
 
     Once is not enough: `asyncio.wait_for`, which redis-py waits with, can swallow a cancellation on Python 3.11.

@@ -1,4 +1,4 @@
-"""The ground of the tests: real Valkey and PostgreSQL, started once, and a whole shop in this process.
+"""The fixtures of all tests: real Valkey and PostgreSQL, started once, and a whole shop in this process.
 
 Tests that ask for `database` and `redis` alone get clean ones of their own. Tests that ask for `shop` get the running
 shop, whose `database` and `redis` are then those of the shop; nothing is cleaned there, so each test makes its own
@@ -96,7 +96,7 @@ def settings_of(servers: EmbeddedServers, *, database: str, redis_number: int, t
         log_level="error",
         controller_interval_seconds=0.1,
         directory_poll_seconds=0.1,
-        beat_seconds=0.2,
+        heartbeat_seconds=0.2,
         recovery_lease_seconds=0.5,
         # Tests that break a ledger by hand are about who notices it; the folder of the audit has a busy one.
         audit_interval_seconds=60.0,

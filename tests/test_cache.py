@@ -105,7 +105,7 @@ async def test_a_loader_that_hangs_holds_the_others_up_only_for_a_while(
     assert await stuck == b"first"
 
 
-async def test_a_reader_who_leaves_does_not_take_the_load_with_him(cache: Cache) -> None:
+async def test_a_reader_who_leaves_does_not_cancel_the_load(cache: Cache) -> None:
     source = Source()
     source.gate.clear()
     first = asyncio.create_task(cache.get_or_load("thing", source.load))
@@ -234,7 +234,7 @@ async def test_a_load_that_began_before_an_invalidation_is_not_kept(cache: Cache
 
 
 async def test_a_reader_after_an_invalidation_does_not_join_the_load_before_it(cache: Cache, elsewhere: Cache) -> None:
-    """Not even while that load is still under way in his own process, nor does he wait for it."""
+    """Not even while that load is still under way in the same process, nor does the reader wait for it."""
     old, new = Source(), Source(b"second")
     old.gate.clear()
     slow = asyncio.create_task(cache.get_or_load("thing", old.load))
@@ -343,7 +343,7 @@ async def test_without_redis_everything_is_loaded_and_counted(settings: Settings
 
 async def test_a_redis_that_hangs_is_left_alone_for_a_while(settings: Settings, tmp_path: Path) -> None:
     server = await asyncio.start_unix_server(lambda reader, writer: None, tmp_path / "hangs.sock")
-    short = settings.model_copy(update={"redis_timeout_seconds": 0.1, "side_redis_rest_seconds": 60.0})
+    short = settings.model_copy(update={"redis_timeout_seconds": 0.1, "side_redis_backoff_seconds": 60.0})
     cache = Cache(connect(f"unix://{tmp_path}/hangs.sock", short), short)
     started = time.monotonic()
 

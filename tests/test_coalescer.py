@@ -19,7 +19,7 @@ async def test_an_item_that_comes_when_the_last_sender_ends_is_still_sent(caller
     coalescer = Coalescer(_double, batch_max=4, in_flight_max=1, queue_max=100)
 
     async def ask_again_and_again() -> None:
-        # The answer wakes this task in the same turn of the loop in which the sender ends.
+        # The answer wakes this task in the same loop iteration in which the sender ends.
         for item in range(20):
             assert await coalescer.ask(item) == item * 2
 

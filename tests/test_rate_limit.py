@@ -1,4 +1,4 @@
-"""Nobody asks more often than he may, whichever process he asks; and nobody is shut out for ever."""
+"""Nobody asks more often than they may, whichever process they ask; and nobody is shut out for ever."""
 
 import asyncio
 import time
@@ -127,7 +127,7 @@ async def test_a_refused_caller_is_refused_by_the_process_itself(redis: aioredis
 
 
 async def test_the_process_remembers_a_bounded_number_of_callers(redis: aioredis.Redis) -> None:
-    """A forgotten one gains nothing: the shared bucket knows him."""
+    """A forgotten one gains nothing: the shared bucket knows them."""
     limiter = limiter_of(redis, users_max=10, burst=1)
     for n in range(50):
         await limiter.wait_seconds(f"user-{n}")
@@ -162,9 +162,9 @@ async def test_without_redis_the_bucket_of_the_process_decides(settings: Setting
 
 
 async def test_a_redis_that_hangs_costs_at_most_the_timeout(settings: Settings, tmp_path: Path) -> None:
-    """It takes connections and says nothing; after one try it is left alone for a while."""
+    """It takes connections and says nothing; after one try it is not asked for a while."""
     server = await asyncio.start_unix_server(lambda reader, writer: None, tmp_path / "hangs.sock")
-    limiter = limiter_of(connect(f"unix://{tmp_path}/hangs.sock", settings), timeout=0.1, rest_seconds=60)
+    limiter = limiter_of(connect(f"unix://{tmp_path}/hangs.sock", settings), timeout=0.1, backoff_seconds=60)
     started = time.monotonic()
     assert await admitted(*(limiter.wait_seconds(f"user-{n}") for n in range(1000))) == 1000
     for n in range(100):
@@ -178,7 +178,7 @@ async def test_scripts_that_are_not_loaded_do_not_stop_anybody(
     redis: aioredis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And the limiter works again once the controller has loaded them."""
-    limiter = limiter_of(redis, rest_seconds=0.0)
+    limiter = limiter_of(redis, backoff_seconds=0.0)
     with monkeypatch.context() as patch:
         patch.setattr("shop.redis.script", lambda name: Script(name, source="", sha="0" * 40))
         assert await limiter.wait_seconds("ada") == 0.0

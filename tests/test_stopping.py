@@ -2,7 +2,7 @@
 
 import asyncio
 
-from shop.stopping import end_tasks, keep_running
+from shop.stopping import cancel_and_wait, supervise
 
 
 async def test_a_task_that_fails_is_started_again_until_the_process_stops() -> None:
@@ -17,12 +17,12 @@ async def test_a_task_that_fails_is_started_again_until_the_process_stops() -> N
         raise RuntimeError("nobody foresaw this")
 
     async with asyncio.timeout(5):
-        await keep_running("test", run, stopping, delay_min_seconds=0.001, delay_max_seconds=0.002)
+        await supervise("test", run, stopping, delay_min_seconds=0.001, delay_max_seconds=0.002)
 
     assert runs == 3
 
 
-async def test_a_task_that_swallows_a_cancellation_is_ended_all_the_same() -> None:
+async def test_a_task_that_swallows_a_cancellation_is_cancelled_all_the_same() -> None:
     """`asyncio.wait_for` does so now and then on Python 3.11."""
     swallowed = 0
 
@@ -40,6 +40,6 @@ async def test_a_task_that_swallows_a_cancellation_is_ended_all_the_same() -> No
     await asyncio.sleep(0)
 
     async with asyncio.timeout(5):
-        await end_tasks([task])
+        await cancel_and_wait([task])
 
     assert task.cancelled()

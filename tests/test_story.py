@@ -21,7 +21,7 @@ async def test_a_sale_from_draft_to_audit(shop: Shop) -> None:
     assert await shop.rush(draft, buyers=50) == {"reserved": 10, "sold_out": 40}
     await shop.drained(draft)
 
-    # Two more units make two more buyers happy; one of them changes her mind, and her unit is sold again.
+    # Two more units make two more buyers happy; one of them gives theirs back, and it is sold again.
     stocked = await client.post(f"/v1/admin/products/{draft.product_id}/stock", headers=keyed(admin), json={"delta": 5})
     assert stocked.json()["stock"] == 5
     more = await shop.change(draft, "stock", {"delta": 2})

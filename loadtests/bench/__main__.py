@@ -120,15 +120,15 @@ async def _measure(size: Size, parts: list[Part], directory: Path | None, progre
     def report(line: str) -> None:
         progress.print(f"[dim]{time.monotonic() - began:5.0f} s[/dim]  {line}", markup=True)
 
-    async with stage(directory) as ground:
+    async with stage(directory) as testbed:
         results = Results(
             at=datetime.now(UTC).isoformat(timespec="seconds"),
             quick=size.quick,
             seconds=0.0,
-            machine=await describe(ground),
-            notes=notes_of(size, apart=ground.cores.apart),
+            machine=await describe(testbed),
+            notes=notes_of(size, apart=testbed.cores.apart),
         )
-        await prepare_sales(ground, sales_needed(size, parts))
+        await prepare_sales(testbed, sales_needed(size, parts))
         for part in parts:
             if size.quick and part is not Part.PURCHASES and time.monotonic() - began > HURRY_AFTER_SECONDS:
                 size = size.changed(1, None)
@@ -136,7 +136,7 @@ async def _measure(size: Size, parts: list[Part], directory: Path | None, progre
             report(f"[bold]{part}[/bold]")
             gc.collect()
             try:
-                setattr(results, part.value, await PARTS[part](ground, size, report))
+                setattr(results, part.value, await PARTS[part](testbed, size, report))
             except (NotMeasured, *PASSING_ERRORS) as error:
                 results.failures[part.value] = str(error) or repr(error)
                 report(f"not measured: {error}")

@@ -53,7 +53,7 @@ async def measure_drain(stage: Stage, size: Size, report: Report) -> Drain:
     sale_ids = await open_sales(stage, units=UNITS, count=size.drain_rounds)
     stage.start_worker()
     await until_drained(stage, sale_ids)
-    stage.place_worker(stage.cores.api)
+    stage.pin_worker(stage.cores.api)
     for number, sale_id in enumerate(sale_ids):
         with stage.worker_frozen():
             await fill(stage, sale_id, size.drain_orders)

@@ -74,7 +74,7 @@ async def measure_expiry(stage: Stage, size: Size, report: Report) -> Expiry:
     (paying_sale,) = await open_sales(stage, units=UNITS)
     await fill(stage, paying_sale, _payments_max(size))
     await until_drained(stage, [paying_sale])
-    stage.place_worker(stage.cores.api)
+    stage.pin_worker(stage.cores.api)
     await _want_payments(stage, paying_sale)
     idle: list[list[float]] = []
     busy: list[list[float]] = []

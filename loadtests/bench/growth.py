@@ -33,7 +33,7 @@ class Growth(msgspec.Struct, kw_only=True):
 
 
 async def measure_growth(stage: Stage, size: Size, report: Report) -> Growth:
-    """Fill sales of all sizes and drain them; then, with the worker at rest, rounds of purchases in each in turn."""
+    """Fill sales of all sizes and drain them; then, with an idle worker, rounds of purchases in each in turn."""
     stage.start_worker()
     grown: dict[int, list[int]] = {}
     weights: dict[int, float] = {}

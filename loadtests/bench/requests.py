@@ -31,7 +31,7 @@ def user_id(name: str, number: int) -> str:
 
 
 def idempotency_key(name: str, number: int) -> str:
-    """The key that he sends."""
+    """The key that this buyer sends."""
     return f"{name}{number:0{KEY_CHARACTERS - len(name)}d}"
 
 

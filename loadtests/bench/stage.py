@@ -1,4 +1,4 @@
-"""The ground of a run: servers of its own, the shop's processes and the generator, each pinned to its core.
+"""The testbed of a run: servers of its own, the shop's processes and the generator, each pinned to its core.
 
 The API process under test is alone on the first core; the servers, the worker, the generator and this process share the
 second one. Where there is only one core, all share it, and the report says so.
@@ -89,7 +89,7 @@ class Generator:
 
 @dataclass
 class Stage:
-    """A shop to be measured, and the hands to do it with."""
+    """A shop to be measured, and what measures it."""
 
     settings: Settings
     servers: EmbeddedServers
@@ -170,7 +170,7 @@ class Stage:
             with pinned(self.cores.rest):
                 self.local.start("worker", "worker")
 
-    def place_worker(self, core: int) -> None:
+    def pin_worker(self, core: int) -> None:
         """Move the worker to another core."""
         for task in Path(f"/proc/{self.worker_pid}/task").iterdir():
             os.sched_setaffinity(int(task.name), {core})

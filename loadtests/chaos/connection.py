@@ -89,11 +89,11 @@ class Connection:
                 await self._cut(data, after_bytes, writer)
             case LoseRequest(marker) if way is Way.TO_SERVER and self._ends(marker, data):
                 self._lost = BOTH
-                self._network.strike()
+                self._network.count_injection()
                 return
             case LoseReply(marker, reset) if way is Way.TO_SERVER and self._ends(marker, data):
                 self._lost, self._reset_by_reply = frozenset({Way.TO_CLIENT}), reset
-                self._network.strike()
+                self._network.count_injection()
         await _send(writer, data)
 
     async def _trickle(self, way: Way, data: bytes, writer: asyncio.StreamWriter) -> bytes:
@@ -110,7 +110,7 @@ class Connection:
         self._carried_bytes += len(data)
         if len(data) >= left:
             await _send(writer, data[:left])
-            self._network.strike()
+            self._network.count_injection()
             raise ConnectionResetError
 
     def _ends(self, marker: bytes, data: bytes) -> bool:

@@ -92,15 +92,15 @@ class Network:
 
     def __init__(self, *, seed: int) -> None:
         self.mode: Mode = Pass()
-        self.struck = 0
+        self.injected = 0
         self._jitter = random.Random(seed)  # noqa: S311 - no secret
-        self._strikes_left: int | None = None
+        self._injections_left: int | None = None
         self._changed = asyncio.Event()
 
     def switch(self, mode: Mode) -> None:
         """From now on, this is in force."""
         self.mode = mode
-        self._strikes_left = mode.times if isinstance(mode, Cut | LoseRequest | LoseReply) else None
+        self._injections_left = mode.times if isinstance(mode, Cut | LoseRequest | LoseReply) else None
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -114,10 +114,10 @@ class Network:
         """How long the next chunk takes."""
         return mode.seconds + mode.jitter_seconds * self._jitter.random()
 
-    def strike(self) -> None:
-        """One connection was hit; after the last one everything goes through."""
-        self.struck += 1
-        if self._strikes_left is not None:
-            self._strikes_left -= 1
-            if self._strikes_left <= 0:
+    def count_injection(self) -> None:
+        """The fault of the mode was injected into a connection; after the last one everything goes through."""
+        self.injected += 1
+        if self._injections_left is not None:
+            self._injections_left -= 1
+            if self._injections_left <= 0:
                 self.switch(Pass())

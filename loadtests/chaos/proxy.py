@@ -33,9 +33,9 @@ class ChaosProxy:
         return self._network.mode
 
     @property
-    def struck(self) -> int:
-        """How many connections a `Cut`, `LoseRequest` or `LoseReply` has hit so far."""
-        return self._network.struck
+    def injected(self) -> int:
+        """How often a `Cut`, `LoseRequest` or `LoseReply` was injected so far."""
+        return self._network.injected
 
     @property
     def connections(self) -> int:

@@ -1,12 +1,12 @@
 """`python -m loadtests.torture`: a shop of its own under load, broken again and again, and held to every promise.
 
-ground      its servers and processes, and the hands to kill, stop and start them
+testbed     its servers and processes, which can be killed, stopped and started
 plan        which faults come in which order: a function of the seed alone
 faults      what is done to processes and servers
 losses      what is done to the ledger's data
 purchases   one wish of one buyer, all its attempts, and what is known of it
 crowd       the buyers: they ask until they know, cancel, come back, and show their receipts
-market      the sales, one after another and beside each other, and the admin who changes them
+driver      the sales, one after another and beside each other, and the admin who changes them
 healing     how long it takes until everything is well again (I12)
 check       what was promised against what is recorded, on the same data
 ledger      what the rows of the ledger say about every answer

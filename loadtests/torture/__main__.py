@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.text import Text
 
 from loadtests.torture.faults import FAULTS
-from loadtests.torture.ground import new_directory
 from loadtests.torture.healing import HEAL_SECONDS_BAR
 from loadtests.torture.report import Results, Screen, json_line, print_results, results_of, write_longest
 from loadtests.torture.run import State, TorturePlan, torture
+from loadtests.torture.testbed import new_directory
 
 README = Path(__file__).parents[2] / "README.md"
 RESULTS = Path(__file__).parents[1] / "results" / "torture.json"

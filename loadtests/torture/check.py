@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from loadtests.afterlife import released_wrongly
 from loadtests.torture.crowd import Crowd
-from loadtests.torture.ground import Ground
-from loadtests.torture.market import OnSale
+from loadtests.torture.driver import OnSale
 from loadtests.torture.purchases import Purchase
+from loadtests.torture.testbed import Testbed
 from shop.audit.service import audit_sale
 from shop.errors import NotReady
 from shop.ledger import client as ledger
@@ -87,46 +87,46 @@ class Row:
     live: bool
 
 
-async def check_sale(ground: Ground, crowd: Crowd, sale: OnSale, finding: Finding) -> None:
+async def check_sale(testbed: Testbed, crowd: Crowd, sale: OnSale, finding: Finding) -> None:
     """Compare everything that was told about a sale with what is recorded, and add what is wrong to the finding."""
     finding.checks += 1
-    await _until_drained(ground, sale, finding)
-    rows, units, limit, wrong_releases = await ground.asking(lambda: _recorded(ground, sale))
+    await _until_drained(testbed, sale, finding)
+    rows, units, limit, wrong_releases = await testbed.asking(lambda: _recorded(testbed, sale))
     missing = [purchase for purchase in sale.purchases if purchase.promised and not _has_row(purchase, rows)]
     if missing:
-        rows = await _after_receipts(ground, crowd, sale, missing, rows, finding)
+        rows = await _after_receipts(testbed, crowd, sale, missing, rows, finding)
     _compare_promises(sale, rows, finding)
     _compare_rows(sale, rows, finding)
     _count_units(sale, rows, units, limit, finding)
     if wrong_releases:
         finding.breaks("I8", f"sale {sale.id}: {wrong_releases} orders gave their units back wrongly")
-    await _audit(ground, sale, finding)
+    await _audit(testbed, sale, finding)
     await _repeat_some(crowd, sale, finding)
 
 
-async def _until_drained(ground: Ground, sale: OnSale, finding: Finding) -> None:
+async def _until_drained(testbed: Testbed, sale: OnSale, finding: Finding) -> None:
     deadline = time.monotonic() + DRAIN_SECONDS_MAX
 
     async def drained() -> bool:
-        async with ground.database.transaction() as session:
+        async with testbed.database.transaction() as session:
             row = await repository.find(session, sale.id)
             recovering = await recoveries.unfinished(session, sale.id)
         if row is None or recovering is not None:
             return False
         if row.status == "settled":
             return True
-        state = await ledger.read_state(ground.redis, sale.id, row.epoch)
+        state = await ledger.read_state(testbed.redis, sale.id, row.epoch)
         return state is not None and state.seq == row.watermark
 
-    while not await ground.asking(drained):
+    while not await testbed.asking(drained):
         if time.monotonic() > deadline:
             finding.breaks("I12", f"sale {sale.id} is not drained after {DRAIN_SECONDS_MAX:g} s without a purchase")
             return
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def _recorded(ground: Ground, sale: OnSale) -> tuple[dict[str, Row], int, int, int]:
-    async with ground.database.transaction() as session:
+async def _recorded(testbed: Testbed, sale: OnSale) -> tuple[dict[str, Row], int, int, int]:
+    async with testbed.database.transaction() as session:
         row = await session.get_one(Sale, sale.id)
         rows = await _rows(session, sale.id)
         return rows, row.units, row.units_per_user, await released_wrongly(session, sale.id)
@@ -151,7 +151,7 @@ def _has_row(purchase: Purchase, rows: dict[str, Row]) -> bool:
 
 
 async def _after_receipts(
-    ground: Ground,
+    testbed: Testbed,
     crowd: Crowd,
     sale: OnSale,
     missing: Sequence[Purchase],
@@ -161,8 +161,8 @@ async def _after_receipts(
     """Let the buyers of orders without a row show their receipts; the rows after that."""
     shown = (crowd.show_receipt(purchase, seconds=RECEIPT_SECONDS_MAX) for purchase in missing)
     found = await asyncio.gather(*shown)
-    await _until_drained(ground, sale, finding)
-    rows, *_ = await ground.asking(lambda: _recorded(ground, sale))
+    await _until_drained(testbed, sale, finding)
+    rows, *_ = await testbed.asking(lambda: _recorded(testbed, sale))
     brought_back = [purchase for purchase in missing if _has_row(purchase, rows)]
     finding.honoured_by_receipt += len(brought_back)
     for purchase, answered in zip(missing, found, strict=True):
@@ -216,9 +216,9 @@ def _count_units(sale: OnSale, rows: dict[str, Row], units: int, limit: int, fin
         finding.breaks("I5", f"sale {sale.id}: {above[:SHOWN_MAX]} have more than {limit} units")
 
 
-async def _audit(ground: Ground, sale: OnSale, finding: Finding) -> None:
+async def _audit(testbed: Testbed, sale: OnSale, finding: Finding) -> None:
     try:
-        report = await ground.asking(lambda: audit_sale(ground.database, ground.redis, sale.id))
+        report = await testbed.asking(lambda: audit_sale(testbed.database, testbed.redis, sale.id))
     except NotReady as error:
         finding.breaks("I12", f"sale {sale.id} cannot be audited: {error}")
         return

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 
 from loadtests.http import Address, HttpError, Pool, Response
-from loadtests.torture.market import Market, OnSale
+from loadtests.torture.driver import Driver, OnSale
 from loadtests.torture.purchases import Purchase, attempt_of
 from shop.auth import issue_token
 from shop.settings import Settings
@@ -34,7 +34,7 @@ GONE = frozenset({200, 404, 409, 410})
 class Crowd:
     """Everybody who buys. `tally` counts codes of answers; `acknowledged` promises that were new."""
 
-    def __init__(self, base_url: str, settings: Settings, market: Market, *, buyers: int, seed: int) -> None:
+    def __init__(self, base_url: str, settings: Settings, driver: Driver, *, buyers: int, seed: int) -> None:
         self.in_flight = 0
         self.requests = 0
         self.purchases = 0
@@ -44,7 +44,7 @@ class Crowd:
         self._address = Address.of(base_url)
         self._pool = Pool(self._address, size=2 * buyers + 8, connect_timeout_seconds=CONNECT_SECONDS_MAX)
         self._settings = settings
-        self._market = market
+        self._driver = driver
         self._buyers = buyers
         self._draw = random.Random(seed)  # noqa: S311 - it decides nothing that must be repeated
         self._numbers = itertools.count(1)
@@ -69,7 +69,7 @@ class Crowd:
                 task.result()
 
     async def quiet(self) -> bool:
-        """Let nobody begin, and return when everybody knows what became of what he asked for; False if not in time."""
+        """Let nobody begin, and return when the outcome of every purchase is known; False if not in time."""
         self.open.clear()
         deadline = time.monotonic() + QUIET_SECONDS_MAX
         while self._busy:
@@ -110,7 +110,7 @@ class Crowd:
         self.requests += 1
         self.tally[attempt.code] += 1
         self.acknowledged += attempt.order_id is not None and not purchase.promised
-        purchase.take(attempt, response)
+        purchase.record(attempt, response)
 
     async def until_known(self, purchase: Purchase) -> None:
         """Ask with the same key until the answer is final, as a real client would."""
@@ -140,7 +140,7 @@ class Crowd:
         while True:
             await asyncio.sleep(self._draw.uniform(0.0, 2 * THINK_SECONDS))
             await self.open.wait()
-            sale = self._market.choose(self._draw)
+            sale = self._driver.choose(self._draw)
             if sale is None:
                 await asyncio.sleep(IDLE_SECONDS)
                 continue

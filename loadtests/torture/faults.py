@@ -13,9 +13,9 @@ from sqlalchemy import text
 from loadtests.bench.accounting import family
 from loadtests.chaos import ChaosProxy, Delay, LoseReply, Mode, Pass, Stall
 from loadtests.torture import losses
-from loadtests.torture.ground import API, WORKERS, frozen, send, until
-from loadtests.torture.hands import Torture
-from loadtests.torture.plan import Draw, Fault, Wound, touches
+from loadtests.torture.context import Context
+from loadtests.torture.plan import Draw, Fault, Injection, touches
+from loadtests.torture.testbed import API, WORKERS, frozen, send, until
 from shop.orders.persister import APPLICATION_NAME
 from shop.redis import script
 
@@ -25,185 +25,185 @@ EXTRA_WORKER = "worker-with-a-fault"
 VICTIMS = (APPLICATION_NAME, "shop-worker", "shop-api")
 
 
-async def kill_api_process(torture: Torture, draw: Draw) -> Wound:
-    """One of the processes that serve; its keeper replaces it."""
-    ground = torture.ground
-    await until(lambda: len(ground.api_pids()) > 0, reason="an API process serves")
-    serving = sorted(ground.api_pids())
-    return await torture.kill([serving[draw.randrange(0, len(serving))]], "one API process")
+async def kill_api_process(context: Context, draw: Draw) -> Injection:
+    """One of the processes that serve; its parent replaces it."""
+    testbed = context.testbed
+    await until(lambda: len(testbed.api_pids()) > 0, reason="an API process serves")
+    serving = sorted(testbed.api_pids())
+    return await context.kill([serving[draw.randrange(0, len(serving))]], "one API process")
 
 
-async def kill_all_api(torture: Torture, _: Draw) -> Wound:
-    """All of the API at one moment, its keeper too; it is started again as a service manager would."""
-    ground = torture.ground
-    wound = await torture.kill(family(ground.pid(API)), "the whole API")
-    await ground.until_ended(API)
-    ground.start(API)
-    return wound
+async def kill_all_api(context: Context, _: Draw) -> Injection:
+    """All of the API at one moment, its parent too; it is started again as a service manager would."""
+    testbed = context.testbed
+    injection = await context.kill(family(testbed.pid(API)), "the whole API")
+    await testbed.until_ended(API)
+    testbed.start(API)
+    return injection
 
 
-async def kill_worker(torture: Torture, draw: Draw) -> Wound:
+async def kill_worker(context: Context, draw: Draw) -> Injection:
     """A worker, wherever it is; it is started again."""
-    ground = torture.ground
+    testbed = context.testbed
     name = WORKERS[draw.randrange(0, len(WORKERS))]
-    await ground.until_works(name)
-    wound = await torture.kill([ground.pid(name)], name)
-    await ground.until_ended(name)
-    ground.start(name)
-    return wound
+    await testbed.until_works(name)
+    injection = await context.kill([testbed.pid(name)], name)
+    await testbed.until_ended(name)
+    testbed.start(name)
+    return injection
 
 
-async def kill_worker_before_commit(torture: Torture, _: Draw) -> Wound:
+async def kill_worker_before_commit(context: Context, _: Draw) -> Injection:
     """A worker that dies with the rows written and not committed."""
-    return await _until_it_kills_itself(torture, "before_commit")
+    return await _until_it_kills_itself(context, "before_commit")
 
 
-async def kill_worker_after_commit(torture: Torture, _: Draw) -> Wound:
+async def kill_worker_after_commit(context: Context, _: Draw) -> Injection:
     """A worker that dies with the rows committed and the stream not trimmed."""
-    return await _until_it_kills_itself(torture, "after_commit")
+    return await _until_it_kills_itself(context, "after_commit")
 
 
-async def _until_it_kills_itself(torture: Torture, point: str) -> Wound:
+async def _until_it_kills_itself(context: Context, point: str) -> Injection:
     """Start one worker more; it may never come to the point while the others are faster, then it is just stopped."""
-    ground = torture.ground
-    ground.start(EXTRA_WORKER, fault=point)
-    process = ground.local.processes[EXTRA_WORKER]
+    testbed = context.testbed
+    testbed.start(EXTRA_WORKER, fault=point)
+    process = testbed.local.processes[EXTRA_WORKER]
     in_flight = 0
     for _ in range(int(FAULT_POINT_SECONDS_MAX / 0.01)):
-        in_flight = torture.crowd.in_flight or in_flight
+        in_flight = context.crowd.in_flight or in_flight
         if process.poll() is not None:
             break
         await asyncio.sleep(0.01)
     status = process.poll()
-    await asyncio.to_thread(ground.local.stop, EXTRA_WORKER)
+    await asyncio.to_thread(testbed.local.stop, EXTRA_WORKER)
     killed = status == -signal.SIGKILL and in_flight > 0
-    return Wound(int(killed), f"status {status}")
+    return Injection(int(killed), f"status {status}")
 
 
-async def kill_valkey(torture: Torture, _: Draw) -> Wound:
+async def kill_valkey(context: Context, _: Draw) -> Injection:
     """The ledger's server; it starts again on what it has written."""
-    valkey = torture.ground.servers.valkey
-    wound = await torture.kill([valkey.pid], "Valkey")
+    valkey = context.testbed.servers.valkey
+    injection = await context.kill([valkey.pid], "Valkey")
     await asyncio.to_thread(valkey.kill)
-    await torture.ground.start_server(valkey)
-    return wound
+    await context.testbed.start_server(valkey)
+    return injection
 
 
-async def kill_postgres(torture: Torture, _: Draw) -> Wound:
+async def kill_postgres(context: Context, _: Draw) -> Injection:
     """Postgres with all its processes."""
-    postgres = torture.ground.servers.postgres
-    wound = await torture.kill(family(postgres.pid), "Postgres")
+    postgres = context.testbed.servers.postgres
+    injection = await context.kill(family(postgres.pid), "Postgres")
     await asyncio.to_thread(postgres.kill)
-    await torture.ground.start_server(postgres)
-    return wound
+    await context.testbed.start_server(postgres)
+    return injection
 
 
-async def stop_postgres_at_once(torture: Torture, _: Draw) -> Wound:
+async def stop_postgres_at_once(context: Context, _: Draw) -> Injection:
     """The immediate stop: every connection is cut, nothing is written any more."""
-    postgres = torture.ground.servers.postgres
+    postgres = context.testbed.servers.postgres
     pid = postgres.pid
     send([pid], signal.SIGQUIT)
     await until(lambda: _has_ended(pid), reason="Postgres has stopped")
     await asyncio.to_thread(postgres.kill)
-    await torture.ground.start_server(postgres)
-    return Wound(0, "immediate stop")
+    await context.testbed.start_server(postgres)
+    return Injection(0, "immediate stop")
 
 
-async def kill_postgres_backend(torture: Torture, draw: Draw) -> Wound:
+async def kill_postgres_backend(context: Context, draw: Draw) -> Injection:
     """One connection's process: Postgres ends all others too, and recovers."""
-    ground = torture.ground
+    testbed = context.testbed
     victim = VICTIMS[draw.randrange(0, len(VICTIMS))]
 
     async def pids() -> list[int]:
         query = text("SELECT pid FROM pg_stat_activity WHERE application_name = :name ORDER BY backend_start, pid")
-        async with ground.database.transaction() as session:
+        async with testbed.database.transaction() as session:
             return list((await session.execute(query, {"name": victim})).scalars())
 
-    found = await ground.asking(pids)
-    return await torture.kill(found[:1], f"a backend of {victim}")
+    found = await testbed.asking(pids)
+    return await context.kill(found[:1], f"a backend of {victim}")
 
 
-async def freeze_postgres(torture: Torture, draw: Draw) -> Wound:
+async def freeze_postgres(context: Context, draw: Draw) -> Injection:
     """All of its processes are stopped for some seconds."""
-    return await _freeze([torture.ground.servers.postgres.pid], draw.uniform(1.0, 4.0), "Postgres")
+    return await _freeze([context.testbed.servers.postgres.pid], draw.uniform(1.0, 4.0), "Postgres")
 
 
-async def freeze_valkey(torture: Torture, draw: Draw) -> Wound:
+async def freeze_valkey(context: Context, draw: Draw) -> Injection:
     """The ledger's server is stopped, mostly for a moment and sometimes for ten seconds."""
     seconds = 10.0 if draw.uniform(0.0, 1.0) < 0.1 else draw.uniform(0.5, 3.0)
-    return await _freeze([torture.ground.servers.valkey.pid], seconds, "Valkey")
+    return await _freeze([context.testbed.servers.valkey.pid], seconds, "Valkey")
 
 
-async def freeze_worker(torture: Torture, draw: Draw) -> Wound:
+async def freeze_worker(context: Context, draw: Draw) -> Injection:
     """A worker is stopped in whatever it does, and goes on later as if nothing had been."""
     name = WORKERS[draw.randrange(0, len(WORKERS))]
-    await torture.ground.until_works(name)
-    return await _freeze([torture.ground.pid(name)], draw.uniform(1.0, 4.0), name)
+    await context.testbed.until_works(name)
+    return await _freeze([context.testbed.pid(name)], draw.uniform(1.0, 4.0), name)
 
 
-async def freeze_api_process(torture: Torture, draw: Draw) -> Wound:
+async def freeze_api_process(context: Context, draw: Draw) -> Injection:
     """One of the processes that serve is stopped; who is connected to it waits."""
-    ground = torture.ground
-    await until(lambda: len(ground.api_pids()) > 0, reason="an API process serves")
-    serving = sorted(ground.api_pids())
+    testbed = context.testbed
+    await until(lambda: len(testbed.api_pids()) > 0, reason="an API process serves")
+    serving = sorted(testbed.api_pids())
     return await _freeze([serving[draw.randrange(0, len(serving))]], draw.uniform(0.5, 4.0), "one API process")
 
 
-async def _freeze(pids: list[int], seconds: float, words: str) -> Wound:
+async def _freeze(pids: list[int], seconds: float, words: str) -> Injection:
     with frozen(pids):
         await asyncio.sleep(seconds)
-    return Wound(0, f"{words} for {seconds:.1f} s")
+    return Injection(0, f"{words} for {seconds:.1f} s")
 
 
-async def renew_api(torture: Torture, _: Draw) -> Wound:
+async def renew_api(context: Context, _: Draw) -> Injection:
     """Replace the processes one by one, as a release does; no kill, and no request may fail for it."""
-    os.kill(torture.ground.pid(API), signal.SIGHUP)
-    return Wound(0, "SIGHUP")
+    os.kill(context.testbed.pid(API), signal.SIGHUP)
+    return Injection(0, "SIGHUP")
 
 
-async def restart_worker(torture: Torture, draw: Draw) -> Wound:
+async def restart_worker(context: Context, draw: Draw) -> Injection:
     """A worker is asked to end, finishes its batch, and is started again."""
-    ground = torture.ground
+    testbed = context.testbed
     name = WORKERS[draw.randrange(0, len(WORKERS))]
-    await ground.until_works(name)
-    await asyncio.to_thread(ground.local.stop, name)
-    ground.start(name)
-    return Wound(0, f"SIGTERM to {name}")
+    await testbed.until_works(name)
+    await asyncio.to_thread(testbed.local.stop, name)
+    testbed.start(name)
+    return Injection(0, f"SIGTERM to {name}")
 
 
-async def delay_network(torture: Torture, draw: Draw) -> Wound:
+async def delay_network(context: Context, draw: Draw) -> Injection:
     """Everything between the API and the ledger takes longer."""
     seconds = draw.uniform(0.02, 0.3)
-    await _for_a_while(torture.ground.network, Delay(seconds, jitter_seconds=seconds), draw.uniform(1.0, 3.0))
-    return Wound(0, f"{seconds * 1000:.0f} ms")
+    await _for_a_while(context.testbed.network, Delay(seconds, jitter_seconds=seconds), draw.uniform(1.0, 3.0))
+    return Injection(0, f"{seconds * 1000:.0f} ms")
 
 
-async def stall_network(torture: Torture, draw: Draw) -> Wound:
+async def stall_network(context: Context, draw: Draw) -> Injection:
     """Nothing passes between the API and the ledger, and nobody is told."""
     seconds = draw.uniform(0.5, 3.0)
-    await _for_a_while(torture.ground.network, Stall(), seconds)
-    return Wound(0, f"{seconds:.1f} s")
+    await _for_a_while(context.testbed.network, Stall(), seconds)
+    return Injection(0, f"{seconds:.1f} s")
 
 
-async def reset_network(torture: Torture, _: Draw) -> Wound:
+async def reset_network(context: Context, _: Draw) -> Injection:
     """Every connection between the API and the ledger is reset."""
-    torture.ground.network.reset_all()
-    return Wound(0, f"{torture.ground.network.connections} connections")
+    context.testbed.network.reset_all()
+    return Injection(0, f"{context.testbed.network.connections} connections")
 
 
-async def lose_replies(torture: Torture, _: Draw) -> Wound:
+async def lose_replies(context: Context, _: Draw) -> Injection:
     """Purchases are executed, and nobody is told: the connection is reset when the reply comes."""
-    network = torture.ground.network
-    before = network.struck
+    network = context.testbed.network
+    before = network.injected
     await _for_a_while(network, LoseReply(script("reserve").sha.encode(), reset=True, times=None), LOST_REPLIES_SECONDS)
-    return Wound(0, f"{network.struck - before} connections")
+    return Injection(0, f"{network.injected - before} connections")
 
 
-async def stall_wire(torture: Torture, draw: Draw) -> Wound:
+async def stall_wire(context: Context, draw: Draw) -> Injection:
     """Nothing passes between the workers and Postgres."""
     seconds = draw.uniform(1.0, 3.0)
-    await _for_a_while(torture.ground.wire, Stall(), seconds)
-    return Wound(0, f"{seconds:.1f} s")
+    await _for_a_while(context.testbed.wire, Stall(), seconds)
+    return Injection(0, f"{seconds:.1f} s")
 
 
 async def _for_a_while(proxy: ChaosProxy, mode: Mode, seconds: float) -> None:
@@ -215,10 +215,10 @@ async def _for_a_while(proxy: ChaosProxy, mode: Mode, seconds: float) -> None:
         await proxy.be(Pass())
 
 
-async def reset_wire(torture: Torture, _: Draw) -> Wound:
+async def reset_wire(context: Context, _: Draw) -> Injection:
     """Every connection between the workers and Postgres is reset."""
-    torture.ground.wire.reset_all()
-    return Wound(0, f"{torture.ground.wire.connections} connections")
+    context.testbed.wire.reset_all()
+    return Injection(0, f"{context.testbed.wire.connections} connections")
 
 
 def _has_ended(pid: int) -> bool:

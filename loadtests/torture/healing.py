@@ -7,9 +7,9 @@ from sqlalchemy import Select, func, select
 
 from loadtests.record import SALE_ENDED, SOLD_OUT
 from loadtests.torture.crowd import Crowd
-from loadtests.torture.ground import PASSING_ERRORS, Ground
-from loadtests.torture.market import Market, OnSale
+from loadtests.torture.driver import Driver, OnSale
 from loadtests.torture.purchases import Purchase
+from loadtests.torture.testbed import PASSING_ERRORS, Testbed
 from shop.ledger import client as ledger
 from shop.ledger.order_ids import ids_of_sale
 from shop.orders.models import Order, OrderStatus
@@ -29,21 +29,21 @@ class NotHealed(Exception):
     """Something is not well long after the fault was lifted; the message says what."""
 
 
-async def until_well(ground: Ground, market: Market, crowd: Crowd, *, since: float) -> float:
+async def until_well(testbed: Testbed, driver: Driver, crowd: Crowd, *, since: float) -> float:
     """The seconds from `since` until all is well: every open sale answers newcomers in the regular way, what its ledger
     had then is recorded, no alarm stands, no recovery is under way and no hold is overdue.
 
     Raises NotHealed, and Wrecked when a process has ended that should not.
     """
     deadline = since + HEAL_SECONDS_MAX
-    for sale in list(market.sales):
+    for sale in list(driver.sales):
         probes = [crowd.new_purchase(sale) for _ in range(PROBES)] if sale.selling else []
         while True:
-            ground.keep()
-            market.require_alive()
+            testbed.keep()
+            driver.require_alive()
             crowd.require_alive()
             try:
-                found = await _ailment(ground, crowd, sale, probes)
+                found = await _ailment(testbed, crowd, sale, probes)
             except PASSING_ERRORS as error:
                 found = f"a server is away: {error!r}"
             if found is None:
@@ -54,14 +54,14 @@ async def until_well(ground: Ground, market: Market, crowd: Crowd, *, since: flo
     return time.monotonic() - since
 
 
-async def _ailment(ground: Ground, crowd: Crowd, sale: OnSale, probes: list[Purchase]) -> str | None:
+async def _ailment(testbed: Testbed, crowd: Crowd, sale: OnSale, probes: list[Purchase]) -> str | None:
     """What is not well with a sale, or None."""
     for probe in probes:
         if not probe.settled:
             await crowd.ask(probe)
         if not probe.settled:
             return f"a purchase is answered with {probe.told[-1].attempt.code}"
-    async with ground.database.transaction() as session:
+    async with testbed.database.transaction() as session:
         row = await repository.find(session, sale.id)
         recovering = await recoveries.unfinished(session, sale.id)
         overdue = await session.scalar(_overdue(sale.id))
@@ -71,7 +71,7 @@ async def _ailment(ground: Ground, crowd: Crowd, sale: OnSale, probes: list[Purc
         return f"{overdue} holds are overdue"
     if row.status == "settled":
         return None
-    state = await ledger.read_state(ground.redis, sale.id, row.epoch)
+    state = await ledger.read_state(testbed.redis, sale.id, row.epoch)
     if state is None:
         return "the ledger is missing"
     codes = {probe.told[-1].attempt.code for probe in probes if not probe.promised}
@@ -80,14 +80,14 @@ async def _ailment(ground: Ground, crowd: Crowd, sale: OnSale, probes: list[Purc
     if SOLD_OUT in codes and state.available > 0 and sale.selling:
         probes[:] = [crowd.new_purchase(sale)]
         return f"newcomers are told that all is sold while {state.available} units are available"
-    return await _undrained(ground, sale, row.epoch, state.seq)
+    return await _undrained(testbed, sale, row.epoch, state.seq)
 
 
-async def _undrained(ground: Ground, sale: OnSale, epoch: int, seq: int) -> str | None:
+async def _undrained(testbed: Testbed, sale: OnSale, epoch: int, seq: int) -> str | None:
     """Whether Postgres reaches this entry soon, whatever comes behind it."""
     end = time.monotonic() + HEAL_SECONDS_BAR
     while time.monotonic() < end:
-        async with ground.database.transaction() as session:
+        async with testbed.database.transaction() as session:
             row = await repository.find(session, sale.id)
         if row is None or row.epoch != epoch:
             return "the sale has moved on to another epoch"

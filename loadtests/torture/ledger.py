@@ -9,28 +9,28 @@ from loadtests.http import ConnectError
 from loadtests.record import RESERVED
 from loadtests.told import entries_of, rules_of
 from loadtests.torture.check import Finding, order_id_of
-from loadtests.torture.ground import Ground
+from loadtests.torture.driver import OnSale
 from loadtests.torture.healing import HEAL_SECONDS_BAR
-from loadtests.torture.market import OnSale
 from loadtests.torture.purchases import Purchase
+from loadtests.torture.testbed import Testbed
 from shop.sales.models import LedgerRow, SaleChange
 
 # A process that was stopped answers out of its memory when it is thawed, before it looks again.
 MEMORY_SECONDS = HEAL_SECONDS_BAR
 
 
-async def check_ledger(ground: Ground, sale: OnSale, finding: Finding) -> None:
+async def check_ledger(testbed: Testbed, sale: OnSale, finding: Finding) -> None:
     """Check a sale by its ledger; call it when everything is drained."""
 
     async def read() -> tuple[list[LedgerRow], dict[int, SaleChange], list[history.Entry], history.Rules]:
-        async with ground.database.transaction() as session:
+        async with testbed.database.transaction() as session:
             query = select(LedgerRow).where(LedgerRow.sale_id == sale.id).order_by(LedgerRow.epoch, LedgerRow.seq)
             rows = list((await session.execute(query)).scalars())
             changes = (await session.execute(select(SaleChange).where(SaleChange.sale_id == sale.id))).scalars()
             entries, rules = await entries_of(session, sale.id), await rules_of(session, sale.id)
             return rows, {change.n: change for change in changes}, entries, rules
 
-    rows, changes, entries, rules = await ground.asking(read)
+    rows, changes, entries, rules = await testbed.asking(read)
     for sentence in sold_while_closed(rows, changes):
         finding.breaks("I10", f"sale {sale.id}: {sentence}")
     attempts = [attempt for purchase in sale.purchases for attempt in attempts_of(sale, purchase)]

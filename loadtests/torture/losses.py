@@ -10,9 +10,9 @@ import shutil
 import time
 from pathlib import Path
 
-from loadtests.torture.ground import PASSING_ERRORS, Ground
-from loadtests.torture.hands import Broken, Torture
-from loadtests.torture.plan import Draw, Fault, Wound, touches
+from loadtests.torture.context import Broken, Context
+from loadtests.torture.plan import Draw, Fault, Injection, touches
+from loadtests.torture.testbed import PASSING_ERRORS, Testbed
 from shop.auth import Actor
 from shop.errors import NotFound, SaleStateConflict
 from shop.ledger import client as ledger
@@ -42,143 +42,143 @@ return 1
 """
 
 
-async def flush_scripts(torture: Torture, _: Draw) -> Wound:
+async def flush_scripts(context: Context, _: Draw) -> Injection:
     """Redis forgets the scripts; only the controller loads them again."""
-    await torture.ground.redis.script_flush()
-    return Wound(0, "SCRIPT FLUSH")
+    await context.testbed.redis.script_flush()
+    return Injection(0, "SCRIPT FLUSH")
 
 
-async def empty_redis(torture: Torture, _: Draw) -> Wound:
+async def empty_redis(context: Context, _: Draw) -> Injection:
     """Everything in Redis is gone, in the middle of a sale."""
-    await torture.until_in_flight()
-    await torture.ground.redis.flushall()
-    return Wound(0, "FLUSHALL")
+    await context.until_in_flight()
+    await context.testbed.redis.flushall()
+    return Injection(0, "FLUSHALL")
 
 
-async def delete_redis_data(torture: Torture, _: Draw) -> Wound:
+async def delete_redis_data(context: Context, _: Draw) -> Injection:
     """Redis is killed, and its directory is gone when it starts again."""
-    valkey = torture.ground.servers.valkey
-    wound = await torture.kill([valkey.pid], "Valkey with its data")
+    valkey = context.testbed.servers.valkey
+    injection = await context.kill([valkey.pid], "Valkey with its data")
     await asyncio.to_thread(valkey.kill)
-    shutil.rmtree(_append_only_directory(torture.ground))
-    await torture.ground.start_server(valkey)
-    return wound
+    shutil.rmtree(_append_only_directory(context.testbed))
+    await context.testbed.start_server(valkey)
+    return injection
 
 
-async def roll_redis_back(torture: Torture, _: Draw) -> Wound:
+async def roll_redis_back(context: Context, _: Draw) -> Injection:
     """Redis is killed and loses what it wrote last, as in a power cut between two fsyncs."""
-    ground, valkey = torture.ground, torture.ground.servers.valkey
-    files = sorted(_append_only_directory(ground).glob("*.incr.aof"))
+    testbed, valkey = context.testbed, context.testbed.servers.valkey
+    files = sorted(_append_only_directory(testbed).glob("*.incr.aof"))
     size = files[-1].stat().st_size
     await asyncio.sleep(AOF_SECONDS)
-    wound = await torture.kill([valkey.pid], "Valkey")
+    injection = await context.kill([valkey.pid], "Valkey")
     await asyncio.to_thread(valkey.kill)
     lost = files[-1].stat().st_size - size
     os.truncate(files[-1], size)
-    await ground.start_server(valkey)
-    return Wound(wound.kills, f"{wound.words}, {lost} bytes lost")
+    await testbed.start_server(valkey)
+    return Injection(injection.kills, f"{injection.words}, {lost} bytes lost")
 
 
-async def delete_part_of_ledger(torture: Torture, draw: Draw) -> Wound:
+async def delete_part_of_ledger(context: Context, draw: Draw) -> Injection:
     """One of the keys of a ledger is gone."""
-    sale = torture.sale(draw)
+    sale = context.sale(draw)
     part = LedgerKeys._fields[draw.randrange(0, len(LedgerKeys._fields))]
-    epoch = (await _row(torture.ground, sale.id)).epoch
-    await torture.ground.redis.delete(getattr(ledger_keys(sale.id, epoch), part))
-    return Wound(0, f"{part} of sale {sale.id}")
+    epoch = (await _row(context.testbed, sale.id)).epoch
+    await context.testbed.redis.delete(getattr(ledger_keys(sale.id, epoch), part))
+    return Injection(0, f"{part} of sale {sale.id}")
 
 
-async def fill_memory(torture: Torture, draw: Draw) -> Wound:
+async def fill_memory(context: Context, draw: Draw) -> Injection:
     """Redis has no room: purchases are refused before anything is done, releases and changes go on."""
-    redis = torture.ground.redis
+    redis = context.testbed.redis
     await redis.config_set("maxmemory", 1)
     try:
         await asyncio.sleep(draw.uniform(0.5, 2.5))
     finally:
-        await torture.ground.asking(lambda: redis.config_set("maxmemory", 0))
-    return Wound(0, "maxmemory 1")
+        await context.testbed.asking(lambda: redis.config_set("maxmemory", 0))
+    return Injection(0, "maxmemory 1")
 
 
-async def skew_clock(torture: Torture, draw: Draw) -> Wound:
+async def skew_clock(context: Context, draw: Draw) -> Injection:
     """The ledgers' clock jumps by an hour; no window is that close, and no hold may end or last longer for it."""
     skew_ms = HOUR_MS if draw.uniform(0.0, 1.0) < 0.5 else -HOUR_MS
-    keys = [ledger_keys(sale.id, (await _row(torture.ground, sale.id)).epoch).sale for sale in torture.market.selling]
-    await _skew(torture.ground, keys, skew_ms)
+    keys = [ledger_keys(sale.id, (await _row(context.testbed, sale.id)).epoch).sale for sale in context.driver.selling]
+    await _skew(context.testbed, keys, skew_ms)
     try:
         await asyncio.sleep(draw.uniform(0.5, 2.0))
     finally:
-        await torture.ground.asking(lambda: _skew(torture.ground, keys, 0))
-    return Wound(0, f"{skew_ms // HOUR_MS:+d} h")
+        await context.testbed.asking(lambda: _skew(context.testbed, keys, 0))
+    return Injection(0, f"{skew_ms // HOUR_MS:+d} h")
 
 
-async def _skew(ground: Ground, keys: list[str], skew_ms: int) -> None:
+async def _skew(testbed: Testbed, keys: list[str], skew_ms: int) -> None:
     for key in keys:
-        await ground.redis.eval(SKEW, 1, key, str(skew_ms))  # type: ignore[no-untyped-call, misc, unused-ignore]
+        await testbed.redis.eval(SKEW, 1, key, str(skew_ms))  # type: ignore[no-untyped-call, misc, unused-ignore]
 
 
-async def poison_ledger(torture: Torture, draw: Draw) -> Wound:
-    """An entry that cannot be recorded: the sale must stop by itself, and goes on when an operator sets it aside."""
-    ground = torture.ground
-    async with torture.market.still:
-        sale = torture.sale(draw)
-        epoch = (await _row(ground, sale.id)).epoch
+async def poison_ledger(context: Context, draw: Draw) -> Injection:
+    """An entry that cannot be recorded: the sale must stop by itself, and goes on when an operator quarantines it."""
+    testbed = context.testbed
+    async with context.driver.still:
+        sale = context.sale(draw)
+        epoch = (await _row(testbed, sale.id)).epoch
         keys = ledger_keys(sale.id, epoch)
         seq = int(
-            await ground.redis.eval(POISON, 2, keys.sale, keys.stream)  # type: ignore[no-untyped-call, misc, unused-ignore]
+            await testbed.redis.eval(POISON, 2, keys.sale, keys.stream)  # type: ignore[no-untyped-call, misc, unused-ignore]
         )
         started = time.monotonic()
-        while not await _is_stopped(ground, sale.id, epoch):
+        while not await _is_stopped(testbed, sale.id, epoch):
             if time.monotonic() > started + ALARM_SECONDS_MAX:
                 raise Broken("I12", f"sale {sale.id} goes on with a poisoned entry after {ALARM_SECONDS_MAX:g} s")
             await asyncio.sleep(POLL_SECONDS)
         noticed = time.monotonic() - started
-        await _set_aside(ground, sale.id, seq)
-    return Wound(0, f"sale {sale.id}, noticed after {noticed:.1f} s")
+        await _quarantine(testbed, sale.id, seq)
+    return Injection(0, f"sale {sale.id}, noticed after {noticed:.1f} s")
 
 
-async def _is_stopped(ground: Ground, sale_id: int, epoch: int) -> bool:
+async def _is_stopped(testbed: Testbed, sale_id: int, epoch: int) -> bool:
     """Whether the alarm rings and the ledger sells nothing; that it is paused cannot be recorded behind the poison."""
-    row = await _row(ground, sale_id)
-    state = await ground.asking(lambda: ledger.read_state(ground.redis, sale_id, epoch))
+    row = await _row(testbed, sale_id)
+    state = await testbed.asking(lambda: ledger.read_state(testbed.redis, sale_id, epoch))
     return row.alarm is not None and state is not None and state.state == "paused"
 
 
-async def _set_aside(ground: Ground, sale_id: int, seq: int) -> None:
+async def _quarantine(testbed: Testbed, sale_id: int, seq: int) -> None:
     deadline = time.monotonic() + QUARANTINE_SECONDS_MAX
     while True:
         try:
-            await quarantine(ground.database, ground.redis, TORTURER, sale_id, seq)
+            await quarantine(testbed.database, testbed.redis, TORTURER, sale_id, seq)
             return
         except (SaleStateConflict, NotFound, *PASSING_ERRORS) as error:
             if time.monotonic() > deadline:
-                raise Broken("I12", f"entry {seq} of sale {sale_id} cannot be set aside: {error!r}") from error
+                raise Broken("I12", f"entry {seq} of sale {sale_id} cannot be quarantined: {error!r}") from error
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def ask_for_recovery(torture: Torture, draw: Draw) -> Wound:
+async def ask_for_recovery(context: Context, draw: Draw) -> Injection:
     """An operator asks for a comparison while the sale goes on."""
-    sale = torture.sale(draw)
+    sale = context.sale(draw)
 
     async def ask() -> None:
-        await recover(torture.ground.database, TORTURER, sale.id)
+        await recover(context.testbed.database, TORTURER, sale.id)
 
-    await torture.ground.asking(ask)
-    return Wound(0, f"sale {sale.id}")
+    await context.testbed.asking(ask)
+    return Injection(0, f"sale {sale.id}")
 
 
-async def _row(ground: Ground, sale_id: int) -> Sale:
+async def _row(testbed: Testbed, sale_id: int) -> Sale:
     async def read() -> Sale:
-        async with ground.database.transaction() as session:
+        async with testbed.database.transaction() as session:
             row = await repository.find(session, sale_id)
         if row is None:
             raise Broken("I6", f"sale {sale_id} has no row")
         return row
 
-    return await ground.asking(read)
+    return await testbed.asking(read)
 
 
-def _append_only_directory(ground: Ground) -> Path:
-    return ground.servers.valkey.directory / "appendonlydir"
+def _append_only_directory(testbed: Testbed) -> Path:
+    return testbed.servers.valkey.directory / "appendonlydir"
 
 
 ALL = ("api", "worker", "valkey", "postgres", "network", "wire")

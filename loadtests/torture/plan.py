@@ -9,15 +9,15 @@ PAIR_SHARE = 0.8
 
 
 @dataclass
-class Wound:
-    """What a fault has done: how many processes it killed with a purchase in flight, and a word about how."""
+class Injection:
+    """What injecting a fault has done: how many processes it killed with a purchase in flight, and a word about how."""
 
     kills: int = 0
     words: str = ""
 
 
 class Draw(Protocol):
-    """The chance that a fault may take: the same for the same place in the same plan."""
+    """The chance that a fault may take: the same at the same point of the same plan."""
 
     def uniform(self, a: float, b: float) -> float: ...
 
@@ -33,7 +33,7 @@ class Fault:
     """
 
     name: str
-    inflict: Callable[..., Awaitable[Wound]]
+    inject: Callable[..., Awaitable[Injection]]
     touches: frozenset[str]
     weight: int = 1
     only: str | None = None

@@ -62,7 +62,7 @@ class Purchase:
         """Whether an attempt may have been executed without a word about it."""
         return any(each.attempt.unknown for each in self.told)
 
-    def take(self, attempt: Attempt, response: Response | None) -> None:
+    def record(self, attempt: Attempt, response: Response | None) -> None:
         """Note an attempt and what came back."""
         epoch, seq = 0, 0
         if response is not None:

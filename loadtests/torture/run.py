@@ -10,14 +10,14 @@ from pathlib import Path
 import msgspec
 
 from loadtests.torture.check import Finding, check_sale
+from loadtests.torture.context import Broken, Context
 from loadtests.torture.crowd import Crowd
+from loadtests.torture.driver import Driver, OnSale
 from loadtests.torture.faults import FAULTS
-from loadtests.torture.ground import PASSING_ERRORS, Wrecked, ground
-from loadtests.torture.hands import Broken, Torture
 from loadtests.torture.healing import HEAL_SECONDS_BAR, HEAL_SECONDS_MAX, NotHealed, until_well
 from loadtests.torture.ledger import check_ledger
-from loadtests.torture.market import Market, OnSale
-from loadtests.torture.plan import Fault, Round, Wound, rounds
+from loadtests.torture.plan import Fault, Injection, Round, rounds
+from loadtests.torture.testbed import PASSING_ERRORS, Wrecked, testbed
 from shop.local import NotStarted
 
 WARM_UP_SECONDS_MAX = 60.0
@@ -57,7 +57,7 @@ class State:
     finding: Finding = field(default_factory=Finding)
     seconds: float = 0.0
     crowd: Crowd | None = None
-    market: Market | None = None
+    driver: Driver | None = None
 
     @property
     def elapsed_seconds(self) -> float:
@@ -83,40 +83,40 @@ async def torture(plan: TorturePlan, directory: Path, report: Report, *, stop: a
     """
     state = State(plan)
     async with (
-        ground(directory, aof=plan.aof, seed=plan.seed) as here,
-        Market(here, seed=plan.seed) as market,
-        Crowd(here.local.base_url, here.settings, market, buyers=plan.buyers, seed=plan.seed) as crowd,
+        testbed(directory, aof=plan.aof, seed=plan.seed) as here,
+        Driver(here, seed=plan.seed) as driver,
+        Crowd(here.local.base_url, here.settings, driver, buyers=plan.buyers, seed=plan.seed) as crowd,
     ):
-        state.crowd, state.market = crowd, market
+        state.crowd, state.driver = crowd, driver
         try:
-            await _course(plan, Torture(here, crowd, market), state, report, stop)
+            await _course(plan, Context(here, crowd, driver), state, report, stop)
         except (Broken, NotHealed) as broken:
             state.finding.breaks(broken.invariant if isinstance(broken, Broken) else "I12", str(broken))
         except (Wrecked, NotStarted, *PASSING_ERRORS) as wrecked:
             state.finding.sentences.append(f"the run could not go on in {state.doing}: {wrecked!r}")
         if not state.finding.clean:
-            for sale in market.sales:
+            for sale in driver.sales:
                 write_evidence(directory / f"sale-{sale.id}.jsonl", sale)
     state.seconds = state.elapsed_seconds
     return state
 
 
-async def _course(plan: TorturePlan, tools: Torture, state: State, report: Report, stop: asyncio.Event) -> None:
-    here, crowd, market = tools.ground, tools.crowd, tools.market
+async def _course(plan: TorturePlan, context: Context, state: State, report: Report, stop: asyncio.Event) -> None:
+    here, crowd, driver = context.testbed, context.crowd, context.driver
     state.doing = "warming up"
     crowd.open.set()
-    await until_well(here, market, crowd, since=time.monotonic() + WARM_UP_SECONDS_MAX - HEAL_SECONDS_MAX)
+    await until_well(here, driver, crowd, since=time.monotonic() + WARM_UP_SECONDS_MAX - HEAL_SECONDS_MAX)
     state.started_at = time.monotonic()
     report(state, f"torture of {plan.minutes:g} minutes begins")
     course: Iterator[Round] = rounds(plan.faults, seed=plan.seed, aof=plan.aof, pairs=plan.pairs)
     while not plan.is_over(state.elapsed_seconds, state.rounds) and not stop.is_set():
         await _lull(crowd)
         each = next(course)
-        await _round(tools, state, each, report)
+        await _round(context, state, each, report)
         if not state.finding.clean:
             return
     state.doing = "last check"
-    await _check(tools, state, last=True)
+    await _check(context, state, last=True)
 
 
 async def _lull(crowd: Crowd) -> None:
@@ -125,40 +125,42 @@ async def _lull(crowd: Crowd) -> None:
     crowd.require_alive()
 
 
-async def _round(tools: Torture, state: State, each: Round, report: Report) -> None:
+async def _round(context: Context, state: State, each: Round, report: Report) -> None:
     state.doing = each.name
-    wounds: list[Wound] = await asyncio.gather(
-        *(fault.inflict(tools, draw) for fault, draw in zip(each.faults, each.draws, strict=True))
+    injections: list[Injection] = await asyncio.gather(
+        *(fault.inject(context, draw) for fault, draw in zip(each.faults, each.draws, strict=True))
     )
     lifted_at = time.monotonic()
     state.rounds += 1
     state.faults.update(fault.name for fault in each.faults)
-    state.kills += sum(wound.kills for wound in wounds)
+    state.kills += sum(injection.kills for injection in injections)
     state.doing = f"healing from {each.name}"
-    healed = await until_well(tools.ground, tools.market, tools.crowd, since=lifted_at)
+    healed = await until_well(context.testbed, context.driver, context.crowd, since=lifted_at)
     if healed > state.longest_heal_seconds:
         state.longest_heal_seconds, state.longest_heal_of = healed, each.name
     if healed > state.plan.heal_seconds:
         state.finding.breaks("I12", f"healing from {each.name} took {healed:.1f} s")
     state.doing = f"checking after {each.name}"
-    await _check(tools, state, last=False)
-    words = "; ".join(f"{fault.name}: {wound.words}" for fault, wound in zip(each.faults, wounds, strict=True))
+    await _check(context, state, last=False)
+    words = "; ".join(
+        f"{fault.name}: {injection.words}" for fault, injection in zip(each.faults, injections, strict=True)
+    )
     report(state, f"{words}; healed in {healed:.1f} s")
 
 
-async def _check(tools: Torture, state: State, *, last: bool) -> None:
+async def _check(context: Context, state: State, *, last: bool) -> None:
     """Check every sale while nobody buys and nothing is changed, and forget those that are over."""
-    async with tools.market.still:
-        if not await tools.crowd.quiet():
+    async with context.driver.still:
+        if not await context.crowd.quiet():
             state.finding.breaks("I12", "buyers were not told what became of their purchases")
-        for sale in list(tools.market.sales):
-            over = await tools.market.is_over(sale)
-            await check_sale(tools.ground, tools.crowd, sale, state.finding)
+        for sale in list(context.driver.sales):
+            over = await context.driver.is_over(sale)
+            await check_sale(context.testbed, context.crowd, sale, state.finding)
             if over or last:
-                await check_ledger(tools.ground, sale, state.finding)
+                await check_ledger(context.testbed, sale, state.finding)
             if over and state.finding.clean:
-                tools.market.sales.remove(sale)
-    tools.crowd.open.set()
+                context.driver.sales.remove(sale)
+    context.crowd.open.set()
 
 
 def write_evidence(path: Path, sale: OnSale) -> None:

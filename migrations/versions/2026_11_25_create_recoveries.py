@@ -1,4 +1,4 @@
-"""Create recoveries, what is handed in for them, and the beats of the API processes."""
+"""Create recoveries, the reservations that are reported to them, and the heartbeats of the API processes."""
 
 import sqlalchemy as sa
 from alembic import op

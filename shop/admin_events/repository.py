@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.admin_events import AdminEvent
 from shop.admin_events.schemas import AdminEventQuery
-from shop.paging import is_among, newest, newest_first, place_after
+from shop.paging import is_among, newest, newest_first, position_after
 
 
 async def page(session: AsyncSession, asked: AdminEventQuery) -> Sequence[AdminEvent]:
@@ -23,6 +23,6 @@ async def page(session: AsyncSession, asked: AdminEventQuery) -> Sequence[AdminE
     }
     where = [column == value for column, value in equal.items() if value is not None]
     events = select(AdminEvent.created_at, AdminEvent.id).where(*where)
-    found = newest([events], asked, place_after(asked.starting_after, at))
+    found = newest([events], asked, position_after(asked.starting_after, at))
     query = select(AdminEvent).join(found, is_among(AdminEvent.id, found)).order_by(*newest_first(found))
     return (await session.scalars(query)).all()

@@ -22,7 +22,7 @@ from shop.seckill.group_commit import GroupCommit
 from shop.seckill.registry import Registry
 from shop.seckill.tally import Tally
 from shop.settings import Settings
-from shop.stopping import rest
+from shop.stopping import sleep_or_stop
 
 log = structlog.get_logger(__name__)
 
@@ -35,41 +35,41 @@ async def follow_directory(
     *,
     limiter: RateLimiter,
     requests: Database,
-    looked: asyncio.Event,
+    first_read: asyncio.Event,
     stopping: asyncio.Event,
 ) -> None:
-    """Hand each newly loaded (sale, epoch) to the lane, until `stopping` is set; `looked` tells the first look.
+    """Hand each newly loaded (sale, epoch) to the lane, until `stopping` is set; set `first_read` after the first read.
 
     `requests` is the pool of those who are served, for the metrics.
 
     The last order that Postgres has recorded goes with it: a ledger that does not know that order was rolled back.
     """
     clock, isolation = RedisClock(), Isolation("directory", settings)
-    take = partial(_take, registry, limiter, database, client, clock, settings)
+    adopt = partial(_adopt, registry, limiter, database, client, clock, settings)
     report = partial(_report_rolled_back, registry, database, client)
-    healthy, foreign, look_at = True, False, 0.0
+    healthy, foreign, check_at = True, False, 0.0
     while not stopping.is_set():
         try:
             with metrics.watched("redis"):
                 listed = await read_directory(client, clock)
-            if time.monotonic() >= look_at:
+            if time.monotonic() >= check_at:
                 foreign = await is_foreign(database, client)
-                look_at = time.monotonic() + settings.beat_seconds
+                check_at = time.monotonic() + settings.heartbeat_seconds
             if foreign:
                 listed = []
                 for group in registry.groups:
                     registry.leave(group)
             new = [loaded for loaded in listed if loaded.epoch > registry.epoch_of(loaded.sale_id)]
-            await isolation.each(new, take, key=lambda loaded: loaded.sale_id)
+            await isolation.each(new, adopt, key=lambda loaded: loaded.sale_id)
             await isolation.each(tuple(registry.rolled_back), report)
             healthy = True
         except (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError) as error:
             if healthy:
                 log.warning("directory_waits", reason=repr(error)[:200])
             healthy = False
-        looked.set()
-        _report_pools(requests, client)  # Also while a server is away: that is when the numbers are looked at.
-        await rest(stopping, settings.directory_poll_seconds)
+        first_read.set()
+        _report_pools(requests, client)  # Also while a server is away: that is when the numbers are needed.
+        await sleep_or_stop(stopping, settings.directory_poll_seconds)
 
 
 async def follow_latches(registry: Registry, tally: Tally, settings: Settings, stopping: asyncio.Event) -> None:
@@ -77,12 +77,12 @@ async def follow_latches(registry: Registry, tally: Tally, settings: Settings, s
     isolation = Isolation("latches", settings)
     while not stopping.is_set():
         tally.flush()
-        # A copy: a sale may be taken while a poll waits.
+        # A copy: a sale may be adopted while a poll waits.
         await isolation.each(registry.groups, lambda group: group.latch.poll(), key=lambda group: group.sale.sale_id)
-        await rest(stopping, settings.latch_poll_seconds)
+        await sleep_or_stop(stopping, settings.latch_poll_seconds)
 
 
-async def _take(
+async def _adopt(
     registry: Registry,
     limiter: RateLimiter,
     database: Database,
@@ -99,7 +99,7 @@ async def _take(
     if sale.salt != loaded.salt:
         return  # Another database's sale of the same number.
     known = LastOrder(last[0].bytes, last[1]) if last else LastOrder(b"", 0)
-    registry.take(GroupCommit(client, loaded, last=known, clock=clock, limiter=limiter, settings=settings))
+    registry.adopt(GroupCommit(client, loaded, last=known, clock=clock, limiter=limiter, settings=settings))
 
 
 async def _report_rolled_back(

@@ -26,11 +26,11 @@ import shop.support.trail.router
 import shop.users.listing.router
 import shop.users.router
 from shop.app import document, operator, problems
-from shop.app.beats import follow_beats
 from shop.app.context import RequestContext
 from shop.app.cors import Cors
 from shop.app.directory import follow_directory, follow_latches
 from shop.app.forwarding import Forwarded
+from shop.app.heartbeat import send_heartbeats
 from shop.app.methods import Methods
 from shop.app.pages import PageHeaders
 from shop.auth import Revocations, TokenVerifier
@@ -42,7 +42,7 @@ from shop.ledger.receipts import Signer
 from shop.logs import configure_logs
 from shop.order_changes import Announcer, Changes
 from shop.orders.announcing import ANNOUNCER
-from shop.orders.following import OrderReader, look_again
+from shop.orders.following import OrderReader, poll_orders
 from shop.orders.payment_of import PAYMENTS
 from shop.orders.placing import order_limiter
 from shop.orders.repeats import Statuses
@@ -62,14 +62,14 @@ from shop.seckill.tally import Tally
 from shop.server.connections import STATE, Connections
 from shop.server.gate import OverloadGate
 from shop.settings import Settings, get_settings
-from shop.stopping import end_tasks, keep_running
+from shop.stopping import cancel_and_wait, supervise
 from shop.support.explaining.service import explain_limiter
 from shop.users.following import follow_revocations
 from shop.users.passwords import Passwords
 from shop.users.throttle import sign_in_limiters
 
 COLLECT_AFTER_ALLOCATIONS = 20_000
-FIRST_LOOK_SECONDS_MAX = 5.0
+FIRST_READ_SECONDS_MAX = 5.0
 FOLLOWERS_END_SECONDS = 0.5
 
 
@@ -125,8 +125,8 @@ def create_app(settings: Settings) -> ShopApp:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        # They are asked to stop first; who waits for a server that hangs is cancelled then, until he has ended.
-        stopping, looked, read = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        # They are asked to stop first; one that waits for a server that hangs is then cancelled, until it has ended.
+        stopping, listed, read = asyncio.Event(), asyncio.Event(), asyncio.Event()
         followers: dict[str, Callable[[], Awaitable[None]]] = {
             "directory": lambda: follow_directory(
                 registry,
@@ -135,10 +135,10 @@ def create_app(settings: Settings) -> ShopApp:
                 settings,
                 limiter=limiter,
                 requests=database,
-                looked=looked,
+                first_read=listed,
                 stopping=stopping,
             ),
-            "beats": lambda: follow_beats(registry, followed, settings, stopping),
+            "heartbeat": lambda: send_heartbeats(registry, followed, settings, stopping),
             "latches": lambda: follow_latches(registry, tally, settings, stopping),
             "revocations": lambda: follow_revocations(followed, revocations, settings, read=read, stopping=stopping),
             "clock": lambda: watch_clock(stopping),
@@ -147,22 +147,22 @@ def create_app(settings: Settings) -> ShopApp:
                 {followed: FOLLOWERS_POOL_MAX, database: settings.database_pool_kept}, stopping
             ),
             "changes": lambda: changes.follow(stopping),
-            "changed_orders": lambda: look_again(followed, changes, settings, stopping),
+            "changed_orders": lambda: poll_orders(followed, changes, settings, stopping),
         }
         async with asyncio.TaskGroup() as group:
             following = [
-                group.create_task(_keep_following(name, follow, settings, stopping))
+                group.create_task(_supervise_follower(name, follow, settings, stopping))
                 for name, follow in followers.items()
             ]
             # A process that does not know what is on sale would refuse the crowd that its predecessor served, and one
             # that does not know what was revoked would serve those whom its predecessor refused.
             with suppress(TimeoutError):
-                async with asyncio.timeout(FIRST_LOOK_SECONDS_MAX):
-                    await looked.wait()
+                async with asyncio.timeout(FIRST_READ_SECONDS_MAX):
+                    await listed.wait()
                     await read.wait()
             yield {STATE: connections}
             stopping.set()
-            await end_tasks(following, within=FOLLOWERS_END_SECONDS)
+            await cancel_and_wait(following, within=FOLLOWERS_END_SECONDS)
         await announcer.close()
         tally.flush()
         passwords.close()
@@ -211,10 +211,10 @@ def create_app(settings: Settings) -> ShopApp:
     return ShopApp(fastapi, Cors(lane, settings) if settings.cors_origins else lane)
 
 
-async def _keep_following(
+async def _supervise_follower(
     name: str, follow: Callable[[], Awaitable[None]], settings: Settings, stopping: asyncio.Event
 ) -> None:
-    await keep_running(
+    await supervise(
         name,
         follow,
         stopping,

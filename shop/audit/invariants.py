@@ -19,7 +19,7 @@ Violations = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Position:
-    """A place in a ledger, and the sums that its rows lead to there."""
+    """A position in a ledger, and the sums of its rows up to there."""
 
     epoch: int
     seq: int
@@ -29,7 +29,7 @@ class Position:
     quarantined: int
 
     def after(self, part: Part) -> "Position":
-        """The place behind these rows."""
+        """The position after these rows."""
         return Position(
             epoch=self.epoch,
             seq=max(self.seq, part.last_seq),
@@ -57,7 +57,7 @@ class InRedis:
 class Counted:
     """What is known of a sale at one watermark, and how it was counted does not matter here.
 
-    `part` are the rows from `start` on, `position` is the place behind them. `live` are the units of orders that are
+    `part` are the rows from `start` on, `position` is the one after them. `live` are the units of orders that are
     not back, `most_units` those of the user who has most.
     """
 
@@ -88,7 +88,7 @@ class Counted:
 
     @property
     def as_verified(self) -> Position:
-        """The place to go on from when all of this holds."""
+        """The verified position when all of this holds."""
         return replace(self.position, units_taken=self.live, held_back=self.held_back)
 
 

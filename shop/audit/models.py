@@ -14,7 +14,7 @@ class SaleAudit(Recorded, Base):
     """Up to where the ledger of one epoch is verified, and the sums that the ledger leads to there.
 
     The row moves by comparing and setting `verified_seq`, so several auditors do not disturb each other. `checked_at`
-    is the moment of the last good look; `finished_at` that of the full pass after the sale was settled.
+    is the moment of the last good snapshot; `finished_at` that of the full pass after the sale was settled.
     """
 
     __tablename__ = "sale_audits"
@@ -31,7 +31,7 @@ class SaleAudit(Recorded, Base):
     units_taken: Mapped[int] = mapped_column(BigInteger)
     held_back: Mapped[int] = mapped_column(BigInteger)
     quarantined: Mapped[int] = mapped_column(BigInteger)
-    """Units that left the balance by entries which were set aside."""
+    """Units that left the balance by entries that were quarantined."""
     checked_at: Mapped[datetime] = mapped_column(server_default=func.now())
     finished_at: Mapped[datetime | None]
 

@@ -75,7 +75,7 @@ class OrderSums:
 async def read_part(
     session: AsyncSession, sale_id: int, epoch: int, *, after: int, balance: int, rows_max: int
 ) -> Part:
-    """Check up to `rows_max` rows behind a place with this balance, in the database and in one pass."""
+    """Check up to `rows_max` rows behind a position with this balance, in the database and in one pass."""
     rows = _checked(sale_id, epoch, after, balance, rows_max)
     kind, quantity, delta = rows.c.kind, rows.c.quantity, rows.c.delta
     taken = func.sum(quantity).filter(rows.c.makes_order)

@@ -29,7 +29,7 @@ class AuditReport(BaseModel):
     brought back.
 
     The rest tells of the audit that goes on by itself: up to `verified_seq` it has verified this epoch, `verified_at`
-    was its last good look, and `stopped_at` says since when it keeps the sale closed. The newest findings come first.
+    was its last good snapshot, `stopped_at` says since when it keeps the sale closed. The newest findings come first.
     """
 
     object: Literal["audit"] = "audit"

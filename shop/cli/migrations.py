@@ -42,7 +42,7 @@ def migrate_command(
     settings = get_settings()
     asyncio.run(require_ready(settings, ("postgres",)))
     try:
-        steps, busy = asyncio.run(_look(settings, to))
+        steps, busy = asyncio.run(_inspect(settings, to))
         if steps.goes_down:
             _ask(steps, busy, yes=yes, while_running=while_running)
         migrate(settings, steps.target, down=steps.goes_down)
@@ -68,7 +68,7 @@ def _ask(steps: Plan, busy: list[str], *, yes: bool, while_running: bool) -> Non
         raise typer.Exit(1)
 
 
-async def _look(settings: Settings, to: str) -> tuple[Plan, list[str]]:
+async def _inspect(settings: Settings, to: str) -> tuple[Plan, list[str]]:
     database = Database(settings, application_name="shop-cli", pool_max=1)
     try:
         async with database.transaction() as session:

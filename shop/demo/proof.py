@@ -23,7 +23,7 @@ from shop.redis import connect
 from shop.sales import repository as sales
 
 DRAIN_SECONDS_MAX = 60.0
-SETTLE_SECONDS_MAX = 60.0
+CLOSE_SECONDS_MAX = 60.0
 POLL_SECONDS = 0.05
 REFUNDED_SHARE = 0.01
 
@@ -87,21 +87,21 @@ async def refund_some(shop: LocalShop, stage: Stage, units: int) -> None:
             answer.raise_for_status()
 
 
-async def until_settled(shop: LocalShop, sale_id: int, *, within: float) -> None:
-    """Wait until every forgotten order has expired, all units that are owed are back, and all money has found a place.
+async def until_closed(shop: LocalShop, sale_id: int, *, within: float) -> None:
+    """Wait until every forgotten order has expired, all units that are owed are back, and all payments are matched.
 
     Money that came too late may still take units for the order that it pays.
     """
     async with database_of(shop.settings) as database:
 
-        async def settled() -> bool:
+        async def closed() -> bool:
             provider = await _provider_summary(shop)
             async with database.transaction() as session:
                 found = await afterlife.money_of_sale(session, sale_id)
                 waiting = await afterlife.unfinished(session, sale_id, held=True)
             return waiting == found.unsettled == found.refund_pending == 0 and afterlife.same_books(found, provider)
 
-        await _until(settled, within)
+        await _until(closed, within)
     await _until_drained(shop, sale_id)
 
 
@@ -115,7 +115,7 @@ async def after(
     customers: Mapping[str, int],
     retries: Retries,
 ) -> afterlife.Afterlife:
-    """Prove units and money; call it when everything is settled."""
+    """Prove units and money; call it when the books can be closed."""
     together = await verdict(shop, sale_id, both)
     async with database_of(shop.settings) as database, database.transaction() as session:
         return await afterlife.prove(

@@ -87,23 +87,23 @@ def _rush(shop: LocalShop, plan: DemoPlan, stage: Stage, wave: int, console: Con
 def _afterlife(
     shop: LocalShop, plan: DemoPlan, stage: Stage, first: CrowdRecord, console: Console
 ) -> afterlife.Afterlife:
-    """Let the buyers pay, be declined, cancel or forget; refund a few; sell again what came back; settle everything."""
+    """Let the buyers pay, be declined, cancel or forget; refund a few; sell again what came back; close the books."""
     tokens = stage.token_of()
     orders = asyncio.run(proof.live_orders(shop, stage.sale_id))
     customers = draw_fates([(order_id, tokens[user_id]) for order_id, user_id in orders], seed=plan.seed)
     console.print(f"\n{len(customers):,} buyers pay, are declined first, cancel, or forget; holds last"
                   f" {hold_seconds(plan.units):g} s")  # fmt: skip
-    settled_within = hold_seconds(plan.units) + proof.SETTLE_SECONDS_MAX
+    closed_within = hold_seconds(plan.units) + proof.CLOSE_SECONDS_MAX
     told = _visit(shop, customers, "customers.txt", console)
     asyncio.run(proof.refund_some(shop, stage, plan.units))
-    asyncio.run(proof.until_settled(shop, stage.sale_id, within=settled_within))
+    asyncio.run(proof.until_closed(shop, stage.sale_id, within=closed_within))
     returned = asyncio.run(proof.available(shop, stage.sale_id))
     console.print(f"{returned:,} units came back; {plan.second_wave:,} new shoppers rush for them")
     second = _rush(shop, plan, stage, 1, console)
     again = asyncio.run(proof.unpaid_orders(shop, stage.sale_id))
     payers = [Customer(order_id, tokens[user_id], Fate.PAY) for order_id, user_id in again]
     told += _visit(shop, payers, "second-customers.txt", console)
-    asyncio.run(proof.until_settled(shop, stage.sale_id, within=settled_within))
+    asyncio.run(proof.until_closed(shop, stage.sale_id, within=closed_within))
     retries = asyncio.run(retry(shop.base_url, stage.sale_id, [*first.attempts, *second.attempts], tokens))
     return asyncio.run(
         proof.after(

@@ -157,13 +157,13 @@ def locked(directory: Path) -> Iterator[int]:
     lock = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, 3)
     os.close(opened)
     try:
-        _take(lock, directory)
+        _lock_directory(lock, directory)
         yield lock
     finally:
         os.close(lock)
 
 
-def _take(lock: int, directory: Path) -> None:
+def _lock_directory(lock: int, directory: Path) -> None:
     owner = os.pread(lock, 32, 0).decode(errors="replace").strip()
     for _ in ticks(LOCK_WAIT_SECONDS if _lives(owner) else LOCK_WAIT_AFTER_OWNER_SECONDS):
         with suppress(BlockingIOError):

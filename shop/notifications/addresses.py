@@ -1,6 +1,6 @@
 """Where webhooks may be sent: public addresses over TLS, and to exactly the address that was looked at.
 
-A URL comes from somebody else, and the shop stands inside a network that he does not. A name may resolve to one address
+A URL comes from outside, and the shop is in a network that its author cannot reach. A name may resolve to one address
 when it is checked and to another when it is connected to, so `CheckedBackend` resolves once for each connection, looks
 at what came, and connects to that. Nothing else opens a connection for webhooks.
 """

@@ -65,7 +65,7 @@ class Notification(Recorded, Base):
 class Delivery(Recorded, Base):
     """A notification on its way to one receiver: pending, delivered, or dead.
 
-    Whoever tries it pushes `next_try_at` forward first: that is his lease. `tries` tells one lease from the next.
+    An attempt pushes `next_try_at` forward first: that is its lease. `tries` tells one lease from the next.
     """
 
     __tablename__ = "deliveries"

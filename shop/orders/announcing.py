@@ -1,7 +1,7 @@
 """Every change of an order is announced after its commit, by the two who change orders: `life` and `batch`.
 
 The database's sessions carry the announcer along, so that no caller has to remember it; a process that has none, such
-as the command line, announces nothing, and whoever waits finds out when he looks again.
+as the command line, announces nothing, and whoever waits finds out by the next poll.
 """
 
 from collections.abc import Sequence

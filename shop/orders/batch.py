@@ -38,7 +38,7 @@ class BrokenBatch(Exception):
 
 
 class PoisonedBatch(Exception):
-    """The batch failed for its data, not for the weather; `seq` is the entry at fault if that is known."""
+    """A permanent failure of the batch, for its data; `seq` is the entry at fault if that is known."""
 
     def __init__(self, reason: str, seq: int | None) -> None:
         super().__init__(reason)

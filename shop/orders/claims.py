@@ -64,7 +64,7 @@ def _promise(text: str, order_id: UUID, buyer_id: str, settings: Settings) -> Pr
 
 
 async def _claim(database: Database, promise: Promise, settings: Settings) -> Sale | None:
-    """Hand the promise in; returns the sale if nobody has noticed yet that its ledger has lost something."""
+    """Claim the order of a receipt; returns the sale if nobody has noticed yet that its ledger has lost something."""
     async with database.transaction() as session:
         sale = await sales.find(session, promise.sale_id)
         if sale is None or sale.status not in sales.ALIVE:

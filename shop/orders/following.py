@@ -1,7 +1,7 @@
 """One order followed as an event stream: its state first, then each change, and comments while there is none.
 
 No connection to a database is held while a stream waits. Those who are woken at the same time are read together, and
-what an announcement may have failed to say is found by one look for all of them.
+what an announcement may have failed to say is found by one poll for all of them.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ from shop.orders.service import recorded_each
 from shop.orders.versions import version_of
 from shop.redis import Coalescer, NotSent, OutcomeUnknown
 from shop.settings import Settings
-from shop.stopping import rest
+from shop.stopping import sleep_or_stop
 
 ORDERS_PER_READ_MAX = 128
 READS_IN_FLIGHT_MAX = 2
-ORDERS_PER_LOOK_MAX = 500
+ORDERS_PER_POLL_MAX = 500
 # When a client comes back after its stream was ended; drawn for each, so that they do not all come at once.
 RETRY_MS_MIN, RETRY_MS_MAX = 1_000, 4_000
 HEARTBEAT = format_sse_event(comment="still here")
@@ -112,7 +112,7 @@ async def stream(
 
 
 async def _read_again(order: OrderRead, reader: OrderReader) -> OrderRead:
-    """The order as it is now, or as it was if that cannot be found out: the next look wakes the stream again."""
+    """The order as it is now, or as it was if that cannot be found out: the next poll wakes the stream again."""
     try:
         return await reader.read(order.id) or order
     except TRY_AGAIN as error:
@@ -130,25 +130,25 @@ def is_final(order: OrderRead) -> bool:
     return order.released_at is not None
 
 
-async def look_again(database: Database, changes: Changes, settings: Settings, stopping: asyncio.Event) -> None:
+async def poll_orders(database: Database, changes: Changes, settings: Settings, stopping: asyncio.Event) -> None:
     """Wake whoever waits for an order that has changed unannounced, until `stopping`; every order once in a round."""
     isolation = Isolation("changed_orders", settings)
-    look = partial(_look, database, changes)
+    poll = partial(_poll, database, changes)
     while not stopping.is_set():
         metrics.ORDER_LISTENERS.set(changes.listeners)
         order_ids = changes.followed()
-        looks = range(0, len(order_ids), ORDERS_PER_LOOK_MAX)
-        for start in looks:
+        starts = range(0, len(order_ids), ORDERS_PER_POLL_MAX)
+        for start in starts:
             try:
-                await isolation.together(order_ids[start : start + ORDERS_PER_LOOK_MAX], look)
+                await isolation.together(order_ids[start : start + ORDERS_PER_POLL_MAX], poll)
             except TRY_AGAIN as error:
-                log.warning("orders_not_looked_at", reason=repr(error)[:200])
-            await rest(stopping, settings.order_look_seconds / len(looks))
-        if not looks:
-            await rest(stopping, settings.order_look_seconds)
+                log.warning("orders_not_polled", reason=repr(error)[:200])
+            await sleep_or_stop(stopping, settings.order_poll_seconds / len(starts))
+        if not starts:
+            await sleep_or_stop(stopping, settings.order_poll_seconds)
 
 
-async def _look(database: Database, changes: Changes, order_ids: Sequence[bytes]) -> Sequence[None]:
+async def _poll(database: Database, changes: Changes, order_ids: Sequence[bytes]) -> Sequence[None]:
     async with database.transaction() as session:
         found = await repository.versions(session, [UUID(bytes=order_id) for order_id in order_ids])
     for order_id, version in found.items():

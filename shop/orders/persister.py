@@ -30,7 +30,7 @@ from shop.sales.incidents.demand import demand_recovery
 from shop.sales.loading import LedgerLost
 from shop.sales.models import Sale, SaleStatus
 from shop.settings import Settings
-from shop.stopping import end_tasks, rest
+from shop.stopping import cancel_and_wait, sleep_or_stop
 
 APPLICATION_NAME = "shop-persister"
 DATA_CLASSES = ("22", "23")  # SQLSTATE: data exception, integrity constraint violation
@@ -41,7 +41,7 @@ log = structlog.get_logger(__name__)
 class Persister:
     """Drains one sale until it is settled or `stopping` is set; a batch in hand is always finished.
 
-    `epochs` has the epoch of each sale as it was last heard of: a recovery may move the sale to another stream.
+    `epochs` has the epoch of each sale as it was last read: a recovery may move the sale to another stream.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Persister:
                 metrics.PERSIST_FAILURES.labels("unavailable").inc()
                 log.warning("batch_waits", sale_id=self._sale_id, reason=repr(error)[:200])
             self._position = None
-            await rest(self._stopping, delay)
+            await sleep_or_stop(self._stopping, delay)
             delay = min(delay * 2, self._settings.retry_delay_max_seconds)
 
     async def step(self) -> bool:
@@ -203,7 +203,7 @@ class Persister:
                         ended = await end_blockers(other, pid, application_name=name)
                     log.warning("stuck_worker_ended", sale_id=self._sale_id, backends=ended)
         finally:
-            await end_tasks([locking])
+            await cancel_and_wait([locking])
         sale = locking.result()
         if sale is None:
             raise LedgerLost("the sale has no row")

@@ -1,4 +1,4 @@
-"""Entries that cannot be recorded: stop the sale and ring the alarm, and let an operator set one aside."""
+"""Entries that cannot be recorded: stop the sale and ring the alarm, and let an operator quarantine one."""
 
 from datetime import UTC, datetime
 
@@ -43,7 +43,7 @@ async def stop_for_poison(
 async def quarantine(database: Database, client: aioredis.Redis, actor: Actor, sale_id: int, seq: int) -> LedgerRow:
     """Write the ledger row of a poisoned entry as quarantined, so that what follows it can be recorded, and recover.
 
-    Only the entry right above the watermark of a sale with an alarm can be set aside. Its ledger counts an order that
+    Only the entry right above the watermark of a sale with an alarm can be quarantined. Its ledger counts an order that
     Postgres does not have: the recovery, which any worker does, replaces it by one that is right. Raises SaleNotFound,
     SaleStateConflict, or NotFound when the stream has no such entry.
     """

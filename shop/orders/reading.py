@@ -11,7 +11,7 @@ from shop.ledger.events import LedgerEvent, UnreadableEvent, parse_event
 from shop.orders.batch import PoisonedBatch
 from shop.sales import repository as sales
 from shop.sales.loading import is_recorded
-from shop.stopping import end_tasks
+from shop.stopping import cancel_and_wait
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +50,7 @@ class StreamReader:
         """Forget what was read ahead, and end the reading of it."""
         if self._ahead is not None:
             reading, self._ahead = self._ahead[1], None
-            await end_tasks([reading])
+            await cancel_and_wait([reading])
             if not reading.cancelled() and reading.exception():
                 log.info("read_ahead_dropped", sale_id=self._sale_id, reason=repr(reading.exception())[:200])
 

@@ -149,25 +149,25 @@ async def sweep(
 ) -> int:
     """Release what an interrupted process left owed; returns how many orders gave their units back.
 
-    Bounded, so that one run always ends. The sales take turns, so that one with a broken ledger and a hundred thousand
+    Bounded, so that one run always ends. The sales are swept round robin, so that one with a broken ledger and many
     orders does not stand before all the others.
     """
     isolation = isolation or Isolation("release", settings)
     async with database.transaction() as session:
         sale_ids = await repository.sales_that_owe(session)
     random.shuffle(sale_ids)  # there may be more of them than batches
-    turns: deque[tuple[int, Cursor | None]] = deque((sale_id, None) for sale_id in sale_ids)
+    queue: deque[tuple[int, Cursor | None]] = deque((sale_id, None) for sale_id in sale_ids)
     released = 0
     nothing: tuple[int, Cursor | None] = (0, None)
     for _ in range(settings.release_sweep_batches_max):
-        if not turns:
+        if not queue:
             break
-        sale_id, after = turns.popleft()
-        look = partial(_sweep_one, database, client, sale_id, after, settings, isolation)
-        given, after = await isolation.attempt(sale_id, look, nothing)
+        sale_id, after = queue.popleft()
+        sweep_one = partial(_sweep_one, database, client, sale_id, after, settings, isolation)
+        given, after = await isolation.attempt(sale_id, sweep_one, nothing)
         released += given
         if after is not None:
-            turns.append((sale_id, after))
+            queue.append((sale_id, after))
     metrics.RELEASED.inc(released)
     return released
 

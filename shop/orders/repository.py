@@ -54,7 +54,7 @@ class Moved(NamedTuple):
 
 
 class Cursor(NamedTuple):
-    """A place among the owed orders of a sale."""
+    """A position among the owed orders of a sale."""
 
     closed_at: datetime
     order_id: UUID

@@ -75,7 +75,7 @@ async def cancel(
 
 
 async def _close(session: AsyncSession, order_id: UUID, buyer_id: str) -> Order | None:
-    """The cancelled order, or None while it has no row, or got it between our two looks. Raises OrderClosed."""
+    """The cancelled order, or None while it has no row, or got it between our two reads. Raises OrderClosed."""
     order = await repository.find(session, order_id, buyer_id)
     if order is None:
         return None

@@ -1,27 +1,27 @@
-"""Leave a service alone that fails: after some failures in a row nobody asks it, then one caller tries."""
+"""A circuit breaker: after some failures in a row a service is not asked for a cool-down, then one caller tries."""
 
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-class BreakerOpen(Exception):
-    """The service is left alone for another `rest_seconds`; it was not asked."""
+class CircuitOpen(Exception):
+    """The circuit is open for another `cooldown_seconds`; the service was not asked."""
 
-    def __init__(self, rest_seconds: float) -> None:
-        super().__init__(f"left alone for another {rest_seconds:.1f} s")
-        self.rest_seconds = rest_seconds
+    def __init__(self, cooldown_seconds: float) -> None:
+        super().__init__(f"the circuit is open for another {cooldown_seconds:.1f} s")
+        self.cooldown_seconds = cooldown_seconds
 
 
 class Breaker:
-    """Closed while the service answers, open for a rest after `failures_max` failures in a row, then half open.
+    """Closed while the service answers, open for a cool-down after `failures_max` failures in a row, then half open.
 
     Half open it lets one caller through, whose luck decides. `tell` learns of each change: is it open?
     """
 
-    def __init__(self, *, failures_max: int, rest_seconds: float, tell: Callable[[bool], None]) -> None:
+    def __init__(self, *, failures_max: int, cooldown_seconds: float, tell: Callable[[bool], None]) -> None:
         self._failures_max = failures_max
-        self._rest_seconds = rest_seconds
+        self._cooldown_seconds = cooldown_seconds
         self._tell = tell
         self._failures = 0
         self._open_until: float | None = None
@@ -31,7 +31,7 @@ class Breaker:
     def asked(self, *failures: type[BaseException]) -> Iterator[None]:
         """Ask the service within it; these exceptions count as its failures, any other is not its fault.
 
-        Raises BreakerOpen, and then nothing within runs.
+        Raises CircuitOpen, and then nothing within runs.
         """
         probe = self._admit()
         try:
@@ -53,9 +53,9 @@ class Breaker:
         """Whether this caller is the one who tries."""
         if self._open_until is None:
             return False
-        rest = self._open_until - asyncio.get_running_loop().time()
-        if rest > 0 or self._probing:
-            raise BreakerOpen(max(rest, 0.0))
+        left = self._open_until - asyncio.get_running_loop().time()
+        if left > 0 or self._probing:
+            raise CircuitOpen(max(left, 0.0))
         self._probing = True
         return True
 
@@ -68,5 +68,5 @@ class Breaker:
     def _failed(self, *, probe: bool) -> None:
         self._failures += 1
         if probe or (self._open_until is None and self._failures >= self._failures_max):
-            self._open_until = asyncio.get_running_loop().time() + self._rest_seconds
+            self._open_until = asyncio.get_running_loop().time() + self._cooldown_seconds
             self._tell(True)

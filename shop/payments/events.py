@@ -1,4 +1,4 @@
-"""What the provider tells, applied to payments and orders: each event once, and in any order the same end.
+"""The provider's events, ingested and applied to payments and orders: each once, and in any order the same end.
 
 An event carries the intent as it was at that moment, and all that an intent tells can only grow: captured stays
 captured, returned stays returned. So nothing depends on the order of arrival, nor on the kind of the event. Where a
@@ -27,7 +27,7 @@ DECLINES_MAX = 1_000_000
 log = structlog.get_logger(__name__)
 
 
-async def take(session: AsyncSession, event: ProviderEvent) -> str:
+async def ingest(session: AsyncSession, event: ProviderEvent) -> str:
     """Apply an event, once; returns `applied`, `repeated`, `superseded`, `unknown_order`, `mismatch` or
     `refund_taken_back`, as it is recorded.
     """
@@ -44,7 +44,7 @@ async def take(session: AsyncSession, event: ProviderEvent) -> str:
 
 
 async def pass_over(session: AsyncSession, event: ProviderEvent | UnreadableEvent, outcome: str, reason: str) -> None:
-    """Note an event that cannot be taken, so that others do not wait for it. Noted once, as far as it has an id."""
+    """Note an event that cannot be ingested, so that others do not wait for it. Noted once, as far as it has an id."""
     kind = event.type if isinstance(event, ProviderEvent) else repository.UNREADABLE
     intent_id = event.data.id if isinstance(event, ProviderEvent) else event.intent_id
     if event.id is None or await repository.note_event(
@@ -55,7 +55,7 @@ async def pass_over(session: AsyncSession, event: ProviderEvent | UnreadableEven
 
 
 async def apply(session: AsyncSession, intent: Intent, *, event: ProviderEvent | None = None) -> str:
-    """Bring a payment to what its intent says, in an event or in an answer; returns the outcome, see `take`.
+    """Bring a payment to what its intent says, in an event or in an answer; returns the outcome, see `ingest`.
 
     Where amount, currency or identity differ from what was asked for, the order stays as it is and somebody has to
     look: see `shop_payment_mismatches_total`. An intent that was superseded has nothing to say any more.
@@ -149,7 +149,7 @@ def _progress(payment: Payment, intent: Intent) -> None:
 
 
 async def _capture(session: AsyncSession, payment: Payment, now: datetime) -> None:
-    """The money is there: the order is paid if it still waits; else the settling job finds out whose the money is."""
+    """The money is there: the order is paid if it still waits; else the matching job finds out whose the money is."""
     if payment.captured_at is not None:
         return
     payment.status, payment.captured_at = PaymentStatus.CAPTURED, now

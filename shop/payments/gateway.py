@@ -19,7 +19,7 @@ import structlog
 
 from shop import metrics
 from shop.errors import ProviderUnavailable
-from shop.payments.breaker import Breaker, BreakerOpen
+from shop.payments.breaker import Breaker, CircuitOpen
 from shop.payments.contract import (
     Intent,
     ProviderEvent,
@@ -109,7 +109,7 @@ class HttpGateway:
         self._slots = asyncio.Semaphore(settings.payment_connections_max)
         self._breaker = Breaker(
             failures_max=settings.payment_breaker_failures,
-            rest_seconds=settings.payment_breaker_rest_seconds,
+            cooldown_seconds=settings.payment_breaker_cooldown_seconds,
             tell=_tell_breaker,
         )
         connections = settings.payment_connections_max
@@ -210,8 +210,8 @@ class HttpGateway:
                 await asyncio.sleep(pause)
             try:
                 return await self._try_once(ask, deadline)
-            except BreakerOpen as error:
-                raise ProviderUnavailable(retry_after=error.rest_seconds) from error
+            except CircuitOpen as error:
+                raise ProviderUnavailable(retry_after=error.cooldown_seconds) from error
             except (*FAILURES, _Busy, _Unreadable) as error:
                 failure = error
                 log.warning("provider_failed", operation=operation, attempt=attempt + 1, reason=repr(error)[:200])

@@ -42,7 +42,7 @@ class Payment(Recorded, Base):
 
     One intent can be paid at a time: the next attempt begins when the provider has said that the last one is over; its
     intent is a `SupersededIntent` then. Once captured, the money is `paid_order_id`'s (the order, or its replacement),
-    or belongs to a `Refund`, or is unsettled: then the settling job gives it one of the two (I11).
+    or belongs to a `Refund`, or is unsettled: then the matching job gives it one of the two (I11).
     """
 
     __tablename__ = "payments"
@@ -81,7 +81,7 @@ class Payment(Recorded, Base):
     """When the captured money was given to an order or to a refund."""
     paid_order_id: Mapped[UUID | None] = mapped_column(ForeignKey("orders.id"), unique=True)
     ask_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    """When the provider is to be asked for the truth, if nothing is heard of it."""
+    """When the provider is to be asked for the truth, if no event comes."""
     tries: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     attempt: Mapped[int] = mapped_column(SmallInteger, server_default="1")
     start_keys: Mapped[list[str]] = mapped_column(ARRAY(String(128)), server_default="{}")

@@ -18,7 +18,7 @@ from shop.errors import ProviderUnavailable
 from shop.isolation import Isolation
 from shop.payments import repository
 from shop.payments.contract import Intent, ProviderEvent, UnreadableEvent
-from shop.payments.events import apply_answer, mark_done, mismatch, pass_over, take
+from shop.payments.events import apply_answer, ingest, mark_done, mismatch, pass_over
 from shop.payments.gateway import Gateway, ProviderRefused
 from shop.payments.models import Payment, RefundStatus
 from shop.settings import Settings
@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 async def reconcile(database: Database, gateway: Gateway, settings: Settings) -> int:
-    """Take the events that no webhook has brought; returns how many. Idle until there is a first payment.
+    """Ingest the events that no webhook has brought; returns how many. Idle until there is a first payment.
 
     Raises ProviderUnavailable.
     """
@@ -37,7 +37,7 @@ async def reconcile(database: Database, gateway: Gateway, settings: Settings) ->
         if not await repository.any_payment(session):
             return 0
         after = await repository.cursor(session)
-    taken = 0
+    ingested = 0
     for _ in range(settings.reconcile_pages_max):
         events = await gateway.events(after=after, limit=settings.reconcile_page_max)
         if not events:
@@ -46,19 +46,19 @@ async def reconcile(database: Database, gateway: Gateway, settings: Settings) ->
             known = await repository.known_events(session, [event.id for event in events if event.id is not None])
         for event in events:
             if event.id not in known:
-                taken += await _take_or_pass(database, event)
-        places = [event.seq for event in events if event.seq is not None]
-        if not places:
+                ingested += await _ingest_or_pass(database, event)
+        seqs = [event.seq for event in events if event.seq is not None]
+        if not seqs:
             break  # None says where it stands: those that come behind it will.
-        after = places[-1]
+        after = seqs[-1]
         async with database.transaction() as session:
             await repository.move_cursor(session, after)
     metrics.REFUNDS_TAKEN_BACK.set(await _count_taken_back(database))
-    return taken
+    return ingested
 
 
-async def _take_or_pass(database: Database, event: ProviderEvent | UnreadableEvent) -> bool:
-    """Whether an event was taken now. One that cannot be is noted, and the others are not asked to wait for it.
+async def _ingest_or_pass(database: Database, event: ProviderEvent | UnreadableEvent) -> bool:
+    """Whether an event was ingested now. One that cannot be is noted, and the others are not asked to wait for it.
 
     Raises what says that Postgres is away: then every event waits.
     """
@@ -67,7 +67,7 @@ async def _take_or_pass(database: Database, event: ProviderEvent | UnreadableEve
     else:
         try:
             async with database.transaction() as session:
-                return await take(session, event) != "repeated"
+                return await ingest(session, event) != "repeated"
         except Exception as error:
             if is_unavailable(error):
                 raise
@@ -119,7 +119,7 @@ async def _ask_and_apply(
     ask: Callable[[Payment], Awaitable[Intent]],
     isolation: Isolation,
 ) -> int:
-    """Ask the provider about each payment and take what its intent says; what fails is asked again after its lease."""
+    """Ask the provider about each payment and apply what its intent says; what fails is asked again after its lease."""
 
     async def ask_one(order_id: UUID) -> bool:
         payment = await _read(database, order_id)

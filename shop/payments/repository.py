@@ -134,7 +134,7 @@ async def find_refund(session: AsyncSession, payment_id: UUID) -> Refund | None:
     return await session.get(Refund, payment_id)
 
 
-async def unsettled(session: AsyncSession, *, limit: int) -> Sequence[UUID]:
+async def unmatched(session: AsyncSession, *, limit: int) -> Sequence[UUID]:
     """Payments whose money belongs to no order and no refund yet, in any order: those that cannot be settled now do not
     stand before the others for ever.
     """

@@ -32,7 +32,7 @@ from shop.idempotency.service import once
 from shop.json_bodies import JsonRoute
 from shop.orders.schemas import OrderId
 from shop.payments import service
-from shop.payments.events import take
+from shop.payments.events import ingest
 from shop.payments.returning import check_return_url
 from shop.payments.schemas import MoneyReport, PaymentRead, PaymentRequest, RefundRead, RefundRequest
 from shop.payments.totals import repository as totals
@@ -113,7 +113,7 @@ async def start_payment(
 async def receive_webhook(request: Request, session: SessionDep) -> None:
     """Take an event of the payment provider, once, in any order (Standard Webhooks)."""
     event = parse_webhook(request.app.state.settings, request.headers, await request.body())
-    await take(session, event)
+    await ingest(session, event)
 
 
 @router.post(

@@ -30,7 +30,7 @@ async def has_lost_nothing(database: Database, client: aioredis.Redis, recovery:
         counts = await repository.counts(session, recovery.sale_id)
         highest_seq = await repository.highest_seq_seen(session, recovery)
         applied = await sales.last_closed_change(session, recovery.sale_id)
-        missing = (await repository.handed_in(session, sale)).units if sale else 0
+        missing = (await repository.unpersisted(session, sale)).units if sale else 0
     if sale is None or sale.epoch != recovery.from_epoch or missing:
         return False
     if not _agrees(state, sale, applied) or highest_seq > state.seq:

@@ -13,7 +13,7 @@ from shop.installation import is_own
 from shop.isolation import Isolation
 from shop.recovery import repository
 from shop.recovery.honouring import honour_claims
-from shop.recovery.steps import Overtaken, Tools, take, take_step
+from shop.recovery.steps import Overtaken, Tools, lease, run_step
 from shop.redis import CONNECTION_ERRORS
 from shop.sales import repository as sales
 from shop.sales import service
@@ -23,7 +23,7 @@ from shop.sales.incidents.demand import demand_recovery
 from shop.sales.incidents.models import Recovery, RecoveryStep
 from shop.sales.loading import LedgerLost
 from shop.sales.models import Sale
-from shop.stopping import end_tasks, rest
+from shop.stopping import cancel_and_wait, sleep_or_stop
 
 SALES_AT_ONCE = 4  # of one worker: each builds a ledger, which keeps Redis and Postgres busy
 POLL_SECONDS = 0.1
@@ -34,19 +34,19 @@ log = structlog.get_logger(__name__)
 async def follow_recoveries(tools: Tools, stopping: asyncio.Event) -> None:
     """Recover whatever must be recovered, until `stopping` is set."""
     running: dict[int, asyncio.Task[None]] = {}
-    places = asyncio.Semaphore(SALES_AT_ONCE)
+    slots = asyncio.Semaphore(SALES_AT_ONCE)
     isolation = Isolation("recoveries", tools.settings)
     while not stopping.is_set():
         running = {sale_id: task for sale_id, task in running.items() if not task.done()}
         try:
             own = await is_own(tools.database, tools.client)
             for sale_id in (await _sales_in_need(tools) if own else set()) - running.keys():
-                attend = partial(_attend, tools, sale_id, places, stopping)
+                attend = partial(_attend, tools, sale_id, slots, stopping)
                 running[sale_id] = asyncio.create_task(isolation.attempt(sale_id, attend, None))
         except (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError) as error:
             log.warning("recoveries_not_read", reason=repr(error)[:200])
-        await rest(stopping, tools.settings.controller_interval_seconds)
-    await end_tasks(list(running.values()), within=tools.settings.graceful_stop_seconds / 2)
+        await sleep_or_stop(stopping, tools.settings.controller_interval_seconds)
+    await cancel_and_wait(list(running.values()), within=tools.settings.graceful_stop_seconds / 2)
 
 
 async def _sales_in_need(tools: Tools) -> set[int]:
@@ -59,29 +59,29 @@ async def _sales_in_need(tools: Tools) -> set[int]:
     return {*unfinished, *late, *restore}
 
 
-async def _attend(tools: Tools, sale_id: int, places: asyncio.Semaphore, stopping: asyncio.Event) -> None:
+async def _attend(tools: Tools, sale_id: int, slots: asyncio.Semaphore, stopping: asyncio.Event) -> None:
     try:
-        await _recover(tools, sale_id, places, stopping)
-        async with places:
+        await _recover(tools, sale_id, slots, stopping)
+        async with slots:
             await _after_recovery(tools, sale_id)
     except Overtaken:
         log.info("recovery_overtaken", sale_id=sale_id)
 
 
-async def _recover(tools: Tools, sale_id: int, places: asyncio.Semaphore, stopping: asyncio.Event) -> None:
-    """Take one step after the other; while one has to wait, its place is another sale's."""
+async def _recover(tools: Tools, sale_id: int, slots: asyncio.Semaphore, stopping: asyncio.Event) -> None:
+    """Take one step after the other; while one has to wait, its slot is another sale's."""
     while not stopping.is_set():
-        async with places:
-            recovery = await take(tools, sale_id)
+        async with slots:
+            recovery = await lease(tools, sale_id)
             if recovery is None:
                 return
             try:
-                advanced = await take_step(tools, recovery)
+                advanced = await run_step(tools, recovery)
             except LedgerLost as lost:
                 advanced = False
                 await _begin_again(tools, recovery, str(lost))
         if not advanced:
-            await rest(stopping, POLL_SECONDS)
+            await sleep_or_stop(stopping, POLL_SECONDS)
 
 
 async def _begin_again(tools: Tools, recovery: Recovery, reason: str) -> None:

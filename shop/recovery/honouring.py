@@ -58,5 +58,5 @@ async def _note(database: Database, sale_id: int, claims: Sequence[RecoveryClaim
         by_outcome[claim.epoch, outcome].append(claim.order_id)
     async with database.transaction() as session:
         for (epoch, outcome), order_ids in by_outcome.items():
-            await recoveries.settle_claims(session, sale_id, epoch, order_ids, outcome)
+            await recoveries.close_claims(session, sale_id, epoch, order_ids, outcome)
     return sum(len(ids) for (_, outcome), ids in by_outcome.items() if outcome is ClaimOutcome.REFUSED)

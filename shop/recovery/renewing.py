@@ -22,7 +22,7 @@ from shop.orders.announcing import announce_after_commit
 from shop.recovery import repository
 from shop.recovery.comparing import fenced_state
 from shop.sales import repository as sales
-from shop.sales.changes import settle_open
+from shop.sales.changes import close_open_changes
 from shop.sales.incidents import repository as recoveries
 from shop.sales.incidents.models import Recovery, RecoveryStep
 from shop.sales.incidents.repository import Promise
@@ -64,8 +64,8 @@ def _promises(recovery: Recovery, chunk: Iterable[tuple[bytes, LedgerOrder]]) ->
 async def renew(database: Database, client: aioredis.Redis, recovery: Recovery) -> bool:
     """Begin the new epoch; False when another worker has decided already.
 
-    What the processes and the old ledger promised is held back for them, and for each lost event that nobody can
-    explain as much as one buyer may have. The rest is on sale at once.
+    The units of unpersisted reservations are held back for their buyers, and for each lost event that nobody can
+    explain as many as one buyer may have. The rest is on sale at once.
     """
     state = await fenced_state(client, recovery)
     to_epoch = await loading.newest_epoch(client, recovery.sale_id, recovery.from_epoch) + 1
@@ -76,13 +76,13 @@ async def renew(database: Database, client: aioredis.Redis, recovery: Recovery) 
         await repository.reopen_claims(session, sale.id)
         await repository.sort_claims(session, sale.id)
         await _release_owed(session, sale)
-        handed_in = await repository.handed_in(session, sale)
+        unpersisted = await repository.unpersisted(session, sale)
         highest_seq = max(await repository.highest_seq_seen(session, recovery), state.seq if state else 0)
-        unexplained = max(highest_seq - sale.watermark - handed_in.explains, 0)
-        wanted = unexplained * sale.units_per_user + handed_in.units + sale.held_back
+        unexplained = max(highest_seq - sale.watermark - unpersisted.explains, 0)
+        wanted = unexplained * sale.units_per_user + unpersisted.units + sale.held_back
         await _count_again(session, sale)
         now = await sales.database_time(session)
-        await settle_open(session, sale, spare=sale.units - sale.units_taken - wanted, now=now)
+        await close_open_changes(session, sale, spare=sale.units - sale.units_taken - wanted, now=now)
         if not await recoveries.advance(
             session, recovery, RecoveryStep.LOAD, to_epoch=to_epoch, unexplained=unexplained
         ):
@@ -93,7 +93,7 @@ async def renew(database: Database, client: aioredis.Redis, recovery: Recovery) 
         "epoch_begins",
         sale_id=recovery.sale_id,
         epoch=to_epoch,
-        handed_in=handed_in.units,
+        unpersisted=unpersisted.units,
         unexplained=unexplained,
     )
     return True

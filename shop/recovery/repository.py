@@ -16,8 +16,8 @@ from shop.sales.models import LedgerRow, Sale
 from shop.sales.repository import ALIVE
 
 
-class HandedIn(NamedTuple):
-    """What was promised and has no row: its units, and how many of the lost events of the old epoch it explains."""
+class Unpersisted(NamedTuple):
+    """Reservations without a row: their units, and how many of the lost events of the old epoch they explain."""
 
     units: int
     explains: int
@@ -72,7 +72,7 @@ async def reopen_claims(session: AsyncSession, sale_id: int) -> None:
 
 
 async def sort_claims(session: AsyncSession, sale_id: int) -> None:
-    """Close the claims that need nothing: those with a row, and those whose entry was set aside."""
+    """Close the claims that need nothing: those with a row, and those whose entry was quarantined."""
     mine = RecoveryClaim.sale_id == sale_id
     quarantined = (
         select(LedgerRow.seq)
@@ -91,15 +91,15 @@ async def sort_claims(session: AsyncSession, sale_id: int) -> None:
         await session.execute(statement.execution_options(synchronize_session=False))
 
 
-async def handed_in(session: AsyncSession, sale: Sale) -> HandedIn:
-    """What is to be honoured: it is not recorded, and was not set aside."""
+async def unpersisted(session: AsyncSession, sale: Sale) -> Unpersisted:
+    """The reported reservations that are to be honoured: neither recorded nor quarantined."""
     of_epoch = (RecoveryClaim.epoch == sale.epoch) & (RecoveryClaim.seq > sale.watermark)
     query = select(
         func.coalesce(func.sum(RecoveryClaim.quantity), 0),
         func.count(distinct(RecoveryClaim.seq)).filter(of_epoch),
     ).where(RecoveryClaim.sale_id == sale.id, RecoveryClaim.outcome.is_(None))
     units, explains = (await session.execute(query)).one()
-    return HandedIn(int(units), int(explains))
+    return Unpersisted(int(units), int(explains))
 
 
 async def release_owed(session: AsyncSession, sale_id: int) -> dict[UUID, int]:

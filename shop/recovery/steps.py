@@ -1,7 +1,7 @@
 """The steps of a recovery. Each is one short transaction or one script at a time, and may be repeated by anybody.
 
 fence ─► compare ─► lift ─► done                      nothing was lost: the epoch goes on
-             └────► load ─► honour ─► open ─► done    a new epoch, built from Postgres and from what was handed in
+             └────► load ─► honour ─► open ─► done    a new epoch, built from Postgres and the reported reservations
 
 Whoever writes the next step does so by comparing and setting: a worker that was stopped and thawed changes nothing.
 """
@@ -32,7 +32,7 @@ from shop.sales.incidents.models import Recovery, RecoveryStep
 from shop.sales.loading import LedgerLost, build, loaded_sale, open_marked
 from shop.sales.models import Sale, SaleEpoch, SaleStatus
 from shop.settings import Settings
-from shop.stopping import end_tasks
+from shop.stopping import cancel_and_wait
 
 log = structlog.get_logger(__name__)
 
@@ -52,14 +52,14 @@ class Overtaken(Exception):
     """Another worker has taken this recovery over: what was begun here is its business now."""
 
 
-async def take(tools: Tools, sale_id: int) -> Recovery | None:
-    """The recovery that a sale is in, unless another worker is at it."""
+async def lease(tools: Tools, sale_id: int) -> Recovery | None:
+    """The recovery that a sale is in, leased to this worker; None if another one has the lease."""
     async with tools.database.transaction() as session:
         lease_seconds = tools.settings.recovery_lease_seconds
-        return await recoveries.take(session, sale_id, tools.worker_id, lease_seconds=lease_seconds)
+        return await recoveries.lease(session, sale_id, tools.worker_id, lease_seconds=lease_seconds)
 
 
-async def take_step(tools: Tools, recovery: Recovery) -> bool:
+async def run_step(tools: Tools, recovery: Recovery) -> bool:
     """Do what the recovery's step says and write the next one; False when it has to wait, or another was first.
 
     Raises LedgerLost when the new ledger is lost as well.
@@ -155,11 +155,11 @@ async def _orders(tools: Tools, sale_id: int) -> AsyncGenerator[list[tuple[bytes
             reading = asyncio.ensure_future(_page(tools, sale_id, UUID(bytes=page[-1][0])))
             yield page
     finally:
-        await end_tasks([reading])
+        await cancel_and_wait([reading])
 
 
 async def _page(tools: Tools, sale_id: int, after: UUID | None) -> list[tuple[bytes, LedgerOrder]]:
-    if await take(tools, sale_id) is None:
+    if await lease(tools, sale_id) is None:
         raise Overtaken
     async with tools.database.transaction() as session:
         return await repository.page(session, sale_id, after=after, limit=loading.ORDERS_PER_CHUNK)

@@ -142,7 +142,7 @@ async def record_drained(session: AsyncSession, sale: Sale, *, n: int, outcome: 
     return True
 
 
-async def settle_open(session: AsyncSession, sale: Sale, *, spare: int, now: datetime) -> None:
+async def close_open_changes(session: AsyncSession, sale: Sale, *, spare: int, now: datetime) -> None:
     """Close the open changes of a locked sale whose ledger is lost, in order, as a new ledger will have applied them.
 
     `spare` units are neither taken nor held back. The controller's own changes are numbered again when it is time.

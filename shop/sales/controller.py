@@ -37,7 +37,7 @@ from shop.sales.loading import (
 from shop.sales.models import ChangeKind, Sale, SaleStatus
 from shop.sales.repository import Alive, AliveName
 from shop.settings import Settings
-from shop.stopping import rest
+from shop.stopping import sleep_or_stop
 
 PASSING_ERRORS = (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError, NotSent, OutcomeUnknown)
 
@@ -77,7 +77,7 @@ class Controller:
                 if healthy:
                     log.warning("controller_waits", reason=repr(error))
                 healthy = False
-            await rest(self._stopping, self._settings.controller_interval_seconds)
+            await sleep_or_stop(self._stopping, self._settings.controller_interval_seconds)
 
     async def step(self) -> None:
         """One pass over all sales that have a ledger or should have one. What one of them raises is its own."""

@@ -13,7 +13,7 @@ from shop.ledger import client as ledger
 from shop.ledger import loading
 from shop.ledger.client import LedgerOrder, LoadedSale
 from shop.ledger.events import UnreadableEvent, evidence, parse_event
-from shop.redis_demands import ledger_problems
+from shop.redis_requirements import ledger_problems
 from shop.sales import repository
 from shop.sales.changes import milliseconds
 from shop.sales.models import Sale, SaleEpoch
@@ -84,7 +84,7 @@ async def build(
 ) -> str | None:
     """Write a whole ledger, with these orders in it, and mark it; returns its loader's token.
 
-    None when another loader was first, or started over meanwhile: then somebody has to look again.
+    None when another loader was first, or started over meanwhile: then the caller has to read it again.
     """
     token, timeout = secrets.token_hex(8), settings.redis_timeout_seconds
     run_id = await loading.run_id(client)
@@ -157,7 +157,7 @@ async def require_entry_at_watermark(database: Database, client: aioredis.Redis,
 
 
 def is_recorded(seq: int, fields: dict[bytes, bytes], recorded: repository.Entry | None) -> bool:
-    """Whether an entry of the stream is the one that Postgres has recorded, or has set aside, under its number."""
+    """Whether an entry of the stream is the one that Postgres has recorded, or has quarantined, under its number."""
     if recorded is not None and recorded.quarantined is not None:
         return recorded.quarantined == evidence(fields)
     try:

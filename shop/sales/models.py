@@ -145,8 +145,8 @@ class SaleChange(Recorded, Base):
     closed_at: Mapped[datetime | None]
 
 
-class LedgerPlace(NamedTuple):
-    """A place in the ledgers of a sale, which follow each other by their epochs."""
+class LedgerPosition(NamedTuple):
+    """A position in the ledgers of a sale, which follow each other by their epochs."""
 
     epoch: int
     seq: int

@@ -29,7 +29,7 @@ READABLE = aliased(Sale, select(*map(_readable, Sale.__table__.columns)).subquer
 
 
 class Entry(NamedTuple):
-    """A ledger row as far as it must agree with the stream; `quarantined` is the raw entry that was set aside."""
+    """A ledger row as far as it must agree with the stream; `quarantined` is the raw entry that was quarantined."""
 
     order_id: UUID | None
     balance: int

@@ -21,7 +21,7 @@ from shop.sandbox.provider import Provider
 from shop.sandbox.refusal import Refused, problem_response
 from shop.sandbox.trouble import Trouble
 from shop.sandbox.webhooks import Webhooks
-from shop.stopping import end_tasks, keep_running
+from shop.stopping import cancel_and_wait, supervise
 
 AMOUNT_MINOR_MAX = 10**12
 EVENTS_MAX = 500
@@ -91,7 +91,7 @@ def create_app(provider: Provider, *, api_key: SecretStr, webhook_secret: str) -
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         stopping = asyncio.Event()
         sending = asyncio.create_task(
-            keep_running(
+            supervise(
                 "webhooks",
                 webhooks.run,
                 stopping,
@@ -103,7 +103,7 @@ def create_app(provider: Provider, *, api_key: SecretStr, webhook_secret: str) -
             yield
         finally:
             stopping.set()
-            await end_tasks({sending})
+            await cancel_and_wait({sending})
 
     # Its pages of documentation would need a public CDN.
     app = FastAPI(

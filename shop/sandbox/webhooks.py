@@ -1,4 +1,4 @@
-"""The webhooks of the sandbox: each event is posted, signed, until it is taken or has been tried often enough.
+"""The webhooks of the sandbox: each event is posted, signed, until it is accepted or has been tried often enough.
 
 The books say what is due, so that a sandbox that is started again goes on where it was.
 """
@@ -60,10 +60,10 @@ class Webhooks:
 
     async def _deliver(self, client: httpx.AsyncClient, delivery: Delivery) -> None:
         try:
-            taken = await self._post(client, delivery)
+            accepted = await self._post(client, delivery)
             books = self._provider.books
             with books.transaction():
-                if taken:
+                if accepted:
                     books.mark_sent(delivery, now_ms=_now_ms())
                 else:
                     books.mark_failed(delivery, due_ms=_next_try_ms(delivery.tries))
@@ -72,7 +72,7 @@ class Webhooks:
             self._news.set()
 
     async def _post(self, client: httpx.AsyncClient, delivery: Delivery) -> bool:
-        """Whether it was taken: answered with 2xx in time."""
+        """Whether it was accepted: answered with 2xx in time."""
         event = delivery.event
         body = msgspec.json.encode(event)
         now = datetime.now(UTC)

@@ -55,7 +55,7 @@ class PurchaseAdmission:
         """Whether a purchase of this sale may begin now."""
         found = self._registry.find(sale_id)
         if found is not None and found.group.latch.closed:
-            self._gate.remembers()
+            self._gate.count_latched()
             return True
         return self._gate.admits(0.0 if found is None else found.group.queued_seconds)
 

@@ -28,7 +28,7 @@ class GroupCommit:
     """The way of one process to the ledger of one (sale, epoch).
 
     It remembers the last order that it saw reserved, and shows it with each batch: a ledger without that order was
-    rolled back, and answers BEHIND. It keeps what it saw reserved until it hears that Postgres has recorded it, so
+    rolled back, and answers BEHIND. It keeps what it saw reserved until it learns that Postgres has recorded it, so
     that a recovery can ask for it. The shared rate limit is asked for the whole batch before the ledger is.
     """
 
@@ -48,7 +48,7 @@ class GroupCommit:
         self._client = client
         self._last = last
         self._watermark = 0
-        self._undrained: deque[tuple[ReserveRequest, Answer]] = deque(maxlen=settings.backlog_max)
+        self._unpersisted: deque[tuple[ReserveRequest, Answer]] = deque(maxlen=settings.backlog_max)
         self._clock = clock
         self._timeout = settings.redis_timeout_seconds
         self._queue_seconds_max = max(settings.purchase_deadline_seconds - settings.redis_timeout_seconds, 0.05)
@@ -107,11 +107,11 @@ class GroupCommit:
     def _remember(self, requests: Sequence[ReserveRequest], answers: Sequence[Answer]) -> None:
         for request, answer in zip(requests, answers, strict=True):
             if answer.word == "RESERVED":
-                self._undrained.append((request, answer))
+                self._unpersisted.append((request, answer))
                 if answer.seq > self._last.seq:
                     self._last = LastOrder(request.order_id, answer.seq)
             elif answer.word == "REPLAYED" and answer.seq > self._watermark and answer.fields[-1] == "held":
-                self._undrained.append((request, answer))
+                self._unpersisted.append((request, answer))
 
     @property
     def idle(self) -> bool:
@@ -124,18 +124,18 @@ class GroupCommit:
         return self._last.seq
 
     @property
-    def undrained(self) -> Sequence[tuple[ReserveRequest, Answer]]:
-        """What this process has promised and Postgres may not have recorded."""
-        return tuple(self._undrained)
+    def unpersisted(self) -> Sequence[tuple[ReserveRequest, Answer]]:
+        """The reservations of this process that Postgres may not have recorded."""
+        return tuple(self._unpersisted)
 
     def forget(self, watermark: int) -> None:
         """Postgres has recorded everything up to here."""
         self._watermark = watermark
         # Batches are answered in almost the order of their numbers; what stands behind a higher one waits for it.
-        while self._undrained and self._undrained[0][1].seq <= watermark:
-            self._undrained.popleft()
+        while self._unpersisted and self._unpersisted[0][1].seq <= watermark:
+            self._unpersisted.popleft()
 
-    def handed_in(self, number: int) -> None:
-        """The first `number` of what is undrained are written down for the recovery."""
-        for _ in range(min(number, len(self._undrained))):
-            self._undrained.popleft()
+    def reported(self, number: int) -> None:
+        """The first `number` unpersisted reservations are recorded for the recovery."""
+        for _ in range(min(number, len(self._unpersisted))):
+            self._unpersisted.popleft()

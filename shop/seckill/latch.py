@@ -2,7 +2,7 @@
 
 It closes only when the ledger has said that nothing is left, never because too little is left for one wish. While it is
 closed the process polls the ledger, because a published message can be lost. Who has won is known by a bitmap that
-`reserve.lua` keeps, so that a winner's retry still reaches his order; until the bitmap is here, the ledger is asked.
+`reserve.lua` keeps, so that a winner's retry still reaches its order; until the bitmap is here, the ledger is asked.
 What the latch says is as old as its last poll: an order that another process took since is found by the next retry.
 """
 

@@ -29,7 +29,7 @@ class Registry:
     def __init__(self, signer: Signer) -> None:
         # (sale, epoch) whose ledger has lost an order that was reserved here; who follows the directory reports it.
         self.rolled_back: set[tuple[int, int]] = set()
-        # Groups of earlier epochs: what they promised last may still have to be handed in (`shop.app.beats`).
+        # Groups of earlier epochs: they may still have unpersisted reservations to report (`shop.app.heartbeat`).
         self.replaced: list[GroupCommit] = []
         self._signer = signer
         self._on_sale: dict[int, OnSale] = {}
@@ -43,8 +43,8 @@ class Registry:
         found = self._on_sale.get(sale_id)
         return found.group.sale.epoch if found else 0
 
-    def take(self, group: GroupCommit) -> None:
-        """Sell through this group from now on. A lower epoch than the known one is never taken."""
+    def adopt(self, group: GroupCommit) -> None:
+        """Sell through this group from now on. A lower epoch than the known one is never adopted."""
         sale = group.sale
         if sale.epoch > self.epoch_of(sale.sale_id):
             if before := self._on_sale.get(sale.sale_id):

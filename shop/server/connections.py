@@ -1,10 +1,10 @@
-"""All connections of one process: who keeps it waiting is cut, and under pressure they are read in turns.
+"""All connections of one process: slow ones are cut, purchases are deferred under load, and back-pressure is applied.
 
-A refusal costs about a third of a purchase. While purchases are refused, new ones are set aside as they come, and taken
-all at once when those that were admitted leave the loop idle. When so many clients ask that refusing them leaves no
-time to sell, the process stops reading: a connection whose purchase was answered or refused rests, and so does a new
-one. What they send stays in the kernel, and the proxy and the client feel that. They are read again in their order, one
-for each answer that leaves, and a few more for as long as the loop keeps up.
+A refusal costs about a third of a purchase. While purchases are refused, new ones are deferred, and handled all at once
+when those that were admitted leave the loop idle. When so many clients ask that refusing them leaves no
+time to sell, the process is saturated: a connection whose purchase was answered or refused is parked, and so is a new
+one. A parked connection is not read, so that what it sends fills the kernel's buffers: the proxy and the client get
+back-pressure. They are resumed in their order, one for each answer that leaves, and a few more while the loop keeps up.
 """
 
 import asyncio
@@ -19,25 +19,25 @@ import structlog
 from shop.errors import Overloaded
 from shop.server.admission import Admission
 from shop.server.answers import Answer
+from shop.server.connection_cap import ConnectionCap
 from shop.server.gate import OverloadGate
 from shop.server.heads import answer_head
-from shop.server.places import Places
 from shop.server.sending import Outbox, abort_failed
 from shop.settings import Settings
-from shop.stopping import rest
+from shop.stopping import sleep_or_stop
 
 if TYPE_CHECKING:
     from shop.server.protocol import ShopProtocol
 
 STATE = "connections"
 SWEEPS_PER_LIMIT, SWEPT_AT_ONCE = 10, 64
-TURN_SECONDS = 0.005
+RESUME_SECONDS = 0.005
 EXTRA_MIN, EXTRA_MAX = 4, 1024
-# A process that used so much of a core lately has no time to spare: whoever is read on top of that is mostly refused.
+# A process that used so much of a core lately has no time to spare: what is resumed on top of that is mostly refused.
 BUSY_SHARE, LATELY_SECONDS = 0.7, 0.05
-# A turn of the loop that is so short has had nothing else to do; and so long new purchases wait for one at most.
-IDLE_TURN_SECONDS, ASIDE_SECONDS_MAX = 0.001, 0.1
-ASIDE_BYTES_MAX = 32 * 1024
+# A loop iteration that is so short has had nothing else to do; and so long new purchases wait for one at most.
+IDLE_ITERATION_SECONDS, DEFERRED_SECONDS_MAX = 0.001, 0.1
+DEFERRED_BYTES_MAX = 32 * 1024
 
 log = structlog.get_logger(__name__)
 
@@ -55,47 +55,47 @@ class Connections:
         self.stop = on_stop
         self._admission = admission
         self._settings = settings
-        self.places = Places(settings)
+        self.cap = ConnectionCap(settings)
         self._open: set[ShopProtocol] = set()
-        self._resting: OrderedDict[ShopProtocol, None] = OrderedDict()
-        self._aside: list[ShopProtocol] = []
-        # While purchases are refused: a new one waits until the loop has nothing else to do.
-        self.setting_aside = False
-        self._looked_at = self._taken_at = 0.0
+        self._parked: OrderedDict[ShopProtocol, None] = OrderedDict()
+        self._deferred: list[ShopProtocol] = []
+        # While purchases are refused: a new one is deferred until the loop has nothing else to do.
+        self.deferring = False
+        self._checked_at = self._handled_at = 0.0
         self._own_headers: list[tuple[bytes, bytes]] | None = None
         self._refusal_start = b""
-        self._pressed = False
+        self._saturated = False
         self._answers = 0
         self._seen_at = self._seen_cpu = 0.0
         self._extra = EXTRA_MIN
 
     def opened(self, connection: "ShopProtocol") -> None:
-        """Take note of a new connection; under pressure it waits for its turn."""
+        """Add a new connection; while saturated, it is parked."""
         self._open.add(connection)
-        self.places.take(connection)
-        if self._pressed:
+        self.cap.opened(connection)
+        if self._saturated:
             # Not at once: uvloop begins to read when this has returned, whatever was paused before.
-            connection.loop.call_soon(self._rest, connection)
+            connection.loop.call_soon(self._park, connection)
 
     def lost(self, connection: "ShopProtocol") -> None:
         """Forget a connection."""
-        self.places.leave(connection)
+        self.cap.closed(connection)
         self._open.discard(connection)
-        self._resting.pop(connection, None)
+        self._parked.pop(connection, None)
 
     def refusal(self, connection: "ShopProtocol", scope: dict[str, Any]) -> bytes | None:
         """What follows `refusal_start` if a request is not even begun, because the process has too much to do.
 
         What pages of other origins may see is said by the application, so it refuses them by itself.
         """
-        if (full := self.places.refusal(connection, scope)) is not None:
+        if (full := self.cap.refusal(connection, scope)) is not None:
             return full
         if self._settings.cors_origins and any(name == b"origin" for name, _ in scope["headers"]):
             return None
         return self._admission.admit(scope)
 
     def refusal_unparsed(self, data: bytes) -> bytes | None:
-        """The same for what may be a whole purchase, if others were refused in this turn already."""
+        """The same for what may be a whole purchase, if others were refused in this iteration already."""
         if not self.gate.refusing or (self._settings.cors_origins and b"\norigin" in data.lower()):
             return None
         return self._admission.admit_unparsed(data)
@@ -111,46 +111,46 @@ class Connections:
         return None if self._settings.cors_origins else self._admission.answer(scope, body)
 
     def refused(self, connection: "ShopProtocol") -> None:
-        """A purchase was refused; under pressure its connection waits for its turn."""
+        """A purchase was refused; while saturated, its connection is parked."""
         self._extra = EXTRA_MIN
-        if not self._pressed and self.gate.pressed:
-            self._pressed, self._answers = True, 0
+        if not self._saturated and self.gate.saturated:
+            self._saturated, self._answers = True, 0
             self._seen_at, self._seen_cpu = time.monotonic(), time.thread_time()
-            connection.loop.call_later(TURN_SECONDS, self._take_turn)
-        if self._pressed:
-            self._rest(connection)
-        elif not self.setting_aside:
-            self.setting_aside = True
-            self._looked_at = self._taken_at = time.monotonic()
-            connection.loop.call_soon(self._look_aside)
+            connection.loop.call_later(RESUME_SECONDS, self._resume)
+        if self._saturated:
+            self._park(connection)
+        elif not self.deferring:
+            self.deferring = True
+            self._checked_at = self._handled_at = time.monotonic()
+            connection.loop.call_soon(self._handle_deferred)
 
-    def sets_aside(self, connection: "ShopProtocol", data: bytes) -> bool:
-        """Whether this is a purchase, or goes on with one, that waits until the loop has nothing else to do.
+    def defers(self, connection: "ShopProtocol", data: bytes) -> bool:
+        """Whether this is a purchase, or goes on with one, that is deferred until the loop has nothing else to do.
 
-        A turn that reads on and on, only to refuse, would make it long for those who were admitted.
+        An iteration that reads on and on, only to refuse, would delay those who were admitted.
         """
-        if not connection.aside:
+        if not connection.deferred:
             if not data.startswith(self._admission.bulk_start):
                 return False
-            self._aside.append(connection)
-        elif len(connection.aside) + len(data) > ASIDE_BYTES_MAX:
+            self._deferred.append(connection)
+        elif len(connection.deferred) + len(data) > DEFERRED_BYTES_MAX:
             return False
-        connection.aside += data
+        connection.deferred += data
         return True
 
-    def _look_aside(self) -> None:
-        """Once in each turn of the loop: take what was set aside, if there was nothing else to do."""
+    def _handle_deferred(self) -> None:
+        """Once in each loop iteration: handle what was deferred, if there was nothing else to do."""
         loop, now = asyncio.get_running_loop(), time.monotonic()
-        seconds, self._looked_at = now - self._looked_at, now
-        if seconds < IDLE_TURN_SECONDS or now - self._taken_at > ASIDE_SECONDS_MAX:
-            aside, self._aside = self._aside, []
-            for connection in aside:
-                if connection.aside:
+        seconds, self._checked_at = now - self._checked_at, now
+        if seconds < IDLE_ITERATION_SECONDS or now - self._handled_at > DEFERRED_SECONDS_MAX:
+            deferred, self._deferred = self._deferred, []
+            for connection in deferred:
+                if connection.deferred:
                     self._alone(connection, connection.receive)
-            self._looked_at = self._taken_at = time.monotonic()
-            self.setting_aside = self.gate.refusing
-        if self.setting_aside:
-            loop.call_soon(self._look_aside)
+            self._checked_at = self._handled_at = time.monotonic()
+            self.deferring = self.gate.refusing
+        if self.deferring:
+            loop.call_soon(self._handle_deferred)
 
     @staticmethod
     def _alone(connection: "ShopProtocol", act: Callable[[], None]) -> None:
@@ -160,23 +160,23 @@ class Connections:
         except Exception as error:  # noqa: BLE001 - it is logged and counted
             abort_failed(connection, error)
 
-    def rests(self, connection: "ShopProtocol", scope: dict[str, Any]) -> bool:
-        """Whether this connection, whose request was answered, waits for its turn to be read again."""
+    def parks(self, connection: "ShopProtocol", scope: dict[str, Any]) -> bool:
+        """Whether this connection, whose request was answered, is parked now."""
         self._answers += 1
-        if not self._pressed or not self._admission.is_bulk(scope):
+        if not self._saturated or not self._admission.is_bulk(scope):
             return False
-        self._rest(connection)
+        self._park(connection)
         return True
 
-    def _rest(self, connection: "ShopProtocol") -> None:
+    def _park(self, connection: "ShopProtocol") -> None:
         if connection in self._open:
             connection.pause_reading()
-            self._resting[connection] = None
+            self._parked[connection] = None
 
-    def _take_turn(self) -> None:
-        """Read from the connections that rest longest: one for each answer since the last turn, and a few more.
+    def _resume(self) -> None:
+        """Resume the connections that are parked longest: one for each answer since the last time, and a few more.
 
-        Ever more while there is time to spare, for those may be connections that nobody uses; none if the loop is late.
+        Ever more while there is time to spare, for those may be idle connections; none if the loop is lagging.
         """
         count, self._answers = self._answers + self._extra, 0
         seconds = time.monotonic() - self._seen_at
@@ -184,15 +184,15 @@ class Connections:
             busy = time.thread_time() - self._seen_cpu > BUSY_SHARE * seconds
             self._extra = EXTRA_MIN if busy else min(2 * self._extra, EXTRA_MAX)
             self._seen_at, self._seen_cpu = time.monotonic(), time.thread_time()
-        if self.gate.late:
+        if self.gate.lagging:
             count, self._extra = 0, EXTRA_MIN
-        for _ in range(min(count, len(self._resting))):
-            connection = self._resting.popitem(last=False)[0]
+        for _ in range(min(count, len(self._parked))):
+            connection = self._parked.popitem(last=False)[0]
             self._alone(connection, connection.resume_reading)
-        if self._resting:
-            asyncio.get_running_loop().call_later(TURN_SECONDS, self._take_turn)
+        if self._parked:
+            asyncio.get_running_loop().call_later(RESUME_SECONDS, self._resume)
         else:
-            self._pressed = False
+            self._saturated = False
 
     async def keep(self, stopping: asyncio.Event) -> None:
         """Cut what is too slow, and what nobody uses, until `stopping` is set."""
@@ -207,4 +207,4 @@ class Connections:
                 self._alone(connection, partial(connection.cut_if_late, now, **limits))
                 if number % SWEPT_AT_ONCE == 0:
                     await asyncio.sleep(0)  # Others are served meanwhile.
-            await rest(stopping, min(limits.values()) / SWEEPS_PER_LIMIT)
+            await sleep_or_stop(stopping, min(limits.values()) / SWEEPS_PER_LIMIT)

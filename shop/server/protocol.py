@@ -50,12 +50,12 @@ class ShopProtocol(SendingProtocol):
         self._incomplete = False
         self._coming: Exchange | None = None
         self._in_head = False
-        self._turned_away = False
+        self._refused_early = False
         self._head_bytes = self._unparsed_bytes = 0
         self._ended_another = False
         self._asked_to_go_on = True
         self._hosts, self.host = 0, NO_HOST
-        self.aside = b""
+        self.deferred = b""
 
     # What the transport calls.
 
@@ -77,28 +77,28 @@ class ShopProtocol(SendingProtocol):
         self.server_state.connections.discard(self)
         self._connections.lost(self)
         self._closing = True
-        self.aside = b""
+        self.deferred = b""
         for exchange in self.exchanges:
             exchange.disconnect()
         self.exchanges.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        may_wait = self.aside or (self._connections.setting_aside and self._idle)
-        if not (may_wait and self._connections.sets_aside(self, data)):
+        may_wait = self.deferred or (self._connections.deferring and self._idle)
+        if not (may_wait and self._connections.defers(self, data)):
             self.receive(data)
 
     def receive(self, data: bytes = b"") -> None:
-        """Go on with what was set aside, if anything was, and with what has come now."""
-        if self.aside:
-            data, self.aside = self.aside + data, b""
+        """Go on with what was deferred, if anything was, and with what has come now."""
+        if self.deferred:
+            data, self.deferred = self.deferred + data, b""
         if self._closing:
             return
-        self._connections.gate.heard()
+        self._connections.gate.count_read()
         self._ended_another = False
         if self._connections.gate.refusing and self._idle and (shed := self._connections.refusal_unparsed(data)):
             self._since = self.loop.time()
-            self._turn_away(shed, keep_alive=True)
+            self._refuse_early(shed, keep_alive=True)
             return
         try:
             self._parser.feed_data(data)
@@ -126,7 +126,7 @@ class ShopProtocol(SendingProtocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._coming = None
         self._incomplete = self._in_head = True
-        self._turned_away = False
+        self._refused_early = False
         self._head_bytes = self._unparsed_bytes = self._hosts = 0
         self._since = self.loop.time()
 
@@ -166,7 +166,7 @@ class ShopProtocol(SendingProtocol):
         set_target(scope, self._url)
         keep_alive = version == "1.1" and parser.should_keep_alive() and not self._stopping
         if not self.exchanges and (refusal := self._connections.refusal(self, scope)) is not None:
-            self._turn_away(refusal, keep_alive=keep_alive)
+            self._refuse_early(refusal, keep_alive=keep_alive)
             return
         exchange = Exchange(self, scope, keep_alive=keep_alive)
         self._coming = exchange
@@ -218,10 +218,10 @@ class ShopProtocol(SendingProtocol):
             self._start_oldest()  # Which may answer it, and come back here for the next one.
             if self.exchanges and not self.exchanges[0].ready:
                 self.resume_reading()
-        elif not self._connections.rests(self, exchange.scope):
+        elif not self._connections.parks(self, exchange.scope):
             self.resume_reading()
 
-    # What the server and the other connections' keeper call.
+    # What the server and `Connections` call.
 
     def shutdown(self) -> None:
         """Stop after the requests in hand; an idle connection may bring a last one for a moment."""
@@ -247,7 +247,7 @@ class ShopProtocol(SendingProtocol):
         """Read nothing more. Answer the request that is coming with this problem, unless others are unanswered."""
         coming, self._closing = self._coming if self._incomplete else None, True
         # Where the application runs already, what it has done is unknown: no answer, rather than a wrong one.
-        begun = self._turned_away or (coming is not None and (coming.runs or coming not in self.exchanges))
+        begun = self._refused_early or (coming is not None and (coming.runs or coming not in self.exchanges))
         if coming is not None:
             coming.disconnect()
             if coming in self.exchanges:
@@ -277,9 +277,9 @@ class ShopProtocol(SendingProtocol):
         """Whether the next byte begins a request that may be answered."""
         return not (self._incomplete or self.exchanges or self._stopping or self._closing)
 
-    def _turn_away(self, refusal: bytes, *, keep_alive: bool) -> None:
+    def _refuse_early(self, refusal: bytes, *, keep_alive: bool) -> None:
         """Answer without the application. The body is read and forgotten, unless the client waits to be asked."""
-        self._turned_away = True
+        self._refused_early = True
         self._closing = not (keep_alive and self._asked_to_go_on)
         start = self._connections.refusal_start(self.server_state.default_headers)
         self.write(start + (b"connection: close\r\n" if self._closing else b"") + refusal)

@@ -1,4 +1,4 @@
-"""The sending side of a connection. What all connections of a process have to send leaves together, once a turn."""
+"""The sending side of a connection. What all connections have to send leaves together, once in a loop iteration."""
 
 import asyncio
 import time
@@ -7,22 +7,22 @@ import structlog
 
 from shop import metrics
 
-# So long an answer waits for others; a turn with much else in it may take a hundred times as long.
+# So long an answer waits for others; a loop iteration with much else in it may take a hundred times as long.
 TOGETHER_SECONDS_MAX = 0.002
 # A client that takes nothing of its answer for so long is gone, or wants us to keep it in memory.
 UNREAD_SECONDS_MAX = 30.0
 # After a refusal the client is still sending: to close at once would reset the connection and take the answer away.
 LINGER_SECONDS = 1.0
-# More is not kept until the end of the turn: who writes much is to notice that his client reads too slowly.
+# More is not kept until the end of the iteration: a writer of much is to notice that the client reads too slowly.
 UNSENT_BYTES_MAX = 64 * 1024
 
 log = structlog.get_logger(__name__)
 
 
 class Outbox:
-    """The connections of one process that have something to send in this turn of the loop.
+    """The connections of one process that have something to send in this loop iteration.
 
-    A write wakes whoever reads; many in a row wake him once. On a virtual machine where to wake another core takes
+    A write wakes the reader; many in a row wake it once. On a virtual machine where to wake another core takes
     longer than to write, the API needs a quarter less time for a purchase, and a third less for "sold out". Where it is
     cheap, a purchase takes the same as without, and "sold out" a tenth more.
     """

@@ -53,7 +53,7 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
     cache_redis_url: RedisUrl | None = None
     """Cache, limiter and queues; the ledger's Redis if unset."""
     redis_patched: bool = False
-    """The distribution has closed the known holes of an older Redis; else production refuses such a version."""
+    """The distribution has fixed the known CVEs of an older Redis; else production refuses such a version."""
     database_pool_max: PositiveInt = 10
     """Connections to Postgres of one process for its requests; an API process has up to 4 more for itself."""
     database_pool_kept: PositiveInt = 4
@@ -95,13 +95,13 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
     request_seconds_max: PositiveFloat = 5.0
     """A request that is not complete so long after its first byte is cut with 408."""
     connections_max: PositiveInt = 20_000
-    """How many connections a process has open; whoever comes then waits in the kernel until another leaves."""
+    """How many connections a process has open; further ones stay in the listen backlog until one is closed."""
     keep_alive_seconds: PositiveFloat = 75.0
     """How long a connection may be idle between two requests."""
     overload_delay_seconds: PositiveFloat = 0.02
-    """A purchase that would be delayed longer in one turn of the event loop is refused; it takes about five turns."""
+    """A purchase that would be delayed longer in one iteration of the event loop is refused; it takes about five."""
     overload_refused_at_once_max: PositiveInt = 3_000
-    """Of more that are refused in one turn, most come back at once: the connections are read in turns then."""
+    """Of more that are refused in one loop iteration, most are sent again at once: connections are parked then."""
     graceful_stop_seconds: PositiveInt = 10
     """How long a process that is asked to stop may finish what it has in hand."""
 
@@ -162,13 +162,13 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
     """How long an admin's request waits for the ledger before it is answered with 202."""
 
     # Recovery after a loss in Redis.
-    beat_seconds: PositiveFloat = 1.0
-    """How often an API process says that it lives, and hears what is recorded and what is recovered."""
-    unheard_seconds_max: PositiveFloat = 600.0
-    """A process that has heard nothing from Postgres for so long sells no more until it does: what it promises may be
-    an old ledger's, and units are kept for that during SHOP_RECEIPT_WINDOW_SECONDS."""
+    heartbeat_seconds: PositiveFloat = 1.0
+    """How often an API process sends a heartbeat to Postgres, and learns what is recorded and what is recovered."""
+    heartbeat_silence_seconds_max: PositiveFloat = 600.0
+    """After so long without an answer to a heartbeat a process sells no more until there is one: what it reserves may
+    be in an old ledger, and units are kept for that during SHOP_RECEIPT_WINDOW_SECONDS."""
     process_alive_seconds: PositiveFloat = 5.0
-    """A process that was heard of so long ago is asked what it has promised."""
+    """A recovery waits for the report of each process whose last heartbeat is no older than this."""
     recovery_answer_seconds: PositiveFloat = 3.0
     """How long a recovery waits for the answers of the processes."""
     recovery_lease_seconds: PositiveFloat = 3.0
@@ -206,7 +206,7 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
     release_batch_max: int = Field(256, ge=1, le=256)
     """Orders whose units go back in one script call."""
     release_sweep_batches_max: PositiveInt = 40
-    """Script calls of one sweep; the sales take turns."""
+    """Script calls of one sweep, which goes through the sales round robin."""
     not_recorded_wait_seconds: PositiveFloat = 1.0
     """How long a cancel waits for the order's row before it is refused with 503."""
 

@@ -19,7 +19,7 @@ class NotificationSettings(BaseSettings):
     notification_log: bool = False
     """Write every notification into the log."""
     smtp_url: SecretStr | None = None
-    """Where mail is handed in: `smtp://user:password@host:587` or `smtps://host`; without it no mail is sent."""
+    """The mail submission server: `smtp://user:password@host:587` or `smtps://host`; without it no mail is sent."""
     smtp_cleartext_sign_in_allowed: bool = False
     """`smtp://` with a password may sign in to a server that offers no STARTTLS: whoever listens reads the password."""
     locale: str = "en"

@@ -33,13 +33,13 @@ class PaymentSettings(BaseSettings):
     payment_connections_max: PositiveInt = 20
     """Connections to the provider of one process."""
     payment_breaker_failures: PositiveInt = 5
-    """After so many failures in a row the provider is left alone for a while."""
-    payment_breaker_rest_seconds: PositiveFloat = 5.0
-    """For how long; then one call tries whether it is back."""
+    """After so many failures in a row the circuit to the provider opens."""
+    payment_breaker_cooldown_seconds: PositiveFloat = 5.0
+    """How long the circuit is open; then one call tries whether the provider is back."""
     payment_attempts_max: int = Field(20, ge=1, le=1_000)
     """Intents of one order, one after the other: the next is made when the provider has ended the last unpaid."""
-    settle_batch_max: PositiveInt = 200
-    """Payments whose money one run of the settling job looks at."""
+    payment_match_batch_max: PositiveInt = 200
+    """Captured payments that one run of the job matches to an order or a refund."""
     provider_batch_max: PositiveInt = 50
     """Intents and refunds that one run of a job asks the provider about."""
     provider_pause_seconds: PositiveFloat = 1.0

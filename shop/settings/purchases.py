@@ -27,8 +27,8 @@ class PurchaseSettings(BaseSettings):
     """Callers that share one question to the limiter."""
     limiter_timeout_seconds: PositiveFloat = 0.25
     """How long the limiter waits for Redis before it lets the request pass."""
-    side_redis_rest_seconds: float = Field(0.5, ge=0)
-    """How long cache and limiter go on without a Redis that did not answer."""
+    side_redis_backoff_seconds: float = Field(0.5, ge=0)
+    """How long cache and limiter do not ask a Redis again that did not answer."""
     batch_max: int = Field(128, ge=1, le=256)
     """Purchases that share one script call."""
     batches_in_flight_max: PositiveInt = 4
@@ -46,7 +46,7 @@ class PurchaseSettings(BaseSettings):
     explain_burst: PositiveInt = 10
     """Refusals that are explained to one user at once."""
     latch_poll_seconds: PositiveFloat = 0.1
-    """How often a process looks whether a sold-out sale has units again."""
+    """How often a process polls whether a sold-out sale has units again."""
     directory_poll_seconds: PositiveFloat = 0.25
     """How soon an API process learns of a sale that was loaded."""
 
@@ -58,8 +58,8 @@ class PurchaseSettings(BaseSettings):
     """Event streams of one account in one process, and never more than half of all; more are refused with 429."""
     listeners_per_address_max: PositiveInt = 500
     """The same for one client's address; trusted proxies are not counted."""
-    order_look_seconds: PositiveFloat = 5.0
-    """How often a process looks by itself for changes of the orders that somebody waits for."""
+    order_poll_seconds: PositiveFloat = 5.0
+    """How often a process polls Postgres for changes of the orders that somebody waits for."""
     sse_heartbeat_seconds: PositiveFloat = 15.0
     """How long an event stream may be silent."""
     sse_seconds_max: PositiveFloat = 600.0

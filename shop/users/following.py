@@ -9,7 +9,7 @@ import structlog
 from shop.auth import Revocations
 from shop.database import Database
 from shop.settings import TOKEN_LIFETIME_SECONDS_MAX, Settings
-from shop.stopping import rest
+from shop.stopping import sleep_or_stop
 from shop.users import repository
 from shop.users.repository import Fingerprint
 
@@ -55,7 +55,7 @@ async def follow_revocations(
             if not failing:
                 _log.warning("revocations_not_read", error=repr(error))
             failing = True
-        await rest(stopping, settings.blocked_poll_seconds)
+        await sleep_or_stop(stopping, settings.blocked_poll_seconds)
 
 
 async def _read(database: Database, revocations: Revocations, seen: _Seen | None) -> _Seen:

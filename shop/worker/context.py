@@ -16,7 +16,7 @@ from shop.payments.following import PaymentsOfOrders
 from shop.payments.gateway import Gateway, HttpGateway
 from shop.redis import connect
 from shop.settings import Settings
-from shop.stopping import end_tasks
+from shop.stopping import cancel_and_wait
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Context:
     async def close(self) -> None:
         """Let the batches in hand finish, then close every connection."""
         self.stopping.set()
-        await end_tasks(self.tasks, within=self.settings.graceful_stop_seconds)
+        await cancel_and_wait(self.tasks, within=self.settings.graceful_stop_seconds)
         await self.announcer.close()
         await self.deliverer.close(within=self.settings.graceful_stop_seconds / 2)
         await self.database.close()

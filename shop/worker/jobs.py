@@ -21,10 +21,10 @@ from shop.notifications.collecting.collector import collect
 from shop.notifications.delivering.delivery import sweep_deliveries, watch_deliveries
 from shop.orders.expiry import expire_due
 from shop.orders.release import sweep
+from shop.payments.matching import match_payments
 from shop.payments.provider import ask_again, end_needless, reconcile, send_refunds
-from shop.payments.settling import settle
 from shop.payments.totals.counting import count_money
-from shop.stopping import rest
+from shop.stopping import sleep_or_stop
 from shop.worker.context import Context
 
 JOB_SECONDS_MAX = 30
@@ -62,7 +62,7 @@ def ticks() -> list[Tick]:
         Tick("expire", _expire, 1.0),
         Tick("sweep", _sweep, 5.0),
         Tick("forget_keys", _forget_keys, 60.0),
-        Tick("settle", _settle, 1.0),
+        Tick("match_payments", _match_payments, 1.0),
         Tick("refund", _refund, 1.0),
         Tick("reconcile", _reconcile, 2.0),
         Tick("tidy_intents", _tidy_intents, 2.0),
@@ -85,7 +85,7 @@ async def keep_ticking(queue: ArqRedis, context: Context) -> None:
             if tick.name not in context.running:
                 await queue.enqueue_job(tick.name, _defer_until=LONG_AGO, _expires=TICK_EXPIRES)
             due[tick] = max(due[tick] + tick.every_seconds, clock())
-        await rest(context.stopping, max(min(due.values()) - clock(), 0))
+        await sleep_or_stop(context.stopping, max(min(due.values()) - clock(), 0))
 
 
 async def _run(tick: Tick, context: Context) -> None:
@@ -110,8 +110,8 @@ async def _forget_keys(context: Context) -> None:
     await forget_old(context.database, context.settings)
 
 
-async def _settle(context: Context) -> None:
-    await settle(context.database, context.ledger, context.settings, context.isolation("settling"))
+async def _match_payments(context: Context) -> None:
+    await match_payments(context.database, context.ledger, context.settings, context.isolation("matching"))
 
 
 async def _refund(context: Context) -> None:

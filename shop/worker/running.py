@@ -30,7 +30,7 @@ from shop.redis import CONNECTION_ERRORS, all_scripts, connect
 from shop.sales import repository as sales
 from shop.sales.controller import Controller
 from shop.settings import Settings
-from shop.stopping import end_tasks, keep_running, rest
+from shop.stopping import cancel_and_wait, sleep_or_stop, supervise
 from shop.worker.context import Context
 from shop.worker.jobs import JOB_SECONDS_MAX, keep_ticking, ticks
 
@@ -62,14 +62,14 @@ async def running_worker(settings: Settings) -> AsyncIterator[Context]:
     _supervise(context, "audits", _auditor(context).run)
     _supervise(context, "persisters", lambda: _follow_sales(context))
     _supervise(context, "clock", lambda: watch_clock(context.stopping))
-    _supervise(context, "arq", lambda: _keep_arq_running(context))
+    _supervise(context, "arq", lambda: _supervise_arq(context))
     try:
         yield context
     finally:
         await context.close()
 
 
-async def _keep_arq_running(context: Context) -> None:
+async def _supervise_arq(context: Context) -> None:
     """Run arq until the worker stops. It leaves when its Redis restarts, and is started again after a back-off."""
     settings, delay = context.settings, context.settings.retry_delay_min_seconds
     while not context.stopping.is_set():
@@ -81,18 +81,18 @@ async def _keep_arq_running(context: Context) -> None:
         for task in (running, ticking):
             if task.done() and not task.cancelled() and task.exception():
                 log.warning("arq_left", reason=repr(task.exception()))
-        await end_tasks([ticking])
+        await cancel_and_wait([ticking])
         await _close_arq(worker, running, settings.graceful_stop_seconds / 2)
         if asyncio.get_running_loop().time() - started > settings.retry_delay_max_seconds:
             delay = settings.retry_delay_min_seconds
-        await rest(context.stopping, delay)
+        await sleep_or_stop(context.stopping, delay)
         delay = min(delay * 2, settings.retry_delay_max_seconds)
 
 
 async def _close_arq(worker: Worker, running: "asyncio.Future[None]", seconds: float) -> None:
     """Let the jobs in hand finish, then close arq's connections."""
-    await end_tasks([running])
-    await end_tasks(worker.tasks.values(), within=seconds)
+    await cancel_and_wait([running])
+    await cancel_and_wait(worker.tasks.values(), within=seconds)
     try:
         await worker.close()
     except (*CONNECTION_ERRORS, asyncio.CancelledError) as error:
@@ -152,7 +152,7 @@ async def _follow_sales(context: Context) -> None:
                 running[sale_id] = _supervise(context, f"persister {sale_id}", _persister(context, sale_id).run)
         except (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError) as error:
             log.warning("sales_not_read", reason=repr(error)[:200])
-        await rest(context.stopping, context.settings.controller_interval_seconds)
+        await sleep_or_stop(context.stopping, context.settings.controller_interval_seconds)
 
 
 async def _alive(context: Context) -> dict[int, int]:
@@ -174,7 +174,7 @@ def _persister(context: Context, sale_id: int) -> Persister:
 def _supervise(context: Context, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
     """A task of the worker that is started again when it fails in a way that it does not handle."""
     settings = context.settings
-    supervised = keep_running(
+    supervised = supervise(
         name,
         run,
         context.stopping,

@@ -94,7 +94,7 @@ async def test_a_page_sees_the_headers_of_other_routes_and_of_problems(open_to_o
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "https://shop.example.evil.example", "http://shop.example", "null"]
 )
-async def test_a_page_of_another_origin_is_not_let_in(open_to_one: Shop, sale: Sale, origin: str) -> None:
+async def test_a_page_of_another_origin_is_not_allowed(open_to_one: Shop, sale: Sale, origin: str) -> None:
     path = open_to_one.purchase_path(sale)
 
     refused = await preflight(open_to_one, path, origin=origin, headers="authorization")
@@ -184,7 +184,7 @@ async def test_a_star_lets_every_page_in_and_no_credentials(live_shop: Shop) -> 
     assert "access-control-allow-credentials" not in answer.headers
 
 
-async def test_without_the_setting_nobody_is_let_in(shop: Shop) -> None:
+async def test_without_the_setting_no_origin_is_allowed(shop: Shop) -> None:
     answer = await (await shop.client()).get("/v1/products", headers={"Origin": ORIGIN})
 
     assert not [name for name in answer.headers if name.startswith("access-control")]

@@ -225,7 +225,7 @@ async def test_the_list_may_lag_and_says_so(shop: Shop) -> None:
 
 
 async def test_a_cancel_closes_the_order_and_gives_its_units_back(shop: Shop) -> None:
-    """They are sold again at once, and the limit of the buyer is his again (F24)."""
+    """They are sold again at once, and count towards the buyer's limit no more (F24)."""
     sale = await shop.open_sale(units=2, units_per_user=2)
     user, next_buyer = new_user_id(), new_user_id()
     order_id = await shop.bought(sale, user, quantity=2)

@@ -150,7 +150,7 @@ async def test_every_refusal_of_the_ledger_carries_a_signed_witness(shop: Shop) 
 
 
 async def test_a_refusal_says_what_a_buyer_can_do_with_it(shop: Shop) -> None:
-    """How many units he has, when the sale ended; `sold_out` needs no more."""
+    """How many units the buyer has, when the sale ended; `sold_out` needs no more."""
     sale = await shop.open_sale(units=2, units_per_user=2)
     user = new_user_id()
     await shop.buy(sale, user, quantity=2)
@@ -267,7 +267,7 @@ async def test_after_a_cancel_a_late_duplicate_of_the_old_request_is_the_release
 
 
 async def test_after_a_cancel_a_purchase_without_a_key_is_a_new_order(shop: Shop) -> None:
-    """F24: the limit counts what he has now, so he may, and a third time too."""
+    """F24: the limit counts what the buyer has now, so they may, and a third time too."""
     sale = await shop.open_sale(units=1)
     user = new_user_id()
     seen = set()
@@ -301,7 +301,7 @@ async def test_five_wanted_with_three_left_and_then_three(shop: Shop) -> None:
     problem_of(await shop.buy(sale), 409, "sold_out")
 
 
-async def test_a_winner_finds_his_order_while_the_sale_is_paused(shop: Shop) -> None:
+async def test_a_winner_finds_their_order_while_the_sale_is_paused(shop: Shop) -> None:
     """And nobody else buys; a resume sells again."""
     sale = await shop.open_sale(units=5)
     user = new_user_id()
@@ -316,7 +316,7 @@ async def test_a_winner_finds_his_order_while_the_sale_is_paused(shop: Shop) -> 
     assert outcome(await shop.buy(sale)) == "reserved"
 
 
-async def test_a_winner_finds_his_order_after_the_end_and_after_the_sale_is_settled(shop: Shop) -> None:
+async def test_a_winner_finds_their_order_after_the_end_and_after_the_sale_is_settled(shop: Shop) -> None:
     """200 in every state of the sale: from the ledger, and from the row when the ledger is gone (I7)."""
     sale = await shop.open_sale(units=5)
     ann, bob = new_user_id(), new_user_id()
@@ -363,7 +363,7 @@ async def test_a_buyer_needs_no_row(shop: Shop) -> None:
     assert await row_of(shop, order["id"], user) is not None
 
 
-async def test_parallel_orders_of_one_buyer_cannot_exceed_his_limit(shop: Shop) -> None:
+async def test_parallel_orders_of_one_buyer_cannot_exceed_their_limit(shop: Shop) -> None:
     """F28: what is pending counts (I5)."""
     sale = await shop.open_sale(units=50, units_per_user=3, orders_per_user=100)
     user = new_user_id()

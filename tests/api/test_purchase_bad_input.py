@@ -219,7 +219,7 @@ async def test_the_name_of_the_scheme_may_be_written_in_any_case(shop: Shop, sal
 
 
 async def test_a_blocked_buyer_is_refused(shop: Shop, sale: Sale) -> None:
-    """403, also for the repeat of what he won before."""
+    """403, also for the repeat of what they won before."""
     client = await shop.client()
     headers = await shop.sign_up()
     user_id = (await client.get("/v1/me", headers=headers)).json()["id"]

@@ -46,7 +46,7 @@ async def until_verified(shop: Shop, sale: Sale, *, seq: int, epoch: int = 1) ->
 
 
 async def execute(shop: Shop, sale: Sale, statements: Sequence[str], *, unverified: bool = False) -> None:
-    """Run SQL about a sale in one transaction; with `unverified` no audit has looked at its rows before."""
+    """Run SQL about a sale in one transaction; with `unverified` no audit has verified its rows before."""
     async with shop.database.transaction() as session:
         for statement in statements:
             result = await session.execute(text(statement), {"sale": sale.id})

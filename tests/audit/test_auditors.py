@@ -1,4 +1,4 @@
-"""Auditors that go on by themselves: no false alarm in any weather, and none disturbs another."""
+"""Auditors that go on by themselves: no false alarm whatever fails, and none disturbs another."""
 
 import asyncio
 import signal
@@ -152,7 +152,7 @@ async def test_an_auditor_that_was_stopped_and_thaws_changes_nothing(fresh_setti
 
 
 async def test_five_auditors_at_once_write_one_finding(shop: Shop) -> None:
-    """Each looks at the same rows at the same moment; the place moves once, the sale is stopped once (faults 27)."""
+    """All read the same rows at the same moment; the position moves once, the sale is stopped once (faults 27)."""
     sale = await sold(shop)
     auditors = [Auditor(shop.database, shop.redis, shop.settings, asyncio.Event()) for _ in range(5)]
     assert await shop.rush(sale, buyers=5) == {"reserved": 5}

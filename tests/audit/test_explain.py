@@ -120,8 +120,8 @@ async def test_who_wanted_more_than_were_left_is_told_how_many_were(shop: Shop) 
     assert found["ran_out"] is None
 
 
-async def test_who_is_over_the_limit_is_told_the_limit_and_what_he_has(shop: Shop) -> None:
-    """What he had when he was refused, and what he has now; how many units are on sale is not told."""
+async def test_who_is_over_the_limit_is_told_the_limit_and_what_they_have(shop: Shop) -> None:
+    """What they had when they were refused, and what they have now; how many units are on sale is not told."""
     sale, buyer = await shop.open_sale(units=9, units_per_user=2), new_user_id()
     order = (await shop.buy(sale, buyer, quantity=2)).json()
     document = await refused(shop, sale, buyer, key="another")

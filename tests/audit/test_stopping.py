@@ -2,7 +2,7 @@
 
 import pytest
 
-from shop.audit.live.looking import look
+from shop.audit.live.snapshot import take_snapshot
 from shop.audit.live.stopping import stop_sale
 from shop.database import UNAVAILABLE_ERRORS, Database
 from shop.ledger.client import read_state
@@ -62,7 +62,7 @@ async def test_the_fence_of_a_stopped_sale_is_set_again_when_it_is_gone(shop: Sh
 async def test_a_ledger_is_fenced_even_when_the_finding_cannot_be_recorded(shop: Shop) -> None:
     """Postgres is away: nobody buys until it is back, and then the ledger is compared before it sells again."""
     sale = await sold(shop)
-    found = await look(shop.database, shop.redis, sale.id, shop.settings)
+    found = await take_snapshot(shop.database, shop.redis, sale.id, shop.settings)
     assert found is not None
     nowhere = shop.settings.model_copy(update={"database_url": "postgresql+asyncpg://shop@127.0.0.1:1/shop"})
     away = Database(nowhere, application_name="shop-tests")
@@ -77,10 +77,10 @@ async def test_a_ledger_is_fenced_even_when_the_finding_cannot_be_recorded(shop:
     assert await findings(shop, sale) == []
 
 
-async def test_a_sale_that_has_gone_on_since_the_look_is_not_stopped(shop: Shop) -> None:
-    """In another recovery or after a later good look, what was seen is no reason any more."""
+async def test_a_sale_that_has_gone_on_since_the_snapshot_is_not_stopped(shop: Shop) -> None:
+    """In another recovery or after a later good snapshot, what was seen is no reason any more."""
     sale = await sold(shop)
-    found = await look(shop.database, shop.redis, sale.id, shop.settings)
+    found = await take_snapshot(shop.database, shop.redis, sale.id, shop.settings)
     assert found is not None
     await until_sold(shop, sale)
     await until_verified(shop, sale, seq=5)
@@ -89,7 +89,7 @@ async def test_a_sale_that_has_gone_on_since_the_look_is_not_stopped(shop: Shop)
         newer = await until_verified(shop, sale, seq=5)
         return newer.checked_at > found.at
 
-    await wait_until(later, reason="a later look was good")
+    await wait_until(later, reason="a later snapshot was good")
     assert not await stop_sale(shop.database, shop.redis, found, shop.settings)
     await recover(shop.database, TESTER, sale.id)
     await until_recovered(shop, sale, epoch=1)

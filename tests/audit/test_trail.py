@@ -21,8 +21,8 @@ from shop.notifications.models import Delivery, Notification
 from shop.orders.batch import write_batch
 from shop.orders.expiry import expire_due
 from shop.orders.models import OrderEvent, OrderStatus
+from shop.payments.matching import match_payments
 from shop.payments.repository import add_wanted
-from shop.payments.settling import settle
 from shop.redis import connect
 from shop.sales import repository as sales
 from shop.sales.incidents import repository as recoveries
@@ -149,9 +149,9 @@ async def test_late_money_ties_an_expired_order_to_the_one_that_replaces_it(shop
     await make_due(shop, [order.id])
     await expire_due(shop.database, shop.redis, shop.settings)
     await pay(shop, order)
-    await settle(shop.database, shop.redis, shop.settings)
+    await match_payments(shop.database, shop.redis, shop.settings)
     await shop.drained(sale)
-    await settle(shop.database, shop.redis, shop.settings)
+    await match_payments(shop.database, shop.redis, shop.settings)
 
     expired = await until(shop, order.id, "order", "replaced")
     replacement = (await ask(shop, expired["row"]["replaced_by"])).json()
@@ -162,7 +162,7 @@ async def test_late_money_ties_an_expired_order_to_the_one_that_replaces_it(shop
     assert settled["facts"] == {"payment": str(order.id), "paid_order": replacement["order_id"]}
 
 
-async def test_a_promise_that_was_handed_in_after_a_loss_is_told_without_a_row(
+async def test_a_reservation_that_was_reported_after_a_loss_is_shown_without_a_row(
     database: Database, redis: aioredis.Redis
 ) -> None:
     """Also one that could not be kept: it is in no ledger and in no row any more."""
@@ -171,13 +171,13 @@ async def test_a_promise_that_was_handed_in_after_a_loss_is_told_without_a_row(
     async with database.transaction() as session:
         promise = Promise(sale.id, 1, order_id, 4, new_user_id(), 2)
         await recoveries.add_claims(session, [promise], source="receipt")
-        await recoveries.settle_claims(session, sale.id, 1, [order_id], ClaimOutcome.REFUSED)
+        await recoveries.close_claims(session, sale.id, 1, [order_id], ClaimOutcome.REFUSED)
 
     found = await trail(database, redis, order_id)
 
     assert (found.row, found.ledger) == (None, None)
     claim = {"by": "receipt", "epoch": 1, "seq": 4, "quantity": 2, "outcome": "refused"}
-    assert facts(found, Source.RECOVERY) == [("handed_in", claim)]
+    assert facts(found, Source.RECOVERY) == [("reported", claim)]
 
 
 async def test_whom_the_shop_has_told_is_in_the_trail(database: Database, redis: aioredis.Redis) -> None:

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from shop.audit.invariants import INVARIANTS
-from shop.audit.live.looking import EVIDENCE_ROWS_MAX
+from shop.audit.live.snapshot import EVIDENCE_ROWS_MAX
 from shop.ledger.keys import ledger_keys
 from tests.audit.breaking import execute, findings, sold, until_stopped
 from tests.harness import Shop
@@ -15,7 +15,7 @@ from tests.lua.ledgers import command
 
 
 class Break(NamedTuple):
-    """What is done by hand, and which invariants must be seen broken; `unverified` rows were not looked at before."""
+    """What is done by hand, and which invariants must be seen broken; `unverified` rows were not verified before."""
 
     name: str
     invariants: Sequence[str]

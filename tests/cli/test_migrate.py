@@ -48,7 +48,7 @@ async def test_a_live_shop_is_not_taken_down_unless_it_is_said_so(fresh_settings
         assert (said.status, await revision(fresh_settings)) == (0, OLDER)
 
 
-async def test_a_process_that_was_heard_of_lately_counts_as_running(fresh_settings: Settings, tmp_path: Path) -> None:
+async def test_a_process_with_a_recent_heartbeat_counts_as_running(fresh_settings: Settings, tmp_path: Path) -> None:
     """Its connections may be a pooler's."""
     database = Database(fresh_settings, application_name="a-test")
     async with database.transaction() as session:
@@ -57,7 +57,7 @@ async def test_a_process_that_was_heard_of_lately_counts_as_running(fresh_settin
 
     said = await asyncio.to_thread(migrate_to, fresh_settings, tmp_path, "--to", "base", "--yes")
 
-    assert (said.status, "was heard of" in said.errors) == (1, True)
+    assert (said.status, "with a heartbeat" in said.errors) == (1, True)
 
 
 async def test_going_down_is_asked_for_twice_and_going_up_is_not(fresh_settings: Settings, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ class Wire(asyncio.Protocol):
         """The next answer, which is one to a request of this method. Raises EOFError when the server closes instead."""
 
         def found() -> Answer | EOFError | None:
-            if answer := self._take(method):
+            if answer := self._parse(method):
                 return answer
             return None if self.closed_at is None else EOFError(f"closed after {bytes(self._received)!r}")
 
@@ -101,7 +101,7 @@ class Wire(asyncio.Protocol):
         """Every further answer until the server closes; nothing else may come."""
         await self.until_closed(within=within)
         answers = []
-        while answer := self._take("POST"):
+        while answer := self._parse("POST"):
             answers.append(answer)
         assert not self._received, bytes(self._received)
         return answers
@@ -142,7 +142,7 @@ class Wire(asyncio.Protocol):
                 await self._news.wait()
         return value
 
-    def _take(self, method: str) -> Answer | None:
+    def _parse(self, method: str) -> Answer | None:
         """Cut the next answer off what was received, if all of it has come."""
         head, end, rest = bytes(self._received).partition(b"\r\n\r\n")
         if not end:

@@ -74,7 +74,7 @@ async def test_a_purchase_may_come_byte_by_byte(shop: Shop, sale: Sale) -> None:
 
 
 async def test_a_trailer_is_not_a_header(shop: Shop, sale: Sale) -> None:
-    """Who says only behind the body who he is has not said it; nor may he become somebody else (RFC 9110, 6.5.1)."""
+    """A client named only behind the body is not named, and cannot become another one (RFC 9110, 6.5.1)."""
     buyer, other = wishes(shop, sale, 2)
     as_other = f"Authorization: Bearer {shop.token(other.user_id)}\r\nIdempotency-Key: {other.key}\r\n".encode()
 

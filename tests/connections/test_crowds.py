@@ -121,7 +121,7 @@ def _with_more(limits: tuple[int, int]) -> tuple[int, int]:
 
 @pytest.mark.usefixtures("many_files")
 async def test_a_thousand_slow_clients_are_cut_in_time_and_hold_up_nobody(shop: Shop) -> None:
-    """Every buyer beside them gets his 202, about as soon as without them; none of them gets anything."""
+    """Every buyer beside them gets their 202, about as soon as without them; none of them gets anything."""
     sale = await shop.open_sale(units=20_000)
     warm = Window()
     quiet, beside = [Window() for _ in range(WINDOWS)], [Window() for _ in range(WINDOWS)]

@@ -17,7 +17,7 @@ LATER_SECONDS = 0.2
 
 @pytest.fixture
 async def bought(shop: Shop) -> tuple[Wish, str]:
-    """A buyer and the order that is reserved and recorded for him."""
+    """A buyer and the order that is reserved and recorded for them."""
     sale = await shop.open_sale(units=5)
     wish = Wish.of(shop, sale)
     order = wish.won(await exchange(shop, wish.request()))

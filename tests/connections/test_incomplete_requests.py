@@ -154,7 +154,7 @@ async def test_requests_that_come_slowly_but_in_time_are_answered(shop: Shop, sa
             wish.won(await connection.answer())
 
 
-async def test_a_connection_that_rests_before_or_between_requests_is_not_cut(shop: Shop) -> None:
+async def test_a_connection_that_is_idle_before_or_between_requests_is_not_cut(shop: Shop) -> None:
     async with wires(shop, 2) as (used, new):
         used.send(LIVEZ)
         assert (await used.answer()).status == 200
@@ -217,7 +217,7 @@ async def test_a_purchase_that_was_executed_is_never_answered_408(shop: Shop) ->
 
 
 async def test_a_body_that_goes_on_after_its_refusal_is_cut_too(shop: Shop, sale: Sale) -> None:
-    """Who was told that his body is too large gets no second answer, and does not keep the connection."""
+    """A client that was told that its body is too large gets no second answer, and the connection is closed."""
     wish = Wish.of(shop, sale)
     async with wire(shop) as connection:
         connection.send(wish.request("Content-Length: 60000", body=b" " * 5_000, framing=None))

@@ -25,7 +25,7 @@ TRIES_MAX = 2_000
 
 @pytest.fixture
 async def hurried_shop(live_shop: Shop, tmp_path: Path) -> AsyncIterator[Shop]:
-    """An API process that lets no purchase wait for longer than a moment, and soon reads in turns.
+    """An API process that lets no purchase wait for longer than a moment, and is soon saturated.
 
     It takes one purchase of a buyer, and no more for a long time; one that was refused has not been taken.
     """
@@ -63,7 +63,7 @@ async def test_a_purchase_that_would_wait_too_long_is_refused_and_nothing_was_do
 
 
 async def test_other_requests_are_served_while_purchases_are_refused(hurried_shop: Shop, live_shop: Shop) -> None:
-    """Who has bought may look at his order, pay and cancel while nobody can buy."""
+    """Buyers may look at their orders, pay and cancel while nobody can buy."""
     sale = await open_sale(hurried_shop, live_shop, CROWD + 1)
     buyer = Wish.of(live_shop, sale)
     order_id = await live_shop.bought(sale, buyer.user_id, key=buyer.key)
@@ -141,10 +141,10 @@ async def test_a_refusal_that_ends_its_connection_arrives(hurried_shop: Shop, li
     assert all(b"\r\nconnection: close\r\n" in answer for answer in answers)
 
 
-async def test_a_crowd_that_never_waits_is_read_in_turns_and_everybody_gets_his_order(
+async def test_a_crowd_that_never_waits_gets_back_pressure_and_everybody_gets_their_order(
     hurried_shop: Shop, live_shop: Shop
 ) -> None:
-    """Refusing those who ask again at once does not help; left in the kernel, they cost nothing until their turn."""
+    """Refusing those who ask again at once does not help; parked, they cost nothing until they are resumed."""
     sale = await open_sale(hurried_shop, live_shop, CROWD)
     wanted = wishes(hurried_shop, sale, CROWD)
     async with wires(hurried_shop, CROWD) as connections:

@@ -1,4 +1,4 @@
-"""Requests that do not wait for the answers before them: each is answered in its turn, or the connection ends."""
+"""Requests that do not wait for the answers before them: each is answered in order, or the connection ends."""
 
 import asyncio
 
@@ -66,7 +66,7 @@ async def test_pipelined_requests_are_answered_in_their_order(shop: Shop, sale: 
 
 
 async def test_a_pipeline_may_be_split_at_every_byte(shop: Shop) -> None:
-    """Two purchases and what is between them, cut anywhere: both are made, and both buyers are told in turn."""
+    """Two purchases and what is between them, cut anywhere: both are made, and both buyers are told in order."""
     sale = await shop.open_sale(units=4_000)
     pair = wishes(shop, sale, 2)
     length = sum(len(wish.request()) for wish in pair)
@@ -143,7 +143,7 @@ async def test_garbage_that_comes_while_a_purchase_is_under_way_does_not_take_it
 
 
 async def test_every_purchase_of_a_pipeline_keeps_its_answer_whatever_comes_behind_them(shop: Shop) -> None:
-    """Those that wait for their turn too."""
+    """Those that wait for the ones before them too."""
     sale = await shop.open_sale(units=1_000)
     pipelines = [wishes(shop, sale, PIPELINE) for _ in GARBAGE]
     async with wires(shop, len(GARBAGE)) as connections:
@@ -168,7 +168,7 @@ def assert_last_words(answers: list[Answer], status: int) -> None:
 async def test_what_comes_behind_the_last_request_of_a_connection_is_not_done(
     shop: Shop, sale: Sale, last: str
 ) -> None:
-    """Who says that he closes is answered, and nothing that he sends after it counts (RFC 9112, 9.6)."""
+    """A client that says that it closes is answered, and nothing that it sends after it counts (RFC 9112, 9.6)."""
     wish, behind = wishes(shop, sale, 2)
     old = wish.request(line=f"POST {wish.path} HTTP/1.0")
     request = old if last == "HTTP/1.0" else wish.request(last)

@@ -66,8 +66,8 @@ async def test_a_connection_may_end_after_every_byte_of_a_body_in_chunks(shop: S
     await assert_whole_or_nothing(shop, sale, frame, ending, first=head)
 
 
-async def test_whoever_leaves_when_his_answer_comes_finds_it_again(shop: Shop, ending: Ending) -> None:
-    """The purchase is made by then, whether he has read a word of it or not."""
+async def test_whoever_leaves_when_their_answer_comes_finds_it_again(shop: Shop, ending: Ending) -> None:
+    """The purchase is made by then, whether the client has read a word of it or not."""
     sale = await shop.open_sale(units=200)
     wanted = wishes(shop, sale, 100)
     async with wires(shop, len(wanted)) as connections:

@@ -1,4 +1,4 @@
-"""Answers leave together at the end of a turn of the loop: in their order, whole, and before the connection ends."""
+"""Answers leave together at the end of a loop iteration: in their order, whole, and before the connection ends."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -37,7 +37,7 @@ async def sold_out(served_shop: Shop) -> Sale:
     return sale
 
 
-async def test_sold_out_from_memory_takes_its_turn_in_a_pipeline(shop: Shop, sold_out: Sale) -> None:
+async def test_sold_out_from_memory_keeps_its_order_in_a_pipeline(shop: Shop, sold_out: Sale) -> None:
     """It is known at once, and still waits for the answers before it."""
     losers = wishes(shop, sold_out, 4)
     requests = [loser.request() for loser in losers]
@@ -82,8 +82,8 @@ async def test_what_is_wrong_with_a_request_is_said_in_a_sale_that_is_sold_out_t
 
 
 @pytest.fixture
-def long_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine may stand still in the midst of a turn; what is written waits for its end all the same."""
+def long_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may stand still in the midst of an iteration; what is written waits for its end all the same."""
     monkeypatch.setattr("shop.server.sending.TOGETHER_SECONDS_MAX", 60.0)
 
 
@@ -129,8 +129,8 @@ async def connections(count: int) -> AsyncIterator[list[tuple[Served, asyncio.St
                 writer.close()
 
 
-@pytest.mark.usefixtures("long_turn")
-async def test_what_is_written_in_one_turn_leaves_in_one_piece() -> None:
+@pytest.mark.usefixtures("long_iteration")
+async def test_what_is_written_in_one_iteration_leaves_in_one_piece() -> None:
     """Of each connection, in the order in which it was written."""
     async with connections(3) as pairs:
         for letter in (b"a", b"b", b"c"):
@@ -150,8 +150,8 @@ async def test_a_connection_that_ends_sends_what_was_written_first() -> None:
         assert await reader.read() == b"the last words"
 
 
-async def test_much_is_sent_before_the_end_of_the_turn() -> None:
-    """Whoever writes without a pause notices that his client does not read."""
+async def test_much_is_sent_before_the_end_of_the_iteration() -> None:
+    """A writer that makes no pause notices that its client does not read."""
     async with connections(1) as [(served, _)]:
         for _ in range(100):
             served.write(b"x" * UNSENT_BYTES_MAX)
@@ -160,7 +160,7 @@ async def test_much_is_sent_before_the_end_of_the_turn() -> None:
         assert served.writable is not None
 
 
-async def test_no_answer_waits_for_the_end_of_a_long_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_answer_waits_for_the_end_of_a_long_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever writes after a while lets go who has written before."""
     monkeypatch.setattr("shop.server.sending.TOGETHER_SECONDS_MAX", 60.0)
     async with connections(2) as [(first, _), (second, _)]:
@@ -173,7 +173,7 @@ async def test_no_answer_waits_for_the_end_of_a_long_turn(monkeypatch: pytest.Mo
         assert (first.flushed, second.flushed) == ([5], [4])
 
 
-@pytest.mark.usefixtures("long_turn")
+@pytest.mark.usefixtures("long_iteration")
 async def test_a_connection_that_is_gone_does_not_hold_up_the_others() -> None:
     """What was written for it is dropped."""
     async with connections(3) as pairs:

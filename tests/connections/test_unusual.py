@@ -1,4 +1,4 @@
-"""Requests that are unusual and yet HTTP: each has an ordinary answer, and nobody buys what he did not ask for."""
+"""Requests that are unusual and yet HTTP: each has an ordinary answer, and nobody buys what they did not ask for."""
 
 import asyncio
 

@@ -90,7 +90,7 @@ async def assert_sold_to(shop: Shop, sale: Sale, orders: Iterable[str]) -> None:
 
 
 async def assert_all_are_served(wanted: Sequence[Wish], *, earlier: Collection[str] = ()) -> None:
-    """Each buyer who asks again has one order, the one that he may have had already; nobody has more."""
+    """Each buyer who asks again has one order, the one that they may have had already; nobody has more."""
     shop, sale = wanted[0].shop, wanted[0].sale
     answers = await ask_again(wanted)
     assert {answer.outcome for answer in answers} <= {"reserved", "replayed"}

@@ -91,7 +91,7 @@ async def test_a_replica_that_lags_is_promoted_and_no_promise_is_lost(fresh_sett
 async def test_a_process_that_still_reaches_the_old_master_stops_selling(
     fresh_settings: Settings, tmp_path: Path
 ) -> None:
-    """Split brain: Postgres tells it of the new epoch, and what it promised meanwhile is handed in (I6, faults 8)."""
+    """Split brain: Postgres tells it of the new epoch, and it reports what it reserved meanwhile (I6, faults 8)."""
     async with (
         replicated(fresh_settings, tmp_path) as pair,
         running_shop(copy_of(pair.own.shop.settings, redis_url=pair.own.valkey.url), worker=False) as left_behind,

@@ -20,7 +20,7 @@ async def until_forgotten(proxy: ChaosProxy, connections: int) -> None:
     """Wait until the network has forgotten so many connections."""
 
     async def forgotten() -> bool:
-        return proxy.struck >= connections
+        return proxy.injected >= connections
 
     await wait_until(forgotten, reason=f"{connections} connections are half open")
 
@@ -28,7 +28,7 @@ async def until_forgotten(proxy: ChaosProxy, connections: int) -> None:
 async def test_a_reply_that_is_lost_between_client_and_api_is_found_by_the_next_try(
     fresh_settings: Settings, tmp_path: Path
 ) -> None:
-    """Each buyer's first answer is lost in a reset: he asks again with his key, and has one order (I6, faults 1)."""
+    """Each buyer's first answer is lost in a reset; a retry with the same key finds the one order (I6, faults 1)."""
     async with own_shop(fresh_settings, tmp_path, worker_here=True) as own:
         sale = await own.shop.open_sale(units=30)
         async with chaos_proxy(own.shop.base_url) as proxy:
@@ -37,7 +37,7 @@ async def test_a_reply_that_is_lost_between_client_and_api_is_found_by_the_next_
             crowd = await Crowd(through, sale).run(buyers=20, queues=4)
             await (await through.client()).aclose()
 
-        assert (proxy.struck, crowd.passing) == (20, {"reset": 20})
+        assert (proxy.injected, crowd.passing) == (20, {"reset": 20})
         assert crowd.finals == {"replayed": 20 - crowd.finals["reserved"], "reserved": crowd.finals["reserved"]}
         assert crowd.finals["replayed"] > 0
         await assert_each_recorded_once(own.shop, sale, crowd.orders.values())

@@ -147,7 +147,7 @@ async def test_while_others_have_all_connections_the_shop_sells_and_records_with
             await connection.execute("ALTER ROLE crowded CONNECTION LIMIT -1")
 
 
-async def test_a_process_that_hears_nothing_from_postgres_for_too_long_sells_no_more_until_it_does(
+async def test_a_process_whose_heartbeats_go_unanswered_for_too_long_sells_no_more_until_one_is(
     breakable: Settings, tmp_path: Path
 ) -> None:
     """It may be left at an old ledger, and nobody can tell it (faults 8)."""
@@ -156,7 +156,7 @@ async def test_a_process_that_hears_nothing_from_postgres_for_too_long_sells_no_
         as_deaf = copy_of(
             breakable,
             database_url=breakable.database_url.replace("//shop@", "//deaf@"),
-            unheard_seconds_max=1.0,
+            heartbeat_silence_seconds_max=1.0,
         )
         async with own_shop(breakable, tmp_path, worker_here=True) as own:
             sale = await own.shop.open_sale(units=100)

@@ -1,4 +1,4 @@
-"""A rolling restart in the middle of other faults: whoever was let in is answered, and nothing is lost."""
+"""A rolling restart in the middle of other faults: what was accepted is answered, and nothing is lost."""
 
 import asyncio
 import signal

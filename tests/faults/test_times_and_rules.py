@@ -19,7 +19,7 @@ from shop.local import environment_of
 from shop.orders.models import Order, OrderStatus
 from shop.sales.models import Sale
 from shop.settings import Settings
-from shop.stopping import end_tasks
+from shop.stopping import cancel_and_wait
 from shop.worker import running_worker
 from tests.harness import DEADLINE_SECONDS, LOGINS, Shop, as_user, new_user_id, outcome, wait_until
 from tests.nursery import ROOT
@@ -217,4 +217,4 @@ async def auditing(shop: Shop, sale: Sale) -> AsyncIterator[None]:
         yield
         assert not task.done()
     finally:
-        await end_tasks([task])  # redis-py can swallow a cancellation
+        await cancel_and_wait([task])  # redis-py can swallow a cancellation

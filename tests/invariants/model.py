@@ -66,7 +66,7 @@ class Change:
 
 @dataclass
 class Claim:
-    """A promise that was handed in to a recovery."""
+    """A reservation that was reported to a recovery."""
 
     epoch: int
     order_id: bytes
@@ -216,7 +216,7 @@ class Ledger:
 
 @dataclass
 class Postgres:
-    """The rows of the sale, its orders, its changes, its ledger and the promises that were handed in."""
+    """The rows of the sale, its orders, its changes, its ledger and the reservations that were reported."""
 
     units: int
     stock: int
@@ -307,7 +307,7 @@ class Postgres:
                 row.released = True
                 self.units_taken -= row.quantity
 
-    def settle_open(self, spare: int) -> None:
+    def close_open_changes(self, spare: int) -> None:
         """Close what was under way when the ledger was lost, as the new ledger will have applied it."""
         for change in self.open_changes:
             delta, outcome = int(change.first) if change.kind == "units" else 0, APPLIED
@@ -342,11 +342,11 @@ class Model:
         self.ledger.stream = [event for event in self.ledger.stream if event.seq >= self.postgres.watermark]
 
     def claim(self, epoch: int, order_id: bytes, seq: int, user: str, quantity: int) -> None:
-        """Hand a promise in; what is there already stays."""
+        """Report a reservation; what is there already stays."""
         self.postgres.claims.setdefault((epoch, order_id), Claim(epoch, order_id, seq, user, quantity))
 
     def recover(self, survived: "Survived", *, highest_seen: int) -> bool:
-        """A recovery of what survived, after the promises were handed in; whether a new epoch began."""
+        """A recovery of what survived, after the reservations were reported; whether a new epoch began."""
         postgres = self.postgres
         for event in survived.readable_after(postgres.watermark):
             postgres.record(event)
@@ -385,7 +385,7 @@ class Model:
         unexplained = max(highest - postgres.watermark - len(explained), 0)
         wanted = unexplained * old.units_per_user + sum(claim.quantity for claim in pending) + postgres.held_back
         postgres.release_owed()
-        postgres.settle_open(postgres.units - postgres.units_taken - wanted)
+        postgres.close_open_changes(postgres.units - postgres.units_taken - wanted)
         postgres.held_back = min(postgres.units - postgres.units_taken, wanted)
         opening = postgres.units - postgres.units_taken - postgres.held_back
         postgres.epoch, postgres.watermark, postgres.watermark_balance = postgres.epoch + 1, 0, opening

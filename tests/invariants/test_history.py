@@ -58,7 +58,7 @@ def row(
     epoch: int = 1,
     quarantined: bool = False,
 ) -> Entry:
-    """A row; the order of a user is named after him."""
+    """A row; the order of a user is named after the user."""
     order = f"order-{user}" if order is None else order
     moved = {"released": quantity, "reserved": -quantity}.get(kind, 0) if delta is None else delta
     return Entry(SALE, epoch, seq, kind, order, user, quantity, moved, balance, quarantined)
@@ -75,7 +75,7 @@ def told(
     quantity: int = 1,
     epoch: int = 1,
 ) -> Attempt:
-    """An answer; the order of a user is named after him."""
+    """An answer; the order of a user is named after the user."""
     if code in (RESERVED, REPLAYED) and order is None:
         order = f"order-{user}"
     return Attempt(SALE, epoch, user, order, quantity, code, seq, sent_at, answered_at)
@@ -203,14 +203,14 @@ def test_a_refusal_for_want_of_units_is_true_at_its_place(code: str, quantity: i
 
 @pytest.mark.parametrize(("seq", "quantity", "is_right"), [(4, 1, True), (3, 2, False), (3, 3, True), (5, 2, False)])
 def test_over_limit_is_true_at_its_place(seq: int, quantity: int, is_right: bool) -> None:
-    """Dan has his two units from 4 to 5, where they go back."""
+    """Dan has two units from 4 to 5, where they go back."""
     rows = [*ALL_SOLD, row(5, "dan", kind="released", quantity=2, balance=2)]
     attempts = [*(replace(each, sent_at=0) for each in TOLD_ALL), told(OVER_LIMIT, "dan", seq, 0, 9, quantity=quantity)]
 
     assert bool(judge(attempts, rows)) is not is_right
 
 
-def test_over_limit_is_also_true_for_whoever_has_made_all_his_orders() -> None:
+def test_over_limit_is_also_true_for_whoever_has_made_all_their_orders() -> None:
     rows = []
     for number in range(1, 4):
         rows.append(row(2 * number - 1, "ann", order=f"order-{number}", balance=UNITS - 1))
@@ -282,7 +282,7 @@ def test_the_rows_are_a_ledger(rows: Sequence[Entry], said: str) -> None:
     assert said in judge(attempts, rows)[0]
 
 
-# Of the first epoch the row of Cid was lost, and he was honoured in the second.
+# Cid's row was lost in the first epoch, and the order was honoured in the second.
 AFTER_LOSS = [*ROWS[:2], row(1, "cid", kind="honoured", delta=0, balance=3, epoch=2), row(2, "dan", balance=2, epoch=2)]
 
 
@@ -320,7 +320,7 @@ def test_a_witness_of_a_lost_number_is_not_judged() -> None:
 
 
 def test_limits_go_on_in_a_later_epoch() -> None:
-    """Ann has her unit from the first epoch."""
+    """Ann has a unit from the first epoch."""
     rows = [*ROWS, row(1, "ann", order="second", balance=2, epoch=2), row(2, "ann", order="third", balance=1, epoch=2)]
     attempts = [
         *TOLD,

@@ -37,7 +37,7 @@ EVERYTHING = 1_000
 USERS, KEYS, QUANTITIES = 4, 3, 3
 HOURS = 10
 CALM_STEPS = 40  # between two recoveries, each of which costs as much as thirty other steps
-REST_STEPS = 2  # between two steps that use Postgres, each of which costs as much as five others
+UNCHANGED_STEPS = 2  # between two steps that use Postgres, each of which costs as much as five others
 KINDS = ("units", "units", "window", "pause", "resume", "close", "restore")
 LOSSES = ("nothing", "everything", "sale", "orders", "buyers", "stream", "winners", "rolled back", "over-trimmed")
 PHASES = (Phase.generate, Phase.shrink)
@@ -57,7 +57,7 @@ class SaleMachine(RuleBasedStateMachine):
     model: Model
     copied: Ledger | None = None
     calm = 0
-    rested = 0
+    unchanged = 0
     touched = True
 
     def do(self, work: Awaitable[Value]) -> Value:
@@ -77,7 +77,7 @@ class SaleMachine(RuleBasedStateMachine):
 
     @property
     def may_use_postgres(self) -> bool:
-        return self.rested >= REST_STEPS
+        return self.unchanged >= UNCHANGED_STEPS
 
     def wish(self, number: int) -> Wish:
         """What a number asks for: one of a few users, with one of a few keys."""
@@ -195,7 +195,7 @@ class SaleMachine(RuleBasedStateMachine):
 
     def apply_changes(self) -> None:
         """Every open change, in order; each once."""
-        self.rested = 0
+        self.unchanged = 0
         expected = {}
         for change in self.model.postgres.open_changes:
             word, *fields = self.model.ledger.change(change).split()
@@ -204,7 +204,7 @@ class SaleMachine(RuleBasedStateMachine):
         assert self.do(self.world.apply_changes()) == expected
 
     @rule(ahead=st.integers(-2, 3).filter(lambda ahead: ahead != 1))
-    def send_a_change_out_of_turn(self, ahead: int) -> None:
+    def send_a_change_out_of_order(self, ahead: int) -> None:
         applied = self.model.ledger.applied
         expected = "ALREADY" if ahead < 1 else f"GAP {applied}"
         assert self.do(self.world.send_change(applied + ahead)) == expected
@@ -247,16 +247,16 @@ class SaleMachine(RuleBasedStateMachine):
     def restart(self, process: int) -> None:
         """A process loses its memory, and asks Postgres for the last order."""
         self.world.groups[process] = self.do(self.world.process())
-        self.rested = 0
+        self.unchanged = 0
 
     @rule()
-    def beat(self) -> None:
-        """The processes hear what is recorded."""
+    def heartbeat(self) -> None:
+        """The processes learn what is recorded."""
         for group in self.world.groups:
             if group.sale.epoch == self.model.postgres.epoch:
                 group.forget(self.model.postgres.watermark)
-                held = {request.order_id for request, _ in group.undrained}
-                assert all(answer.seq > 0 for _, answer in group.undrained), held
+                held = {request.order_id for request, _ in group.unpersisted}
+                assert all(answer.seq > 0 for _, answer in group.unpersisted), held
 
     @rule(number=st.integers(0, USERS * KEYS * QUANTITIES - 1))
     def flush_scripts(self, number: int) -> None:
@@ -283,7 +283,7 @@ class SaleMachine(RuleBasedStateMachine):
         groups = [group for group, lives in zip(self.world.groups, alive, strict=True) if lives]
         highest = 0
         for group in groups:
-            for request, answer in group.undrained:
+            for request, answer in group.unpersisted:
                 self.model.claim(group.sale.epoch, request.order_id, answer.seq, request.user_id, request.quantity)
             if group.sale.epoch == self.model.postgres.epoch:
                 highest = max(highest, group.highest_seq)
@@ -354,7 +354,7 @@ class SaleMachine(RuleBasedStateMachine):
             return
         SaleMachine.steps += 1
         self.calm += 1
-        self.rested = 0 if self.touched else self.rested + 1
+        self.unchanged = 0 if self.touched else self.unchanged + 1
         self.model.check()
         now, ledger = self.do(self.world.ledger_now()), self.model.ledger
         assert {name: int(now.fields[name]) for name in ("seq", "available", "held_back", "applied")} == {

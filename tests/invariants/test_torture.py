@@ -16,15 +16,15 @@ from loadtests.afterlife import released_wrongly
 from loadtests.chaos import ChaosProxy
 from loadtests.torture.check import Finding, check_sale
 from loadtests.torture.crowd import Crowd
+from loadtests.torture.driver import Driver, OnSale
 from loadtests.torture.faults import FAULTS
-from loadtests.torture.ground import API, NOT_READY, Ground, Wrecked
 from loadtests.torture.healing import HEAL_SECONDS_MAX, NotHealed, until_well
 from loadtests.torture.ledger import check_ledger, sold_while_closed
-from loadtests.torture.market import Market, OnSale
 from loadtests.torture.plan import rounds
 from loadtests.torture.purchases import Purchase
 from loadtests.torture.report import markdown, results_of, write_longest
 from loadtests.torture.run import State, TorturePlan, torture
+from loadtests.torture.testbed import API, NOT_READY, Testbed, Wrecked
 from shop.embedded import EmbeddedServers, PostgresServer, ValkeyServer
 from shop.local import LocalShop
 from shop.processes import START_FAILED
@@ -109,8 +109,8 @@ def test_an_order_sold_while_the_sale_is_paused_or_over_is_found() -> None:
 class Examined:
     """A sale of the running shop with a few purchases of each kind, as the torture records them."""
 
-    def __init__(self, shop: Shop, ground: Ground, crowd: Crowd, sale: OnSale) -> None:
-        self.shop, self.ground, self.crowd, self.sale = shop, ground, crowd, sale
+    def __init__(self, shop: Shop, testbed: Testbed, crowd: Crowd, sale: OnSale) -> None:
+        self.shop, self.testbed, self.crowd, self.sale = shop, testbed, crowd, sale
 
     @property
     def promised(self) -> list[Purchase]:
@@ -131,17 +131,17 @@ class Examined:
     async def check(self) -> Finding:
         """What the torture finds."""
         finding = Finding()
-        await check_sale(self.ground, self.crowd, self.sale, finding)
-        await check_ledger(self.ground, self.sale, finding)
+        await check_sale(self.testbed, self.crowd, self.sale, finding)
+        await check_ledger(self.testbed, self.sale, finding)
         return finding
 
 
 @pytest.fixture
-async def ground(shop: Shop, tmp_path: Path) -> AsyncIterator[Ground]:
-    """The hands of the torture, laid on the running shop."""
+async def testbed(shop: Shop, tmp_path: Path) -> AsyncIterator[Testbed]:
+    """The testbed of the torture, around the running shop."""
     address = urlsplit(shop.base_url)
     settings = shop.settings.model_copy(update={"api_host": address.hostname, "api_port": address.port})
-    here = Ground(
+    here = Testbed(
         settings=settings,
         directory=tmp_path,
         aof="always",
@@ -160,28 +160,28 @@ async def ground(shop: Shop, tmp_path: Path) -> AsyncIterator[Ground]:
 
 
 @pytest.fixture
-async def examined(shop: Shop, ground: Ground) -> AsyncIterator[Examined]:
+async def examined(shop: Shop, testbed: Testbed) -> AsyncIterator[Examined]:
     opened = await shop.open_sale(units=20, units_per_user=2)
     sale = OnSale(opened.id, opened.salt, 0.0, 0.0)
-    crowd = Crowd(shop.base_url, ground.settings, Market(ground, seed=SEED), buyers=0, seed=SEED)
+    crowd = Crowd(shop.base_url, testbed.settings, Driver(testbed, seed=SEED), buyers=0, seed=SEED)
     async with crowd:
-        each = Examined(shop, ground, crowd, sale)
+        each = Examined(shop, testbed, crowd, sale)
         await each.buy()
         yield each
 
 
-async def test_a_process_that_found_a_server_away_is_started_again_and_no_other(ground: Ground) -> None:
+async def test_a_process_that_found_a_server_away_is_started_again_and_no_other(testbed: Testbed) -> None:
     """The second meets the port of the running shop, which no manager of services could cure."""
-    ground.local.start(API, "api", extra={"SHOP_REDIS_URL": "redis://127.0.0.1:1/0"})
-    first = ground.pid(API)
-    assert await ground.until_ended(API) == NOT_READY
+    testbed.local.start(API, "api", extra={"SHOP_REDIS_URL": "redis://127.0.0.1:1/0"})
+    first = testbed.pid(API)
+    assert await testbed.until_ended(API) == NOT_READY
 
-    ground.keep()
+    testbed.keep()
 
-    assert ground.pid(API) != first
-    assert await ground.until_ended(API) == START_FAILED
+    assert testbed.pid(API) != first
+    assert await testbed.until_ended(API) == START_FAILED
     with pytest.raises(Wrecked, match="api ended by itself with status 3"):
-        ground.keep()
+        testbed.keep()
 
 
 async def test_a_sale_that_kept_its_promises_is_clean(examined: Examined) -> None:
@@ -274,15 +274,15 @@ async def test_units_that_went_back_wrongly_are_counted(examined: Examined, stat
 
 async def test_what_does_not_heal_in_time_is_named(examined: Examined) -> None:
     """A sale with an alarm that nobody lifts (I12)."""
-    market = Market(examined.ground, seed=SEED)
-    market.sales.append(examined.sale)
-    well = await until_well(examined.ground, market, examined.crowd, since=time.monotonic())
+    driver = Driver(examined.testbed, seed=SEED)
+    driver.sales.append(examined.sale)
+    well = await until_well(examined.testbed, driver, examined.crowd, since=time.monotonic())
     assert well < HEAL_SECONDS_MAX
 
     await examined.execute("UPDATE sales SET alarm = 'broken by hand' WHERE id = :sale", sale=examined.sale.id)
     long_ago = time.monotonic() - HEAL_SECONDS_MAX
     with pytest.raises(NotHealed, match=f"sale {examined.sale.id}: alarm: broken by hand"):
-        await until_well(examined.ground, market, examined.crowd, since=long_ago)
+        await until_well(examined.testbed, driver, examined.crowd, since=long_ago)
 
 
 def test_the_readme_keeps_the_table_of_the_longest_run(tmp_path: Path) -> None:

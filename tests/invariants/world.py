@@ -16,7 +16,7 @@ import redis.asyncio as aioredis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shop.app.beats import _hand_in, _highest_seq
+from shop.app.heartbeat import _highest_seq, _report
 from shop.auth import CONTROLLER
 from shop.database import Database
 from shop.errors import ShopError
@@ -28,7 +28,7 @@ from shop.orders.models import OrderStatus
 from shop.orders.persister import Persister
 from shop.products import repository as products
 from shop.rate_limit import RateLimiter
-from shop.recovery.steps import Tools, take, take_step
+from shop.recovery.steps import Tools, lease, run_step
 from shop.redis import load_scripts
 from shop.sales import repository as sales
 from shop.sales import service
@@ -190,7 +190,7 @@ class World:
         return [said(answer) for answer in answers]
 
     async def send_change(self, n: int) -> str:
-        """A change out of its turn, as a thawed controller would send it."""
+        """A change out of order, as a thawed controller would send it."""
         answer = await ledger.change(
             self.redis, self.sale.id, self.epoch, n=n, kind="units", first=1_000, timeout=TIMEOUT_SECONDS
         )
@@ -288,23 +288,23 @@ class World:
             await self.redis.restore(key, 0, dump)
 
     async def recover(self, alive: Sequence[GroupCommit]) -> None:
-        """A recovery from its demand to its end; the processes that are alive hand in what they promised."""
+        """A recovery from its demand to its end; the processes that are alive report what they reserved."""
         async with self.database.transaction() as session:
             sale = await session.get_one(Sale, self.sale.id)
         assert await demand_recovery(self.database, self.redis, sale, "the model", may_load=True)
         tools = Tools(self.database, self.redis, self.settings, lambda _: self.persisters[1])
         for _ in range(RECOVERY_STEPS_MAX):
-            recovery = await take(tools, sale.id)
+            recovery = await lease(tools, sale.id)
             if recovery is None:
                 break
             if recovery.step == "compare":
                 async with self.database.transaction() as session:
                     live = await recoveries.live(session)
                 for group in alive:
-                    await _hand_in(self.database, live, {(recovery.sale_id, recovery.from_epoch)}, group)
+                    await _report(self.database, live, {(recovery.sale_id, recovery.from_epoch)}, group)
                 async with self.database.transaction() as session:
                     await recoveries.answer(session, recovery, uuid4(), _highest_seq(alive, recovery))
-            await take_step(tools, recovery)
+            await run_step(tools, recovery)
         assert recovery is None
         async with self.database.transaction() as session:
             self.sale = await session.get_one(Sale, self.sale.id)

@@ -42,7 +42,7 @@ async def test_a_sale_that_cannot_be_read_is_not_sold_and_all_others_are(
     await controller.step()
     await controller.step()
     await poison(bare_shop, sales[1], "ends_at = '20000-01-01'")
-    stopping, looked = asyncio.Event(), asyncio.Event()
+    stopping, first_read = asyncio.Event(), asyncio.Event()
     database, redis, settings = bare_shop.database, bare_shop.redis, bare_shop.settings
 
     with one_more_fails("directory"):
@@ -54,11 +54,11 @@ async def test_a_sale_that_cannot_be_read_is_not_sold_and_all_others_are(
                 settings,
                 limiter=limiter,
                 requests=database,
-                looked=looked,
+                first_read=first_read,
                 stopping=stopping,
             )
         )
-        await looked.wait()
+        await first_read.wait()
     stopping.set()
     await following
 
@@ -75,10 +75,10 @@ async def test_a_latch_that_cannot_be_polled_keeps_no_other_closed(
     sales = [await scheduled(bare_shop) for _ in range(3)]
     await controller.step()
     await controller.step()
-    stopping, looked = asyncio.Event(), asyncio.Event()
+    stopping, first_read = asyncio.Event(), asyncio.Event()
     database, redis, settings = bare_shop.database, bare_shop.redis, bare_shop.settings
     stopping.set()
-    looking = asyncio.Event()
+    second_stopping = asyncio.Event()
     following = asyncio.create_task(
         follow_directory(
             registry,
@@ -87,12 +87,12 @@ async def test_a_latch_that_cannot_be_polled_keeps_no_other_closed(
             settings,
             limiter=limiter,
             requests=database,
-            looked=looked,
-            stopping=looking,
+            first_read=first_read,
+            stopping=second_stopping,
         )
     )
-    await looked.wait()
-    looking.set()
+    await first_read.wait()
+    second_stopping.set()
     await following
     for group in registry.groups:
         group.latch.close(0)

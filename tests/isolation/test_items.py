@@ -9,7 +9,7 @@ from structlog.typing import EventDict
 from shop.isolation import Isolation
 from shop.redis import NotSent
 from shop.settings import Settings
-from shop.stopping import keep_running
+from shop.stopping import supervise
 from tests.harness import wait_until
 from tests.isolation.counted import failing, failures
 from tests.processes import copy_of
@@ -133,7 +133,7 @@ async def test_a_task_that_fails_is_counted_until_it_has_run_for_a_while() -> No
         await stopping.wait()
 
     running = asyncio.create_task(
-        keep_running("supervised 7", run, stopping, delay_min_seconds=0.01, delay_max_seconds=0.1)
+        supervise("supervised 7", run, stopping, delay_min_seconds=0.01, delay_max_seconds=0.1)
     )
     await again.wait()
 

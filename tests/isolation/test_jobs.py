@@ -15,9 +15,9 @@ from shop.orders.models import Order, OrderLine, OrderStatus
 from shop.orders.release import sweep
 from shop.payments import repository as payments
 from shop.payments.gateway import HttpGateway
+from shop.payments.matching import match_payments
 from shop.payments.models import Payment, PaymentStatus, Refund, RefundStatus
 from shop.payments.provider import send_refunds
-from shop.payments.settling import settle
 from shop.products.models import Product
 from shop.settings import Settings
 from tests.harness import Shop
@@ -99,14 +99,14 @@ async def captured(database: Database) -> Order:
     return order
 
 
-async def test_money_that_cannot_be_settled_keeps_no_other_money_waiting(
+async def test_money_that_cannot_be_matched_keeps_no_other_money_waiting(
     database: Database, redis: aioredis.Redis, settings: Settings
 ) -> None:
     orders = [await captured(database) for _ in range(3)]
     await unreadable(database, "orders", "reserved_at", id=orders[1].id)
 
-    with one_more_fails("settling"):
-        assert await settle(database, redis, settings) == 2
+    with one_more_fails("matching"):
+        assert await match_payments(database, redis, settings) == 2
 
     assert await statuses(database, orders) == [OrderStatus.PAID, OrderStatus.RESERVED, OrderStatus.PAID]
 

@@ -243,7 +243,7 @@ def test_there_are_at_least_seven_rounds_also_in_a_quick_run() -> None:
     assert min(FULL.rounds, QUICK.rounds) >= 7
 
 
-def test_only_parts_with_a_resting_worker_have_their_sales_prepared() -> None:
+def test_only_parts_with_an_idle_worker_have_their_sales_prepared() -> None:
     assert sales_needed(QUICK, [Part.DRAIN, Part.GROWTH]) == []
     assert len(sales_needed(QUICK, list(Part))) == QUICK.rounds + QUICK.overload_rounds + 2
 

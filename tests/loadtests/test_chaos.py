@@ -228,7 +228,7 @@ async def test_after_so_many_cuts_everything_passes(proxy: ChaosProxy) -> None:
             await client.reads(1)
 
     assert await (await connect(proxy)).echoes(b"passes")
-    assert (proxy.struck, proxy.mode) == (2, Pass())
+    assert (proxy.injected, proxy.mode) == (2, Pass())
 
 
 async def test_a_lost_request_never_arrives_and_others_pass(proxy: ChaosProxy, echo: Echo) -> None:
@@ -272,7 +272,7 @@ async def test_a_marker_that_comes_in_pieces_is_found(proxy: ChaosProxy, echo: E
     client.send(b"ked")
 
     assert await client.hears_nothing()
-    assert (proxy.struck, bytes(echo.got)) == (1, b"mar")
+    assert (proxy.injected, bytes(echo.got)) == (1, b"mar")
 
 
 async def test_what_trickles_arrives_in_its_time_and_complete(proxy: ChaosProxy) -> None:

@@ -127,20 +127,20 @@ async def rushed(database: Database) -> Rushed:
     empty = CrowdRecord(
         sale_id=sale.id, seed=1, shoppers=5, complete=True, elapsed_seconds=1.0, outcomes=(), attempts=()
     )
-    ground = Rushed(database, product.id, sale.id, empty)
+    rushed_sale = Rushed(database, product.id, sale.id, empty)
     for number in (1, 2, 3):
-        await ground.write(number)
+        await rushed_sale.write(number)
     attempts = (
-        attempt(1, 202, "reserved", ground.order_id(1)),
-        attempt(2, 202, "reserved", ground.order_id(2)),
-        attempt(2, 200, "replayed", ground.order_id(2)),
-        attempt(3, 202, "reserved", ground.order_id(3), key=None),
+        attempt(1, 202, "reserved", rushed_sale.order_id(1)),
+        attempt(2, 202, "reserved", rushed_sale.order_id(2)),
+        attempt(2, 200, "replayed", rushed_sale.order_id(2)),
+        attempt(3, 202, "reserved", rushed_sale.order_id(3), key=None),
         attempt(4, 429, "rate_limited"),
         attempt(4, 409, "sold_out"),
         attempt(5, 409, "sold_out"),
     )
     outcomes = ("reserved", "reserved", "reserved", "sold_out", "sold_out")
-    return replace(ground, record=replace(empty, outcomes=outcomes, attempts=attempts))
+    return replace(rushed_sale, record=replace(empty, outcomes=outcomes, attempts=attempts))
 
 
 def failed(verdict: Verdict) -> set[str]:

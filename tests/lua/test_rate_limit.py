@@ -41,12 +41,12 @@ async def test_after_one_emission_exactly_one_more_is_admitted(redis: aioredis.R
     assert await ask_at(redis, NOON_US + EMISSION_US + 400, ANN) == [EMISSION_US - 400]
 
 
-async def test_a_caller_who_rested_has_his_burst_again_and_no_more(redis: aioredis.Redis) -> None:
+async def test_a_caller_who_paused_has_their_burst_again_and_no_more(redis: aioredis.Redis) -> None:
     for _ in range(3):
         await ask_at(redis, NOON_US, ANN)
-    rested_us = NOON_US + 100 * EMISSION_US
+    later_us = NOON_US + 100 * EMISSION_US
 
-    assert [(await ask_at(redis, rested_us, ANN))[0] for _ in range(4)] == [0, 0, 0, EMISSION_US]
+    assert [(await ask_at(redis, later_us, ANN))[0] for _ in range(4)] == [0, 0, 0, EMISSION_US]
 
 
 async def test_a_refusal_writes_nothing(redis: aioredis.Redis) -> None:
@@ -59,7 +59,7 @@ async def test_a_refusal_writes_nothing(redis: aioredis.Redis) -> None:
     assert await everything(redis) == before
 
 
-async def test_each_caller_of_a_call_has_his_own_bucket_and_answer(redis: aioredis.Redis) -> None:
+async def test_each_caller_of_a_call_has_their_own_bucket_and_answer(redis: aioredis.Redis) -> None:
     await ask_at(redis, NOON_US, BOB, burst=1)
 
     assert await ask_at(redis, NOON_US, ANN, BOB, CID, burst=1) == [0, EMISSION_US, 0]

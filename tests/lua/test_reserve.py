@@ -236,7 +236,7 @@ REFUSALS: list[tuple[Callable[[Ledger], Any], str]] = [
 async def test_a_repeat_comes_before_every_refusal_and_a_refusal_writes_nothing(
     redis: aioredis.Redis, refuse: Callable[[Ledger], Any], refusal: str
 ) -> None:
-    """In every state of the sale the winner's retry finds his order, and who is refused leaves no trace (I9)."""
+    """In every state of the sale the winner's retry finds its order, and a refusal leaves no trace (I9)."""
     ledger = await open_ledger(redis, available=10)
     [first] = await ledger.buy((1, "ann", 2))
     await refuse(ledger)
@@ -305,7 +305,7 @@ async def test_the_real_clock_opens_a_sale_without_anybody_doing_anything(redis:
 
 @pytest.mark.parametrize(("early_ms", "word"), [(1, "RESERVED"), (0, "RESERVED"), (-1, "LATE")])
 async def test_after_the_deadline_nothing_is_executed(redis: aioredis.Redis, early_ms: int, word: str) -> None:
-    """LATE: whoever asked has given up, so no order may appear behind him (I9)."""
+    """LATE: the caller has given up, so no order may appear afterwards (I9)."""
     ledger = await open_ledger(redis)
     await ledger.set(starts_ms=NOON_MS - 1, ends_ms=LATER_MS)
     before = await everything(redis)
@@ -385,8 +385,8 @@ async def test_a_sale_that_is_still_loading_is_not_loaded(redis: aioredis.Redis)
     assert await everything(redis) == before
 
 
-async def test_a_buyer_never_has_more_units_than_allowed_over_all_his_orders(redis: aioredis.Redis) -> None:
-    """OVER_LIMIT names the units that he has, in one batch as over several (F28, I5)."""
+async def test_a_buyer_never_has_more_units_than_allowed_over_all_their_orders(redis: aioredis.Redis) -> None:
+    """OVER_LIMIT names the units that the buyer has, in one batch as over several (F28, I5)."""
     ledger = await open_ledger(redis, available=100, units_per_user=5)
 
     assert words(await ledger.buy((1, "ann", 2), (2, "ann", 2), (3, "ann", 2), (4, "ann", 1), (5, "ann", 1))) == [
@@ -401,7 +401,7 @@ async def test_a_buyer_never_has_more_units_than_allowed_over_all_his_orders(red
     assert words(await ledger.buy((7, "bob", 5), (8, "cid", 6))) == ["RESERVED", "OVER_LIMIT"]
 
 
-async def test_a_buyer_never_makes_more_orders_than_allowed_even_if_he_gives_them_back(redis: aioredis.Redis) -> None:
+async def test_a_buyer_never_makes_more_orders_than_allowed_even_if_they_give_them_back(redis: aioredis.Redis) -> None:
     ledger = await open_ledger(redis, units_per_user=5, orders_per_user=2)
 
     assert words(await ledger.buy((1, "ann", 1), (2, "ann", 1), (3, "ann", 1))) == [
@@ -426,7 +426,7 @@ async def test_units_that_came_back_count_again_for_the_limit(redis: aioredis.Re
 
 
 async def test_the_limit_is_told_before_the_stock(redis: aioredis.Redis) -> None:
-    """Whoever has had his share hears that, and not that all is sold."""
+    """Buyers who have had their share are told that, and not that all is sold."""
     ledger = await open_ledger(redis, available=1, units_per_user=1)
     await ledger.buy((1, "ann", 1))
 

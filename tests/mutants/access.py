@@ -98,7 +98,7 @@ MUTANTS = (
     ),
     breaks(
         "every_proxy_is_trusted",
-        "A client says himself where he comes from, and gets round every limit by address.",
+        "A client says itself where it comes from, and gets round every limit by address.",
         "shop/app/forwarding.py",
         "        self._proxies = settings.proxies\n",
         '        self._proxies = settings.proxies.parse("*")\n',

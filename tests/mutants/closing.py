@@ -70,8 +70,8 @@ MUTANTS = (
         "nobody_sweeps",
         "Units whose release was lost never come back.",
         "shop/orders/release.py",
-        "    turns: deque[tuple[int, Cursor | None]] = deque((sale_id, None) for sale_id in sale_ids)\n",
-        "    turns: deque[tuple[int, Cursor | None]] = deque()\n",
+        "    queue: deque[tuple[int, Cursor | None]] = deque((sale_id, None) for sale_id in sale_ids)\n",
+        "    queue: deque[tuple[int, Cursor | None]] = deque()\n",
         f"{OF_RELEASE}::test_the_worker_sweeps_by_itself",
     ),
     breaks(

@@ -49,7 +49,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "details_in_words_only",
         "Who runs the shop is not told what was seen.",
         "shop/readiness.py",
-        "summary(asyncio.run(look()), Failing._asdict)",
+        "summary(asyncio.run(check()), Failing._asdict)",
         "summary(asyncio.run(look()), lambda failing: failing.reason)",
         "tests/api/test_operator.py::test_the_metrics_port_tells_the_details_that_the_public_is_not_told",
     ),

@@ -5,13 +5,13 @@ from tests.mutants.mutant import Edit, Mutant, breaks
 GROUP, LATCH, LANE, PURCHASE = (f"shop/seckill/{name}.py" for name in ("group_commit", "latch", "lane", "purchase"))
 LEDGER, REDIS, LIMITER = "shop/ledger/client.py", "shop/redis.py", "shop/rate_limit.py"
 SENDING, OF_SENDING = "shop/server/sending.py", "tests/connections/test_sending.py"
-OF_SETTING_ASIDE = "tests/connections/test_setting_aside.py"
+OF_DEFERRED = "tests/connections/test_deferred.py"
 OF_PURCHASE, OF_LATCH, OF_LIMITER = (
     "tests/api/test_purchase.py",
     "tests/seckill/test_latch.py",
     "tests/test_rate_limit.py",
 )
-KNOWN_BY_A_PROCESS = "tests/recovery/test_losses.py::test_what_only_a_living_process_knows_is_handed_in_by_it"
+KNOWN_BY_A_PROCESS = "tests/recovery/test_losses.py::test_what_only_a_living_process_knows_is_reported_by_it"
 
 MUTANTS = (
     breaks(
@@ -40,8 +40,8 @@ MUTANTS = (
         OF_SENDING,
     ),
     breaks(
-        "answer_waits_for_a_long_turn",
-        "Under a crowd on the ordinary routes every answer comes a turn of the loop later.",
+        "answer_waits_for_a_long_iteration",
+        "Under a crowd on the ordinary routes every answer comes a loop iteration later.",
         SENDING,
         "        self._outbox.send_if_late()\n",
         "",
@@ -49,11 +49,11 @@ MUTANTS = (
     ),
     breaks(
         "first_half_is_lost",
-        "Of a purchase that comes in pieces only the last one is set aside.",
+        "Of a purchase that comes in pieces only the last one is deferred.",
         "shop/server/connections.py",
-        "        connection.aside += data\n",
-        "        connection.aside = data\n",
-        f"{OF_SETTING_ASIDE}::test_what_was_set_aside_is_answered_in_time_however_it_came",
+        "        connection.deferred += data\n",
+        "        connection.deferred = data\n",
+        f"{OF_DEFERRED}::test_what_was_deferred_is_answered_in_time_however_it_came",
     ),
     breaks(
         "next_request_is_swallowed",
@@ -65,7 +65,7 @@ MUTANTS = (
     ),
     breaks(
         "one_memory_for_all",
-        "Sold out is told from memory to anybody, whoever he says he is.",
+        "Sold out is told from memory to anybody, whoever they say they are.",
         "shop/seckill/admission.py",
         "        except ShopError:\n            return None\n",
         "        except ShopError:\n            refusal = found.sold_out.body(0, scope['path'], request_id)\n",
@@ -118,7 +118,7 @@ MUTANTS = (
         "process_forgets_its_promises",
         "What a ledger loses before it is recorded is lost, although a process knew it.",
         GROUP,
-        '            if answer.word == "RESERVED":\n                self._undrained.append((request, answer))\n',
+        '            if answer.word == "RESERVED":\n                self._unpersisted.append((request, answer))\n',
         '            if answer.word == "RESERVED":\n',
         KNOWN_BY_A_PROCESS,
     ),
@@ -139,7 +139,7 @@ MUTANTS = (
         "tests/seckill/test_group_commit.py",
     ),
     breaks(
-        "lane_takes_an_older_epoch",
+        "lane_adopts_an_older_epoch",
         "A stale copy of the directory brings a process back to a ledger that is replaced.",
         "shop/seckill/registry.py",
         "if sale.epoch > self.epoch_of(sale.sale_id):",
@@ -148,7 +148,7 @@ MUTANTS = (
     ),
     breaks(
         "released_order_is_the_answer",
-        "Without a key, a buyer who cancelled gets his cancelled order for ever.",
+        "Without a key, a buyer who cancelled gets the cancelled order for ever.",
         PURCHASE,
         '        if not (answer.word in {"REPLAYED", "MISMATCH"} and answer.fields[-1] == "released"):\n',
         "        if True:\n",
@@ -227,7 +227,7 @@ MUTANTS = (
     ),
     breaks(
         "limiter_fails_open",
-        "Without the limiter's Redis everybody may ask as often as he likes.",
+        "Without the limiter's Redis everybody may ask as often as they like.",
         LIMITER,
         "        wait = arrival - now - self._tolerance_seconds\n        if wait > 0:\n            return wait\n",
         "",
@@ -237,12 +237,12 @@ MUTANTS = (
         "overload_gate_open",
         "A process takes more purchases than it can answer in time.",
         "shop/server/gate.py",
-        "self._late_seconds + ahead_seconds + queued_seconds > self._delay_seconds_max\n",
+        "self._lag_seconds + ahead_seconds + queued_seconds > self._delay_seconds_max\n",
         "False\n",
         "tests/seckill/test_gate.py",
     ),
     breaks(
-        "caller_takes_his_batch_along",
+        "caller_takes_its_batch_along",
         "A batch that fails answers only one of its callers; the others wait for ever.",
         REDIS,
         "                for _, future in batch:\n                    if not future.done():\n"

@@ -2,7 +2,7 @@
 
 from tests.mutants.mutant import breaks
 
-SETTLING, EVENTS, SERVICE = (f"shop/payments/{name}.py" for name in ("settling", "events", "service"))
+MATCHING, EVENTS, SERVICE = (f"shop/payments/{name}.py" for name in ("matching", "events", "service"))
 OF_LATE_MONEY, OF_REFUNDS, OF_PAYING = (
     f"tests/payments/test_{name}.py" for name in ("late_money", "refunds", "paying")
 )
@@ -12,7 +12,7 @@ MUTANTS = (
     breaks(
         "late_money_is_kept",
         "Money that comes after a cancellation stays, and nobody says so.",
-        SETTLING,
+        MATCHING,
         '        await _give_back(session, payment, f"the order was {order.status}")\n',
         "        payment.settled_at = await sales.database_time(session)\n",
         f"{OF_LATE_MONEY}::test_money_after_a_cancellation_goes_back",
@@ -20,7 +20,7 @@ MUTANTS = (
     breaks(
         "late_money_is_attached",
         "Money that comes after expiry pays an order whose units are sold to others.",
-        SETTLING,
+        MATCHING,
         "    elif order.status != OrderStatus.EXPIRED:\n",
         "    elif order.status == OrderStatus.EXPIRED:\n"
         "        payment.paid_order_id, payment.settled_at = order.id, await sales.database_time(session)\n"
@@ -30,7 +30,7 @@ MUTANTS = (
     breaks(
         "late_money_refused_is_forgotten",
         "When the ledger has no units for late money, the money stays where it is.",
-        SETTLING,
+        MATCHING,
         "            await _give_back(session, payment, refused)\n",
         "            payment.settled_at = await sales.database_time(session)\n",
         f"{OF_LATE_MONEY}::test_late_money_goes_back_when_the_units_are_sold_to_others",
@@ -38,10 +38,10 @@ MUTANTS = (
     breaks(
         "every_try_is_another_replacement",
         "Settling again buys again.",
-        SETTLING,
+        MATCHING,
         "order.user_id, order.id))",
         'order.user_id, __import__("uuid").uuid4()))',
-        f"{OF_LATE_MONEY}::test_settling_again_and_from_two_workers_makes_one_replacement",
+        f"{OF_LATE_MONEY}::test_matching_again_and_from_two_workers_makes_one_replacement",
         f"{OF_LATE_MONEY}::test_late_money_buys_a_replacement_while_there_are_units",
     ),
     breaks(
@@ -78,7 +78,7 @@ MUTANTS = (
     ),
     breaks(
         "refund_without_its_key",
-        "An admin whose answer was lost refunds again, or is told that he cannot.",
+        "An admin whose answer was lost refunds again, or is told that they cannot.",
         "shop/payments/router.py",
         "    return answer(await once(session, asked, work, status=202))\n",
         '    return Response((await work()).model_dump_json(), status_code=202, media_type="application/json")\n',

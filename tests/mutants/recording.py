@@ -5,7 +5,7 @@ from tests.mutants.mutant import Edit, Mutant, breaks
 PERSISTER, BATCH, DATABASE = "shop/orders/persister.py", "shop/orders/batch.py", "shop/database.py"
 OF_WORKERS, OF_POISON = "tests/pipeline/test_worker_faults.py", "tests/pipeline/test_poison.py"
 OF_NOTICED = "tests/recovery/test_noticed.py"
-IMPOSSIBLE = f"{OF_POISON}::test_an_impossible_entry_stops_the_sale_and_can_be_set_aside"
+IMPOSSIBLE = f"{OF_POISON}::test_an_impossible_entry_stops_the_sale_and_can_be_quarantined"
 
 MUTANTS = (
     breaks(
@@ -122,7 +122,7 @@ MUTANTS = (
         BATCH,
         "        if event.seq != seq + 1:\n",
         "        if False:\n",
-        f"{OF_POISON}::test_a_gap_stops_the_sale_and_cannot_be_set_aside",
+        f"{OF_POISON}::test_a_gap_stops_the_sale_and_cannot_be_quarantined",
     ),
     breaks(
         "delta_not_compared",
@@ -176,7 +176,7 @@ MUTANTS = (
         "tests/faults/test_postgres_states.py::test_whatever_a_failover_says_is_503_and_a_wrong_statement_is_500",
     ),
     breaks(
-        "weather_is_taken_for_poison",
+        "transient_failure_is_taken_for_poison",
         "A connection that breaks stops the sale for good.",
         PERSISTER,
         "            if _is_about_data(error):\n",

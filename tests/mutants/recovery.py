@@ -11,11 +11,11 @@ OF_POISON, OF_STEPS, OF_NOTICED = (
     "tests/recovery/test_steps.py",
     "tests/recovery/test_noticed.py",
 )
-KNOWN_BY_A_PROCESS = f"{OF_LOSSES}::test_what_only_a_living_process_knows_is_handed_in_by_it"
+KNOWN_BY_A_PROCESS = f"{OF_LOSSES}::test_what_only_a_living_process_knows_is_reported_by_it"
 IN_ITS_WINDOW = f"{OF_RECEIPTS}::test_a_receipt_shown_in_its_window_brings_the_order_back"
 UNNOTICED = f"{OF_RECEIPTS}::test_a_receipt_tells_of_a_loss_that_nobody_has_noticed"
 AFTER_THE_WINDOW = f"{OF_RECEIPTS}::test_after_the_window_a_receipt_is_too_late_and_its_units_are_on_sale"
-NOT_HIS_OWN = f"{OF_RECEIPTS}::test_a_receipt_that_is_not_the_buyers_own_brings_nothing"
+NOT_THE_BUYERS_OWN = f"{OF_RECEIPTS}::test_a_receipt_that_is_not_the_buyers_own_brings_nothing"
 ASKED_FOR = f"{OF_LOSSES}::test_an_operator_may_ask_for_a_comparison"
 
 MUTANTS = (
@@ -48,15 +48,15 @@ MUTANTS = (
         "second_recovery_forgets_the_first",
         "What an earlier recovery holds back is sold after the next one.",
         RENEWING,
-        " + handed_in.units + sale.held_back\n",
-        " + handed_in.units\n",
+        " + unpersisted.units + sale.held_back\n",
+        " + unpersisted.units\n",
         f"{OF_RECEIPTS}::test_a_second_loss_keeps_what_is_held_back_since_the_first",
     ),
     breaks(
         "lost_events_not_counted",
         "Nothing is held back for the events that Redis has lost.",
         RENEWING,
-        "        unexplained = max(highest_seq - sale.watermark - handed_in.explains, 0)\n",
+        "        unexplained = max(highest_seq - sale.watermark - unpersisted.explains, 0)\n",
         "        unexplained = 0\n",
         IN_ITS_WINDOW,
     ),
@@ -91,7 +91,7 @@ MUTANTS = (
         ORDERS,
         "        (RecoveryClaim.outcome.is_(None) & quarantined, ClaimOutcome.QUARANTINED),\n",
         "",
-        f"{OF_POISON}::test_an_order_whose_entry_was_set_aside_is_not_honoured",
+        f"{OF_POISON}::test_an_order_whose_entry_was_quarantined_is_not_honoured",
     ),
     breaks(
         "honoured_claims_stay_closed",
@@ -119,7 +119,7 @@ MUTANTS = (
     ),
     breaks(
         "recovery_without_lease",
-        "Two workers build the same ledger in turns, and neither comes to an end.",
+        "Two workers build the same ledger alternately, and neither comes to an end.",
         RECOVERIES,
         "            Recovery.leased_until.is_(None) | (Recovery.leased_until < func.now()) |"
         " (Recovery.leased_by == worker_id),\n",
@@ -143,8 +143,8 @@ MUTANTS = (
         "tests/recovery/test_restored_postgres.py",
     ),
     Mutant(
-        "handed_in_not_compared",
-        "A ledger that lacks what a process hands in, or is behind what it has seen, keeps its epoch.",
+        "reports_not_compared",
+        "A ledger that lacks what a process reports, or is behind what it has seen, keeps its epoch.",
         (
             Edit(COMPARING, " or missing:\n", ":\n"),
             Edit(COMPARING, " or highest_seq > state.seq:\n", ":\n"),
@@ -203,11 +203,11 @@ MUTANTS = (
     ),
     breaks(
         "late_claims_not_honoured",
-        "What a process hands in after the recovery is lost.",
+        "What a process reports after the recovery is lost.",
         "shop/recovery/following.py",
         "        if late:\n",
         "        if False:\n",
-        "tests/recovery/test_memory.py::test_a_process_that_slept_through_the_recovery_hands_in_what_it_had",
+        "tests/recovery/test_memory.py::test_a_process_that_slept_through_the_recovery_reports_what_it_had",
     ),
     breaks(
         "held_back_for_ever",
@@ -231,7 +231,7 @@ MUTANTS = (
         "shop/ledger/receipts.py",
         "            if not hmac.compare_digest(signature, self._signature(kind, payload)):\n",
         "            if False:\n",
-        NOT_HIS_OWN,
+        NOT_THE_BUYERS_OWN,
     ),
     breaks(
         "receipt_of_another_buyer",
@@ -239,7 +239,7 @@ MUTANTS = (
         CLAIMS,
         "    if (receipt.order_id, receipt.user_id) != (str(order_id), buyer_id):\n",
         "    if receipt.order_id != str(order_id):\n",
-        NOT_HIS_OWN,
+        NOT_THE_BUYERS_OWN,
         UNNOTICED,
     ),
     breaks(
@@ -252,9 +252,9 @@ MUTANTS = (
         "test_an_order_that_the_ledger_has_forgotten_is_noticed_by_the_process_that_promised_it",
     ),
     breaks(
-        "beat_forgets_while_in_question",
-        "A process takes what was recorded since a rollback for what it has promised, and does not hand that in.",
-        "shop/app/beats.py",
+        "heartbeat_forgets_while_in_question",
+        "A process takes what was recorded since a rollback for its own reservations, and does not report those.",
+        "shop/app/heartbeat.py",
         "    elif now.epoch == epoch and not now.recovering:",
         "    elif now.epoch == epoch:",
         "tests/recovery/test_memory.py::test_a_process_forgets_nothing_while_its_ledger_is_in_question",
@@ -268,11 +268,11 @@ MUTANTS = (
         "tests/recovery/test_noticed.py::test_a_ledger_that_may_be_older_is_fenced_before_the_scripts_are_there_again",
     ),
     breaks(
-        "beat_forgets_too_much",
+        "heartbeat_forgets_too_much",
         "A process forgets promises that Postgres does not have yet.",
-        "shop/app/beats.py",
+        "shop/app/heartbeat.py",
         "        group.forget(now.watermark)\n",
-        "        group.handed_in(len(group.undrained))\n",
+        "        group.reported(len(group.unpersisted))\n",
         f"{OF_LOSSES}::test_a_sale_that_is_flushed_in_mid_sale_keeps_every_promise",
         KNOWN_BY_A_PROCESS,
     ),

@@ -91,7 +91,7 @@ MUTANTS = (
         "open_changes_forgotten",
         "A new ledger begins without the pause that an admin has just asked for.",
         "shop/recovery/renewing.py",
-        "        await settle_open(session, sale, spare=sale.units - sale.units_taken - wanted, now=now)\n",
+        "        await close_open_changes(session, sale, spare=sale.units - sale.units_taken - wanted, now=now)\n",
         "",
         f"{OF_LOSSES}::test_a_pause_and_a_change_of_units_that_were_under_way_are_kept",
     ),
@@ -171,7 +171,7 @@ MUTANTS = (
     ),
     breaks(
         "verified_without_comparing",
-        "An auditor that thaws sets the verified place back.",
+        "An auditor that thaws sets the verified position back.",
         "shop/audit/live/repository.py",
         "SaleAudit.epoch == seen.epoch, SaleAudit.verified_seq == seen.seq)",
         "SaleAudit.epoch == seen.epoch)",

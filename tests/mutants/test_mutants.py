@@ -20,8 +20,8 @@ FILES = {
     "shop/__init__.py": "ANSWER = 42\nUNUSED = 1\n",
     "tests/test_answer.py": "import shop\n\n\ndef test_the_answer_is_42():\n    assert shop.ANSWER == 42\n",
     "tests/test_red.py": "def test_this_is_red_without_any_mutant():\n    assert False\n",
-    "tests/conftest.py": "import pytest, shop\n\n\n@pytest.fixture\ndef ground():\n    assert shop.UNUSED == 1\n",
-    "tests/test_ground.py": "def test_the_ground_is_good(ground):\n    pass\n",
+    "tests/conftest.py": "import pytest, shop\n\n\n@pytest.fixture\ndef testbed():\n    assert shop.UNUSED == 1\n",
+    "tests/test_testbed.py": "def test_the_testbed_is_good(testbed):\n    pass\n",
 }
 SHOP, ANSWER = "shop/__init__.py", "tests/test_answer.py"
 OF_THE_SMALL_SHOP = (
@@ -30,7 +30,7 @@ OF_THE_SMALL_SHOP = (
     breaks("moved", "", SHOP, "41", "43", ANSWER),
     breaks("twice", "", SHOP, " = ", " = -", ANSWER),
     breaks("no_import", "", SHOP, "ANSWER = 42", "raise ImportError", ANSWER),
-    breaks("no_ground", "", SHOP, "UNUSED = 1", "UNUSED = 2", "tests/test_ground.py"),
+    breaks("no_testbed", "", SHOP, "UNUSED = 1", "UNUSED = 2", "tests/test_testbed.py"),
     breaks("red_before", "", SHOP, "42", "43", "tests/test_red.py"),
     breaks("no_such_test", "", SHOP, "42", "43", f"{ANSWER}::test_that_is_not_there"),
 )
@@ -40,7 +40,7 @@ EXPECTED = {
     "moved": Verdict.STALE,
     "twice": Verdict.STALE,
     "no_import": Verdict.ERROR,
-    "no_ground": Verdict.ERROR,
+    "no_testbed": Verdict.ERROR,
     "red_before": Verdict.BASELINE,
     "no_such_test": Verdict.BASELINE,
 }

@@ -94,7 +94,7 @@ class Merchant:
 
 @asynccontextmanager
 async def merchant(*, status: int = 200, tls: ssl.SSLContext | None = None) -> AsyncIterator[Merchant]:
-    """A merchant who listens at a port of his own while the block lasts."""
+    """A merchant who listens at a port of their own while the block lasts."""
     serving = Merchant(status=status, scheme="https" if tls else "http")
     if tls is not None:
         tls.sni_callback = lambda _, name, __: serving.names.append(name)

@@ -136,7 +136,7 @@ async def test_what_was_left_of_an_old_ledger_is_read_before_the_new_one_has_any
     assert await told(database) == sorted(((Kind.RESERVED, order) for order in orders), key=str)
 
 
-async def test_what_a_quarantine_set_aside_is_not_told(database: Database, listening: Settings) -> None:
+async def test_what_was_quarantined_is_not_told(database: Database, listening: Settings) -> None:
     sale = await make_sale(database)
     first, second = await drain(database, listening, sale, 2)
     async with database.transaction() as session:
@@ -227,7 +227,7 @@ async def test_unknown_words_of_order_events_are_passed_over(database: Database,
     await until_told(database, listening, [(Kind.RESERVED, order.id), (Kind.PAID, order.id)])
 
 
-async def test_who_gets_his_late_money_back_is_told_so(database: Database, listening: Settings) -> None:
+async def test_who_gets_their_late_money_back_is_told_so(database: Database, listening: Settings) -> None:
     order = await make_order(database)
     async with database.transaction() as session:
         await note(session, order.id, "money_returned", reason="the order was expired")

@@ -65,7 +65,7 @@ async def collected(database: Database, settings: Settings, count: int) -> None:
     await wait_until(there, reason=f"{count} notifications are collected")
 
 
-async def test_a_buyer_is_mailed_about_his_account_and_his_order(database: Database, settings: Settings) -> None:
+async def test_a_buyer_is_mailed_about_their_account_and_their_order(database: Database, settings: Settings) -> None:
     async with mail_server() as server:
         using = mailing(settings, server)
         user_id = await make_user(database, email="ada@example.com")

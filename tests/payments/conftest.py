@@ -18,7 +18,7 @@ REDIS_NUMBER = 2  # the numbers of sales are those of the clean and the live sho
 
 @dataclass
 class Paying:
-    """The shop, its provider's address, and the hands of a shopper at the payment page."""
+    """The shop, its provider's address, and a shopper at the payment page."""
 
     shop: Shop
     provider_url: str

@@ -13,7 +13,7 @@ from shop.orders import repository as orders
 from shop.orders.models import Order, OrderEvent, OrderStatus
 from shop.payments import repository
 from shop.payments.contract import Intent, ProviderEvent, ProviderRefund
-from shop.payments.events import take
+from shop.payments.events import ingest
 from shop.payments.models import Payment
 from shop.payments.service import money_report
 from shop.payments.totals.repository import money
@@ -21,7 +21,7 @@ from shop.sales.models import Sale
 from tests.harness import Shop, new_user_id, wait_until
 
 AT_ONCE = 50
-SETTLE_SECONDS = 60.0  # hundreds of late payments may have to be settled
+MATCH_SECONDS = 60.0  # hundreds of late payments may have to be matched
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 _numbers = itertools.count(1)
 
@@ -98,7 +98,7 @@ def event_of(intent: Intent, kind: str = "payment.captured", event_id: str | Non
 async def tell(shop: Shop, event: ProviderEvent) -> str:
     """Take an event as the webhook does; what became of it."""
     async with shop.database.transaction() as session:
-        return await take(session, event)
+        return await ingest(session, event)
 
 
 async def pay(shop: Shop, order: Order) -> str:
@@ -131,7 +131,7 @@ async def moves(shop: Shop, order_ids: Sequence[UUID]) -> dict[UUID, list[str]]:
 async def balanced(shop: Shop, sale: Sale, *, live: int | None = None) -> None:
     """Return when the sale's ledger and the money add up (I1–I5, I8, I11) and nothing is under way any more."""
 
-    async def settled() -> bool:
+    async def matched() -> bool:
         async with shop.database.transaction() as session:
             report = money_report(await money(session))
             owed = select(func.count()).where(Order.sale_id == sale.id, Order.closed_at.is_not(None))
@@ -139,7 +139,7 @@ async def balanced(shop: Shop, sale: Sale, *, live: int | None = None) -> None:
         assert report.balanced, report
         return waiting == 0 and not any(each.unsettled_minor for each in report.data)
 
-    await wait_until(settled, within=SETTLE_SECONDS, reason="all money is settled and all units are back")
+    await wait_until(matched, within=MATCH_SECONDS, reason="all money is matched and all units are back")
     row = await shop.drained(sale)
     report = await shop.audit(sale)
     assert report.balanced, report.violations

@@ -5,18 +5,18 @@ from contextlib import suppress
 
 import pytest
 
-from shop.payments.breaker import Breaker, BreakerOpen
+from shop.payments.breaker import Breaker, CircuitOpen
 from tests.harness import wait_until
 
-REST_SECONDS = 0.05
+COOLDOWN_SECONDS = 0.05
 
 
 class Broken(Exception):
     """What counts as a failure."""
 
 
-def breaker(changes: list[bool], *, failures_max: int = 2, rest_seconds: float = REST_SECONDS) -> Breaker:
-    return Breaker(failures_max=failures_max, rest_seconds=rest_seconds, tell=changes.append)
+def breaker(changes: list[bool], *, failures_max: int = 2, cooldown_seconds: float = COOLDOWN_SECONDS) -> Breaker:
+    return Breaker(failures_max=failures_max, cooldown_seconds=cooldown_seconds, tell=changes.append)
 
 
 def fail(found: Breaker) -> None:
@@ -35,7 +35,7 @@ async def until_admitted(found: Breaker, *, fails: bool) -> None:
     async def admitted() -> bool:
         try:
             (fail if fails else succeed)(found)
-        except BreakerOpen:
+        except CircuitOpen:
             return False
         return True
 
@@ -58,16 +58,16 @@ async def test_it_opens_after_so_many_failures_in_a_row() -> None:
 
 
 async def test_nobody_asks_while_it_is_open() -> None:
-    found = breaker([], failures_max=1, rest_seconds=60)
+    found = breaker([], failures_max=1, cooldown_seconds=60)
     fail(found)
 
-    with pytest.raises(BreakerOpen) as caught:
+    with pytest.raises(CircuitOpen) as caught:
         succeed(found)
 
-    assert 0 < caught.value.rest_seconds <= 60
+    assert 0 < caught.value.cooldown_seconds <= 60
 
 
-async def test_an_answer_after_the_rest_closes_it() -> None:
+async def test_an_answer_after_the_cooldown_closes_it() -> None:
     changes: list[bool] = []
     found = breaker(changes, failures_max=1)
     fail(found)
@@ -78,7 +78,7 @@ async def test_an_answer_after_the_rest_closes_it() -> None:
     succeed(found)
 
 
-async def test_a_failure_after_the_rest_opens_it_again() -> None:
+async def test_a_failure_after_the_cooldown_opens_it_again() -> None:
     """One is enough, however many it takes at first."""
     changes: list[bool] = []
     found = breaker(changes, failures_max=2)
@@ -88,13 +88,13 @@ async def test_a_failure_after_the_rest_opens_it_again() -> None:
     await until_admitted(found, fails=True)
 
     assert changes == [True, True]
-    with pytest.raises(BreakerOpen):
+    with pytest.raises(CircuitOpen):
         succeed(found)
 
 
 async def half_open() -> Breaker:
-    """One whose rest is over."""
-    found = breaker([], failures_max=1, rest_seconds=0.01)
+    """One whose cool-down is over."""
+    found = breaker([], failures_max=1, cooldown_seconds=0.01)
     fail(found)
     loop = asyncio.get_running_loop()
     end = loop.time() + 0.01
@@ -102,14 +102,14 @@ async def half_open() -> Breaker:
     async def over() -> bool:
         return loop.time() > end
 
-    await wait_until(over, reason="the rest is over")
+    await wait_until(over, reason="the cool-down is over")
     return found
 
 
 async def test_only_one_at_a_time_tries_whether_it_is_back() -> None:
     found = await half_open()
 
-    with found.asked(Broken), pytest.raises(BreakerOpen):
+    with found.asked(Broken), pytest.raises(CircuitOpen):
         succeed(found)
 
     succeed(found)

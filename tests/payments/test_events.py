@@ -81,7 +81,7 @@ async def test_every_order_of_arrival_ends_as_the_truth_at_the_provider(shop: Sh
     await balanced(shop, sale, live=len(sequences))
 
 
-async def test_two_deliveries_of_one_event_at_the_same_moment_are_taken_once(shop: Shop) -> None:
+async def test_two_deliveries_of_one_event_at_the_same_moment_are_ingested_once(shop: Shop) -> None:
     sale = await shop.open_sale(units=1)
     (order,) = await bought(shop, sale, 1)
     event = event_of(intent_of(order, captured=True))

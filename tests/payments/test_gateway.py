@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 
 from shop.errors import ProviderUnavailable
 from shop.payments import gateway as module
-from shop.payments.breaker import BreakerOpen
+from shop.payments.breaker import CircuitOpen
 from shop.payments.contract import Intent, ProviderEvent, ProviderRefund, UnreadableEvent
 from shop.payments.gateway import Gateway, HttpGateway, ProviderRefused
 from tests.harness import wait_until
@@ -405,7 +405,7 @@ async def test_who_waits_for_a_connection_in_vain_does_not_blame_the_provider() 
         for _ in range(2):
             with pytest.raises(ProviderUnavailable) as caught:
                 await gateway.read("pi_1")
-            assert not isinstance(caught.value.__cause__, BreakerOpen)
+            assert not isinstance(caught.value.__cause__, CircuitOpen)
         gateway._settings = patience
         go_on.set()
         await first
@@ -428,7 +428,7 @@ async def test_a_caller_who_leaves_gives_the_connection_back() -> None:
 
 
 async def test_a_provider_that_fails_again_and_again_is_left_alone() -> None:
-    settings = {"payment_tries_max": 1, "payment_breaker_failures": 3, "payment_breaker_rest_seconds": 60}
+    settings = {"payment_tries_max": 1, "payment_breaker_failures": 3, "payment_breaker_cooldown_seconds": 60}
     async with asking(says({}, 500), **settings) as (provider, gateway):
         for _ in range(10):
             with pytest.raises(ProviderUnavailable):
@@ -438,7 +438,7 @@ async def test_a_provider_that_fails_again_and_again_is_left_alone() -> None:
 
 
 async def test_the_tries_of_one_call_open_the_breaker_too() -> None:
-    settings = {"payment_tries_max": 10, "payment_breaker_failures": 2, "payment_breaker_rest_seconds": 60}
+    settings = {"payment_tries_max": 10, "payment_breaker_failures": 2, "payment_breaker_cooldown_seconds": 60}
     async with asking(cuts, **settings) as (provider, gateway):
         with pytest.raises(ProviderUnavailable) as caught:
             await create(gateway)
@@ -458,8 +458,8 @@ async def test_a_provider_that_says_no_is_well(reply: Reply) -> None:
     assert len(provider.requests) == 3
 
 
-async def test_a_provider_that_is_back_is_asked_again_after_the_rest() -> None:
-    settings = {"payment_tries_max": 1, "payment_breaker_failures": 1, "payment_breaker_rest_seconds": 0.05}
+async def test_a_provider_that_is_back_is_asked_again_after_the_cooldown() -> None:
+    settings = {"payment_tries_max": 1, "payment_breaker_failures": 1, "payment_breaker_cooldown_seconds": 0.05}
     async with asking(says({}, 500), says_intent(), **settings) as (_, gateway):
         with pytest.raises(ProviderUnavailable):
             await gateway.read("pi_1")

@@ -10,10 +10,10 @@ from shop.database import Database
 from shop.ledger.client import Answer, RedisClock
 from shop.orders.expiry import expire_due
 from shop.orders.models import Order, OrderStatus
-from shop.payments import settling
+from shop.payments import matching
+from shop.payments.matching import match_payments
 from shop.payments.models import Refund
 from shop.payments.repository import add_wanted, find_refund
-from shop.payments.settling import settle
 from shop.redis import NotSent, OutcomeUnknown
 from shop.settings import Settings
 from tests.harness import Shop, new_user_id, wait_until
@@ -145,7 +145,7 @@ async def test_late_money_goes_back_after_the_end_of_the_sale(shop: Shop) -> Non
     assert "ended" in reason or "over" in reason
 
 
-async def test_settling_again_and_from_two_workers_makes_one_replacement(shop: Shop) -> None:
+async def test_matching_again_and_from_two_workers_makes_one_replacement(shop: Shop) -> None:
     sale = await shop.open_sale(units=20)
     orders = await bought(shop, sale, 10)
     for order in orders:
@@ -153,7 +153,7 @@ async def test_settling_again_and_from_two_workers_makes_one_replacement(shop: S
         await pay(shop, order)
 
     for _ in range(3):
-        await settle(shop.database, shop.redis, shop.settings)
+        await match_payments(shop.database, shop.redis, shop.settings)
 
     for order in orders:
         await _replacement(shop, order)
@@ -181,7 +181,7 @@ async def test_late_money_for_an_ordinary_order_takes_the_stock_or_goes_back(sho
 
 
 async def test_a_buyers_own_key_never_names_a_replacement(shop: Shop) -> None:
-    """Whatever he calls his orders, his late money is settled."""
+    """Whatever a buyer calls their orders, their late money is matched."""
     product, user = await shop.make_product(stock=3), new_user_id()
     order = await order_of(shop, UUID((await placed(shop, user, line(product)))["id"]))
     await _expired(shop, order)
@@ -192,20 +192,20 @@ async def test_a_buyers_own_key_never_names_a_replacement(shop: Shop) -> None:
     assert (await _replacement(shop, order)).quantity == 1
 
 
-async def test_a_payment_that_cannot_be_settled_does_not_stand_before_the_others(
+async def test_a_payment_that_cannot_be_matched_does_not_stand_before_the_others(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even one that fails in a way that nobody foresaw."""
     sale = await shop.open_sale(units=2)
     broken, order = await bought(shop, sale, 2)
-    settle_one = settling.settle_one
+    match_payment = matching.match_payment
 
     async def breaks_for_one(database: Database, client: Any, payment_id: UUID, settings: Settings) -> bool:
         if payment_id == broken.id:
             raise RuntimeError("nobody has thought of this")
-        return await settle_one(database, client, payment_id, settings)
+        return await match_payment(database, client, payment_id, settings)
 
-    monkeypatch.setattr(settling, "settle_one", breaks_for_one)
+    monkeypatch.setattr(matching, "match_payment", breaks_for_one)
     for each in (broken, order):
         await _expired(shop, each)
         await pay(shop, each)
@@ -219,7 +219,7 @@ async def test_a_payment_that_cannot_be_settled_does_not_stand_before_the_others
 async def test_late_money_waits_until_the_expired_order_has_given_its_units_back(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the unit that is his own would be missing, and his money would go back."""
+    """Else the order's own unit would be missing, and the money would go back."""
     sale = await shop.open_sale(units=1)
     order = await one_bought(shop, sale)
 
@@ -228,11 +228,11 @@ async def test_late_money_waits_until_the_expired_order_has_given_its_units_back
 
     monkeypatch.setattr("shop.orders.expiry.release", fails)
     monkeypatch.setattr("shop.worker.jobs.sweep", fails)
-    monkeypatch.setattr(settling, "release", fails)
+    monkeypatch.setattr(matching, "release", fails)
     await _expired(shop, order)
     await pay(shop, order)
     for _ in range(3):
-        assert await settle(shop.database, shop.redis, shop.settings) == 0
+        assert await match_payments(shop.database, shop.redis, shop.settings) == 0
     assert (await moves(shop, [order.id]))[order.id] == ["expired"]
     monkeypatch.undo()
 
@@ -261,11 +261,11 @@ async def test_late_money_is_not_returned_for_an_answer_that_says_nothing_about_
         return [Answer(answer, ())]
 
     with monkeypatch.context() as patched:
-        patched.setattr("shop.payments.settling.ledger.reserve", reserve)
+        patched.setattr("shop.payments.matching.ledger.reserve", reserve)
         await _expired(shop, order)
         await pay(shop, order)
-        await settle(shop.database, shop.redis, shop.settings)
-        await settle(shop.database, shop.redis, shop.settings)
+        await match_payments(shop.database, shop.redis, shop.settings)
+        await match_payments(shop.database, shop.redis, shop.settings)
         assert (await moves(shop, [order.id]))[order.id] == ["expired"]
     assert asked >= 2
 
@@ -273,10 +273,10 @@ async def test_late_money_is_not_returned_for_an_answer_that_says_nothing_about_
     await balanced(shop, sale, live=1)
 
 
-async def test_late_money_is_settled_by_a_worker_whose_clock_is_late(
+async def test_late_money_is_matched_by_a_worker_whose_clock_is_late(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The ledger's first answer tells him the time."""
+    """The ledger's first answer tells it the time."""
     sale = await shop.open_sale(units=1)
     order = await one_bought(shop, sale)
 
@@ -287,7 +287,7 @@ async def test_late_money_is_settled_by_a_worker_whose_clock_is_late(
         def now_ms(self) -> int:
             return super().now_ms - (late_ms if self._offset_ms is None else 0)
 
-    monkeypatch.setattr(settling, "RedisClock", LateClock)
+    monkeypatch.setattr(matching, "RedisClock", LateClock)
     await _expired(shop, order)
     await pay(shop, order)
 

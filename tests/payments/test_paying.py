@@ -218,7 +218,7 @@ async def _captured(paying: Paying) -> tuple[Order, ProviderEvent]:
     return order, event_of(intent_of(order, captured=True, intent_id=intent_id), event_id=f"evt_{secrets.token_hex(8)}")
 
 
-async def test_a_webhook_that_is_replayed_is_taken_once(paying: Paying) -> None:
+async def test_a_webhook_that_is_replayed_is_ingested_once(paying: Paying) -> None:
     order, event = await _captured(paying)
     client = await paying.shop.client()
 

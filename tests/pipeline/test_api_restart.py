@@ -26,7 +26,7 @@ async def counters(shop: Shop, sale: Sale) -> tuple[int, int]:
 async def test_an_api_killed_in_mid_sale_loses_nothing_and_its_successor_resets_nothing(
     fresh_settings: Settings, tmp_path: Path
 ) -> None:
-    """Starting never sets a counter; whoever lost his answer gets the truth by his key (F3, F8, faults 1)."""
+    """Starting never sets a counter; a buyer whose answer was lost gets the truth by their key (F3, F8, faults 1)."""
     async with own_shop(fresh_settings, tmp_path, worker_here=True) as own:
         through = own.through(await own.processes.start_api("first"))
         sale = await through.open_sale(units=200)
@@ -37,7 +37,7 @@ async def test_an_api_killed_in_mid_sale_loses_nothing_and_its_successor_resets_
         assert await own.processes.until_dead("first") == -signal.SIGKILL
         _, seq_before = await counters(own.shop, sale)
 
-        # The crowd goes on at another API; each who got no answer asks again with his key.
+        # The crowd goes on at another API; all who got no answer ask again with their keys.
         crowd.shop = own.shop
         await own.processes.start_api("second")
         await through.until_loaded(sale)

@@ -261,7 +261,7 @@ async def test_a_sale_with_a_broken_ledger_does_not_keep_the_units_of_another(qu
     assert await available(quiet, sound) == 10
 
 
-async def test_a_sweep_lets_the_sales_take_turns(quiet: Shop) -> None:
+async def test_a_sweep_goes_through_the_sales_round_robin(quiet: Shop) -> None:
     """Four sales wait for their drain alone and have many orders; the fifth has two batches to give back."""
     waiting, sound = [await sold_out_sale(quiet, units=30) for _ in range(4)], await sold_out_sale(quiet, units=6)
     for sale in waiting:

@@ -101,7 +101,7 @@ async def until_stopped(shop: Shop, sale: Sale) -> str:
 
 
 @pytest.mark.parametrize("poison", [*POISONS, JUNK], ids=lambda poison: poison.name.replace(" ", "-"))
-async def test_an_impossible_entry_stops_the_sale_and_can_be_set_aside(shop: Shop, poison: Poison) -> None:
+async def test_an_impossible_entry_stops_the_sale_and_can_be_quarantined(shop: Shop, poison: Poison) -> None:
     """Within 5 s: a pause, an alarm, what came before is recorded; set aside, it costs the sale nothing (F10)."""
     sale, before, after = await write(shop, poison)
 
@@ -118,7 +118,7 @@ async def test_an_impossible_entry_stops_the_sale_and_can_be_set_aside(shop: Sho
     await assert_kept(shop, sale, [before, after, last])
 
 
-async def test_an_order_whose_entry_was_set_aside_is_not_honoured(fresh_settings: Settings, tmp_path: Path) -> None:
+async def test_an_order_whose_entry_was_quarantined_is_not_honoured(fresh_settings: Settings, tmp_path: Path) -> None:
     """Its process still remembers it, and its ledger holds it: it is the one promise that is given up (I6)."""
     async with own_shop(fresh_settings, tmp_path) as own:
         shop = own.shop
@@ -156,7 +156,7 @@ async def test_postgres_vetoes_an_oversell_by_itself(shop: Shop) -> None:
     assert second != first
 
 
-async def test_a_gap_stops_the_sale_and_cannot_be_set_aside(shop: Shop) -> None:
+async def test_a_gap_stops_the_sale_and_cannot_be_quarantined(shop: Shop) -> None:
     """An entry that is missing cannot be written down as evidence: only a recovery can help (I1)."""
     sale, before, _ = await write(shop, JUNK)
     await shop.redis.xdel(ledger_keys(sale.id, 1).stream, "2-0")
@@ -167,7 +167,7 @@ async def test_a_gap_stops_the_sale_and_cannot_be_set_aside(shop: Shop) -> None:
         await quarantine(shop.database, shop.redis, TESTER, sale.id, 2)
 
 
-async def test_only_the_entry_that_the_alarm_is_about_can_be_set_aside(shop: Shop) -> None:
+async def test_only_the_entry_that_the_alarm_is_about_can_be_quarantined(shop: Shop) -> None:
     """A wrong number, a sale without an alarm and an unknown sale are refused, and nothing is written."""
     sale, before, _ = await write(shop, JUNK)
     await until_stopped(shop, sale)

@@ -50,7 +50,7 @@ async def until_readable(shop: Shop) -> None:
 
 
 async def assert_neither_paused_nor_alarmed(shop: Shop, sale: Sale) -> None:
-    """A fault of the weather is no fault of the data."""
+    """A transient failure is not taken for a permanent one."""
     row = await shop.row(sale)
     assert (row.paused, row.alarm, row.changes) == (False, None, 0)
 
@@ -91,7 +91,7 @@ async def test_a_postgres_killed_and_restarted_in_mid_drain_loses_and_doubles_no
         await asyncio.to_thread(postgres.start)
         await buying
 
-        # Whoever was not answered in time on a busy machine asks again, and finds what he has.
+        # Buyers who were not answered in time on a busy machine ask again, and find what they have.
         assert (crowd.finals["reserved"] + crowd.finals["replayed"], crowd.finals["sold_out"]) == (600, 200)
         assert crowd.finals["replayed"] <= crowd.passing["unknown_outcome"] + crowd.passing["reset"]
         await assert_each_recorded_once(own.shop, sale, crowd.orders.values())

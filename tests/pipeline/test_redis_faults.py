@@ -85,7 +85,7 @@ async def test_flushed_scripts_are_loaded_again_in_mid_sale(fresh_settings: Sett
 
 
 @pytest.mark.parametrize(("reply_only", "retried"), [(True, "replayed"), (False, "reserved")], ids=["reply", "request"])
-async def test_a_buyer_whose_exchange_was_lost_gets_the_truth_by_his_key(
+async def test_a_buyer_whose_exchange_was_lost_gets_the_truth_by_their_key(
     shop: Shop, *, reply_only: bool, retried: str
 ) -> None:
     """504 says that the outcome is unknown; the retry is one order in both cases (F9, faults 1)."""
@@ -98,7 +98,7 @@ async def test_a_buyer_whose_exchange_was_lost_gets_the_truth_by_his_key(
         crowd = Crowd(behind_proxy, sale)
         await proxy.be(LoseReply(call_of("reserve")) if reply_only else LoseRequest(call_of("reserve")))
 
-        assert [await crowd.once("somebody"), proxy.struck] == ["unknown_outcome", 1]
+        assert [await crowd.once("somebody"), proxy.injected] == ["unknown_outcome", 1]
         assert await crowd.once("somebody") == retried
         await assert_each_recorded_once(shop, sale, crowd.orders.values())
 

@@ -294,7 +294,7 @@ async def test_a_change_of_units_whose_exchange_was_lost_applies_once(shop: Shop
         await proxy.be(LoseReply(call_of("change")) if reply_only else LoseRequest(call_of("change")))
         answer = await behind_proxy.change(sale, "stock", {"delta": 5})
 
-    assert (answer.status_code, proxy.struck) in {(200, 1), (202, 1)}
+    assert (answer.status_code, proxy.injected) in {(200, 1), (202, 1)}
     await until_changed(shop, sale)
     row = await shop.drained(sale)
     assert (row.units, await available(shop, sale), await stock(shop, sale)) == (15, 15, 0)

@@ -19,7 +19,7 @@ from tests.processes import copy_of
 CALLERS = 40
 
 
-async def test_more_callers_than_connections_wait_for_their_turn(shop: Shop) -> None:
+async def test_more_callers_than_connections_wait_for_one(shop: Shop) -> None:
     """F39: each is answered, by Redis and by Postgres, though the process has two connections to each."""
     sale = await shop.open_sale(units=CALLERS)
     small = copy_of(shop.settings, redis_pool_max=2, database_pool_max=2)

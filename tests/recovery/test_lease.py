@@ -1,4 +1,4 @@
-"""The lease of a recovery: two workers do not build the same ledger in turns, and a dead one hinders nobody."""
+"""The lease of a recovery: two workers do not build the same ledger alternately, and a dead one hinders nobody."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -27,24 +27,24 @@ async def sale_in_recovery(database: Database) -> int:
     return sale.id
 
 
-async def takes(database: Database, sale_id: int, worker_id: UUID, *, lease_seconds: float) -> bool:
+async def leases(database: Database, sale_id: int, worker_id: UUID, *, lease_seconds: float) -> bool:
     async with database.transaction() as session:
-        return await recoveries.take(session, sale_id, worker_id, lease_seconds=lease_seconds) is not None
+        return await recoveries.lease(session, sale_id, worker_id, lease_seconds=lease_seconds) is not None
 
 
 async def test_a_recovery_belongs_to_one_worker_until_its_lease_is_over(database: Database) -> None:
     """The holder renews it; after its end whoever comes first has it, and the former holder finds that out."""
     sale_id, first, second = await sale_in_recovery(database), uuid4(), uuid4()
 
-    assert await takes(database, sale_id, first, lease_seconds=60)
-    assert not await takes(database, sale_id, second, lease_seconds=60)
-    assert await takes(database, sale_id, first, lease_seconds=0.2)
+    assert await leases(database, sale_id, first, lease_seconds=60)
+    assert not await leases(database, sale_id, second, lease_seconds=60)
+    assert await leases(database, sale_id, first, lease_seconds=0.2)
 
     async def taken_over() -> bool:
-        return await takes(database, sale_id, second, lease_seconds=60)
+        return await leases(database, sale_id, second, lease_seconds=60)
 
     await wait_until(taken_over, within=EXPIRES_SECONDS, reason="the lease is over")
-    assert not await takes(database, sale_id, first, lease_seconds=60)
+    assert not await leases(database, sale_id, first, lease_seconds=60)
 
 
 async def test_a_sale_is_in_one_recovery_at_a_time(database: Database) -> None:

@@ -103,7 +103,7 @@ async def test_a_restart_on_older_data_begins_a_new_epoch(fresh_settings: Settin
 
 
 @pytest.mark.parametrize("noticed_by", ["a purchase", "the worker"])
-async def test_what_only_a_living_process_knows_is_handed_in_by_it(
+async def test_what_only_a_living_process_knows_is_reported_by_it(
     fresh_settings: Settings, tmp_path: Path, noticed_by: str
 ) -> None:
     """Postgres never saw these orders and Redis forgot them; whoever promised them remembers (BEHIND, F4)."""

@@ -1,10 +1,10 @@
-"""What a process remembers of its promises: until Postgres has them, or until they are handed in, and not for ever."""
+"""A process remembers its reservations until they are persisted, or until they are reported, and not for ever."""
 
 from pathlib import Path
 
 import redis.asyncio as aioredis
 
-from shop.app.beats import _hand_in
+from shop.app.heartbeat import _report
 from shop.database import Database
 from shop.ledger.client import LastOrder, RedisClock, ReserveRequest
 from shop.rate_limit import rate_limiter
@@ -31,13 +31,13 @@ async def test_a_process_forgets_a_promise_when_postgres_has_it(settings: Settin
     group = await a_group(redis, settings)
     for number in (1, 2, 3, 3):
         await group.reserve(ReserveRequest(order_id(number), f"buyer{number}", 1))
-    assert [answer.seq for _, answer in group.undrained] == [1, 2, 3, 3]
+    assert [answer.seq for _, answer in group.unpersisted] == [1, 2, 3, 3]
 
     group.forget(2)
     await group.reserve(ReserveRequest(order_id(1), "buyer1", 1))
-    assert [answer.seq for _, answer in group.undrained] == [3, 3]
-    group.handed_in(2)
-    assert (group.undrained, group.highest_seq) == ((), 3)
+    assert [answer.seq for _, answer in group.unpersisted] == [3, 3]
+    group.reported(2)
+    assert (group.unpersisted, group.highest_seq) == ((), 3)
 
 
 async def test_a_process_forgets_nothing_while_its_ledger_is_in_question(
@@ -49,22 +49,22 @@ async def test_a_process_forgets_nothing_while_its_ledger_is_in_question(
         await group.reserve(ReserveRequest(order_id(number), f"buyer{number}", 1))
     sale = group.sale
 
-    await _hand_in(database, {sale.sale_id: Live(sale.epoch, 2, recovering=True)}, set(), group)
-    assert [answer.seq for _, answer in group.undrained] == [1, 2, 3]
-    await _hand_in(database, {sale.sale_id: Live(sale.epoch, 2, recovering=False)}, set(), group)
-    assert [answer.seq for _, answer in group.undrained] == [3]
+    await _report(database, {sale.sale_id: Live(sale.epoch, 2, recovering=True)}, set(), group)
+    assert [answer.seq for _, answer in group.unpersisted] == [1, 2, 3]
+    await _report(database, {sale.sale_id: Live(sale.epoch, 2, recovering=False)}, set(), group)
+    assert [answer.seq for _, answer in group.unpersisted] == [3]
 
 
-async def test_a_process_remembers_no_more_than_may_be_undrained(settings: Settings, redis: aioredis.Redis) -> None:
+async def test_a_process_remembers_no_more_than_may_be_unpersisted(settings: Settings, redis: aioredis.Redis) -> None:
     """The memory is bounded by the backlog; the oldest go first."""
     group = await a_group(redis, copy_of(settings, backlog_max=2))
     for number in (1, 2, 3):
         await group.reserve(ReserveRequest(order_id(number), f"buyer{number}", 1))
 
-    assert [answer.seq for _, answer in group.undrained] == [2, 3]
+    assert [answer.seq for _, answer in group.unpersisted] == [2, 3]
 
 
-async def test_a_process_that_slept_through_the_recovery_hands_in_what_it_had(
+async def test_a_process_that_slept_through_the_recovery_reports_what_it_had(
     fresh_settings: Settings, tmp_path: Path
 ) -> None:
     """It was waited for in vain; what it brings later is honoured like a receipt (I6)."""

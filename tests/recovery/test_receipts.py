@@ -96,7 +96,7 @@ async def test_a_receipt_shown_in_its_window_brings_the_order_back(fresh_setting
 
 
 async def test_a_second_loss_keeps_what_is_held_back_since_the_first(fresh_settings: Settings, tmp_path: Path) -> None:
-    """Who was promised before both losses may still come; nobody else gets his unit meanwhile (I6)."""
+    """Who was promised before both losses may still come; nobody else gets their unit meanwhile (I6)."""
     async with own_shop(fresh_settings, tmp_path) as own:
         shop = own.shop
         async with running_worker(shop.settings):

@@ -1,4 +1,4 @@
-"""A sandbox in this process on a real socket, a shop's end to hear its webhooks, and the hands to use both."""
+"""A sandbox in this process on a real socket, a shop's end to hear its webhooks, and a client of both."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -112,7 +112,7 @@ async def serving(settings: Settings, plan: SandboxPlan) -> AsyncIterator[Provid
 
 @asynccontextmanager
 async def sandbox_at(url: str, settings: Settings) -> AsyncIterator[Sandbox]:
-    """The hands for a sandbox that runs, or is about to, at this address."""
+    """A client of a sandbox that runs, or is about to, at this address."""
     async with httpx.AsyncClient(base_url=url, timeout=10) as client:
         yield Sandbox(url, client, settings.payment_api_key.get_secret_value())
 

@@ -54,7 +54,7 @@ async def test_a_process_never_goes_back_to_an_older_ledger(settings: Settings, 
     registry = Registry(Signer(settings.secret))
 
     for epoch in (1, 3, 2, 3):
-        registry.take(a_group(redis, LoadedSale(7, epoch, b"salt", 1, "EUR", 60, 1), settings))
+        registry.adopt(a_group(redis, LoadedSale(7, epoch, b"salt", 1, "EUR", 60, 1), settings))
 
     assert registry.epoch_of(7) == 3
     assert [group.sale.epoch for group in registry.replaced] == [1]

@@ -38,7 +38,7 @@ async def until_latched(shop: Shop, sale: Sale) -> None:
 
 
 async def test_after_the_last_unit_sold_out_is_answered_from_memory(shop: Shop) -> None:
-    """Redis is left alone, and the refusal still carries a witness of its sequence number."""
+    """Redis is not asked, and the refusal still carries a witness of its sequence number."""
     sale = await shop.open_sale(units=1)
     assert outcome(await shop.buy(sale)) == "reserved"
     await until_latched(shop, sale)
@@ -52,8 +52,8 @@ async def test_after_the_last_unit_sold_out_is_answered_from_memory(shop: Shop) 
     assert (witness.code, witness.sale_id, witness.seq) == ("sold_out", sale.id, 1)
 
 
-@pytest.mark.parametrize("key", [None, "a-key-of-his-own"])
-async def test_a_winner_still_finds_his_order_when_the_latch_is_closed(shop: Shop, key: str | None) -> None:
+@pytest.mark.parametrize("key", [None, "a-key-of-their-own"])
+async def test_a_winner_still_finds_their_order_when_the_latch_is_closed(shop: Shop, key: str | None) -> None:
     """The latch knows who has won: a retry reaches the ledger."""
     sale, winner = await shop.open_sale(units=1), new_user_id()
     order_id = await shop.bought(sale, winner, key=key)
@@ -241,7 +241,7 @@ def test_the_bitmap_of_winners_has_room_for_sixteen_times_the_units(units: int, 
     assert winner_bits(units) == bits
 
 
-async def test_a_sale_may_be_taken_while_the_latches_are_polled(
+async def test_a_sale_may_be_adopted_while_the_latches_are_polled(
     settings: Settings, redis: aioredis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The poll waits for Redis, and meanwhile the process learns of another sale."""
@@ -253,12 +253,12 @@ async def test_a_sale_may_be_taken_while_the_latches_are_polled(
         return GroupCommit(redis, sale, last=LastOrder(b"", 0), clock=RedisClock(), limiter=limiter, settings=settings)
 
     first = group(1)
-    registry.take(first)
+    registry.adopt(first)
 
     stopping = asyncio.Event()
 
     async def learn_meanwhile() -> None:
-        registry.take(group(2))
+        registry.adopt(group(2))
         stopping.set()
 
     monkeypatch.setattr(first.latch, "poll", learn_meanwhile)

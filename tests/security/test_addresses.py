@@ -1,4 +1,4 @@
-"""Who is asking is told by the connection, or by a proxy that is trusted; never by the client himself."""
+"""Who is asking is told by the connection, or by a proxy that is trusted; never by the client's own word."""
 
 import base64
 from typing import Any
@@ -34,7 +34,7 @@ def strict(settings: Settings, *, trusted: str) -> Settings:
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "CF-Connecting-IP"])
-async def test_a_client_cannot_give_himself_another_address(fresh_settings: Settings, header: str) -> None:
+async def test_a_client_cannot_give_itself_another_address(fresh_settings: Settings, header: str) -> None:
     """The tests' own address is not trusted here, so all of these come from one."""
     async with running_shop(strict(fresh_settings, trusted="192.0.2.1"), worker=False) as shop:
         await shop.redis.delete("shop:{rate}:sign_in_address:127.0.0.1")

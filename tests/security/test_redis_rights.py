@@ -184,7 +184,7 @@ async def test_a_rolled_back_ledger_is_fenced_with_the_rights_of_the_api(shop: S
         await shop.redis.delete("shop:{0.0}:sale")
 
 
-def test_the_server_of_a_shop_on_this_machine_lets_in_nobody_without_a_password(tmp_path: Path) -> None:
+def test_the_server_of_a_shop_on_this_machine_refuses_everybody_without_a_password(tmp_path: Path) -> None:
     """`shop up` and `shop demo` start it like this; a restart knows the same passwords."""
     server = ValkeyServer(tmp_path, users=[DEFAULT_USER_OFF, *LOGINS.lines])
     server.start()

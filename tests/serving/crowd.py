@@ -17,7 +17,7 @@ ANSWER_SECONDS = 30.0
 
 @dataclass
 class SteadyCrowd:
-    """Each connection brings one buyer after another, each with a key of his own, until the crowd is told to go.
+    """Each connection brings one buyer after another, each with a key of their own, until the crowd is told to go.
 
     `lost` counts the requests that got no answer; each is sent once more, on a new connection. `unannounced` counts
     the connections that were closed although their last answer did not say so. `refused` counts the connections that
@@ -48,7 +48,7 @@ class SteadyCrowd:
 
     @property
     def perfect(self) -> bool:
-        """Whether every buyer was told on his first try that he has a unit, and no connection broke."""
+        """Whether every buyer was told at the first try that they have a unit, and no connection broke."""
         return not self.lost and not self.unannounced and not self.refused and set(self.statuses) == {202}
 
     async def _come_one_by_one(self) -> None:

@@ -1,6 +1,6 @@
 """A pool of processes that do next to nothing: `python -m tests.serving.small_pool WORK DIRECTORY STOP_SECONDS_MAX`.
 
-Each process that serves leaves a file in the directory, named by its id. Ten beats are a second.
+Each process that serves leaves a file in the directory, named by its id. Ten heartbeats are a second.
 """
 
 import os
@@ -10,59 +10,59 @@ import threading
 from pathlib import Path
 
 from shop import processes
-from shop.processes import Lifeline, ProcessPool
+from shop.processes import ParentPipe, ProcessPool
 
 PROCESSES = 2
-BEAT_SECONDS = 0.1
+HEARTBEAT_SECONDS = 0.1
 
 
-def serve(lifeline: Lifeline, directory: Path, *, forever: bool = False, beats: bool = True) -> None:
+def serve(parent_pipe: ParentPipe, directory: Path, *, forever: bool = False, heartbeats: bool = True) -> None:
     """Serve until SIGTERM."""
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: None if forever else stopping.set())
-    lifeline.serving()
+    parent_pipe.serving()
     (directory / str(os.getpid())).touch()
-    while not stopping.wait(BEAT_SECONDS):
-        if beats:
-            lifeline.serving()
-    lifeline.leaving()
+    while not stopping.wait(HEARTBEAT_SECONDS):
+        if heartbeats:
+            parent_pipe.serving()
+    parent_pipe.leaving()
 
 
-def never_end(lifeline: Lifeline, directory: Path) -> None:
+def never_end(parent_pipe: ParentPipe, directory: Path) -> None:
     """Take no notice of SIGTERM."""
-    serve(lifeline, directory, forever=True)
+    serve(parent_pipe, directory, forever=True)
 
 
-def leave_slowly(lifeline: Lifeline, directory: Path) -> None:
+def leave_slowly(parent_pipe: ParentPipe, directory: Path) -> None:
     """Serve until SIGTERM, and end at the next one."""
-    serve(lifeline, directory)
+    serve(parent_pipe, directory)
     signal.pause()
 
 
-def get_stuck(lifeline: Lifeline, directory: Path) -> None:
+def get_stuck(parent_pipe: ParentPipe, directory: Path) -> None:
     """The first process of all serves, and is then silent."""
-    serve(lifeline, directory, beats=not is_first(directory))
+    serve(parent_pipe, directory, heartbeats=not is_first(directory))
 
 
-def fail(lifeline: Lifeline, directory: Path) -> None:
+def fail(parent_pipe: ParentPipe, directory: Path) -> None:
     """The first process serves, the others cannot start."""
     if is_first(directory):
-        serve(lifeline, directory)
+        serve(parent_pipe, directory)
     sys.exit(1)
 
 
-def fail_later(lifeline: Lifeline, directory: Path) -> None:
+def fail_later(parent_pipe: ParentPipe, directory: Path) -> None:
     """No process can start once there is a file `broken`."""
     if is_broken(directory):
         sys.exit(1)
-    serve(lifeline, directory)
+    serve(parent_pipe, directory)
 
 
-def hang_later(lifeline: Lifeline, directory: Path) -> None:
+def hang_later(parent_pipe: ParentPipe, directory: Path) -> None:
     """No process comes to serve once there is a file `broken`."""
     if is_broken(directory):
         signal.pause()
-    serve(lifeline, directory)
+    serve(parent_pipe, directory)
 
 
 def is_broken(directory: Path) -> bool:
@@ -85,7 +85,7 @@ def is_first(directory: Path) -> bool:
 WORKS = {work.__name__: work for work in (serve, never_end, leave_slowly, get_stuck, fail, fail_later, hang_later)}
 
 if __name__ == "__main__":
-    processes.BEAT_SECONDS = BEAT_SECONDS
+    processes.HEARTBEAT_SECONDS = HEARTBEAT_SECONDS
     work, home, stop_seconds_max = sys.argv[1:]
     pool = ProcessPool(
         WORKS[work],

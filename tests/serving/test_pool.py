@@ -159,7 +159,7 @@ async def test_a_second_ctrl_c_ends_a_pool_at_once(start: Start, tmp_path: Path)
     assert serving(tmp_path) == set()
 
 
-async def test_processes_that_have_lost_their_keeper_end(start: Start, tmp_path: Path) -> None:
+async def test_processes_that_have_lost_their_parent_end(start: Start, tmp_path: Path) -> None:
     """Also when it was killed and could not say a word; the server that they were forked from ends with them."""
     pool = start("serve")
     await until_two_serve(tmp_path)

@@ -42,7 +42,7 @@ async def test_a_process_that_is_asked_to_stop_alone_is_replaced_and_no_request_
 
 
 async def test_a_process_that_is_killed_is_replaced_and_what_it_has_accepted_is_kept(pool: ServedApi) -> None:
-    """Who got no answer asks again with his key; every 202 is an order."""
+    """A buyer without an answer asks again with their key; every 202 is an order."""
     killed, stays = pool.workers()
     sale = await pool.open_sale(units=UNITS)
 
@@ -58,8 +58,8 @@ async def test_a_process_that_is_killed_is_replaced_and_what_it_has_accepted_is_
     await assert_all_recorded(crowd)
 
 
-async def test_who_waits_at_a_process_that_is_killed_is_let_in_by_another(pool: ServedApi) -> None:
-    """Its listener is not its own, so the kernel resets nobody."""
+async def test_the_backlog_of_a_process_that_is_killed_is_accepted_by_another(pool: ServedApi) -> None:
+    """Its listener is the parent's, so the kernel resets no connection."""
     killed, _ = pool.workers()
     os.kill(killed, signal.SIGSTOP)
     waiting = [asyncio.create_task(fresh_answer(pool)) for _ in range(NEWCOMERS)]
@@ -71,7 +71,7 @@ async def test_who_waits_at_a_process_that_is_killed_is_let_in_by_another(pool: 
     await pool.until_workers(2, without={killed})
 
 
-async def test_who_waits_at_a_process_that_is_stuck_is_let_in_by_another(pool: ServedApi) -> None:
+async def test_the_backlog_of_a_process_that_is_stuck_is_accepted_by_another(pool: ServedApi) -> None:
     stuck, _ = pool.workers()
     os.kill(stuck, signal.SIGSTOP)
     try:

@@ -1,4 +1,4 @@
-"""One server and its listener, in this process: who is let in, and what a stop sets in motion."""
+"""One server and its listener, in this process: what is accepted, and what a stop sets in motion."""
 
 import asyncio
 import errno
@@ -70,7 +70,7 @@ async def answer(client: socket.socket) -> bytes:
     return told.split(b"\r\n")[0]
 
 
-async def test_who_waits_to_be_let_in_when_the_server_stops_is_answered(server: ShopServer, listener: Listener) -> None:
+async def test_the_backlog_is_answered_when_the_server_stops(server: ShopServer, listener: Listener) -> None:
     """To close the listener would reset them."""
     waiting = [come(listener) for _ in range(50)]
 
@@ -103,7 +103,7 @@ async def until_open(server: ShopServer, count: int) -> None:
 async def test_a_full_process_answers_probes_and_tells_others_to_come_back(
     server: ShopServer, listener: Listener
 ) -> None:
-    """Those who are in the midst of a request keep their places until they leave."""
+    """Those who are in the midst of a request keep their connections."""
     server.config.limit_concurrency = 3
     busy = [socket.create_connection(listener.getsockname()) for _ in range(3)]
     for client in busy:
@@ -120,9 +120,7 @@ async def test_a_full_process_answers_probes_and_tells_others_to_come_back(
     assert await answer(ask(listener, "/version")) == b"HTTP/1.1 200 OK"
 
 
-async def test_connections_that_nobody_uses_make_room_for_those_who_come(
-    server: ShopServer, listener: Listener
-) -> None:
+async def test_idle_connections_are_closed_when_others_wait(server: ShopServer, listener: Listener) -> None:
     """However many were opened before them."""
     server.config.limit_concurrency = 3
     idle = [socket.create_connection(listener.getsockname()) for _ in range(40)]
@@ -153,7 +151,7 @@ async def test_one_address_does_not_take_all_connections(server: ShopServer, lis
         client.close()
 
 
-async def test_who_hangs_up_before_he_is_let_in_disturbs_nobody(
+async def test_a_client_that_hangs_up_before_it_is_accepted_disturbs_nobody(
     server: ShopServer, listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
     gone, stays = come(listener), come(listener)

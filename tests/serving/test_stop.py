@@ -1,4 +1,4 @@
-"""An API that is asked to stop: whoever was let in is answered, nobody else is, and it ends in time."""
+"""An API that is asked to stop: what was accepted is answered, nothing else is, and it ends in time."""
 
 import asyncio
 import signal
@@ -56,7 +56,7 @@ async def stopped(
 
 
 async def test_a_stop_under_load_fails_no_request(stopped: Stopped) -> None:
-    """Who was let in has his answer, and the last one of a connection says so; who comes later finds nobody."""
+    """Every accepted request is answered, the last one of a connection says so, and a later one is refused."""
     crowd = stopped.crowd
 
     assert (crowd.lost, crowd.unannounced, crowd.refused) == (0, 0, CONNECTIONS)
@@ -78,7 +78,7 @@ async def test_a_second_ctrl_c_ends_it_at_once(live_shop: Shop, tmp_path: Path) 
     async with served(live_shop, tmp_path, processes=1, SHOP_REQUEST_SECONDS_MAX="60") as api:
         _, writer = await stuck_request(api)
         api.processes.send("api", signal.SIGINT)
-        await wait_until(lambda: refuses(api), reason="nobody is let in any longer")
+        await wait_until(lambda: refuses(api), reason="no connection is accepted any longer")
 
         assert await api.stop(signal.SIGINT) == -signal.SIGINT
 

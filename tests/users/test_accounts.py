@@ -64,7 +64,7 @@ async def test_a_wrong_password_and_an_unknown_account_get_the_same_answer(shop:
     assert problems[0] == problems[1]
 
 
-async def test_nobody_makes_himself_an_admin(shop: Shop) -> None:
+async def test_nobody_makes_themselves_an_admin(shop: Shop) -> None:
     answer = await (await shop.client()).post(
         "/v1/users", json={"email": new_email(), "password": PASSWORD, "role": "admin"}
     )

@@ -11,7 +11,7 @@ from shop.auth import COMMAND_LINE, Identity, Revocations
 from shop.database import Database
 from shop.errors import UserBlocked, UserNotFound
 from shop.settings import Settings
-from shop.stopping import end_tasks
+from shop.stopping import cancel_and_wait
 from shop.users import following, repository, service
 from shop.users.passwords import Passwords
 from tests.harness import Shop, wait_until
@@ -155,6 +155,6 @@ async def test_the_last_known_set_counts_while_postgres_is_away(
         monkeypatch.setattr(following, "_read", read)
         await wait_until(lambda: holds(bob))
     finally:
-        await end_tasks([follower])
+        await cancel_and_wait([follower])
 
     assert warnings == ["revocations_not_read"]

@@ -13,7 +13,7 @@ from shop.auth import COMMAND_LINE, Identity, Revocations
 from shop.database import Database
 from shop.errors import LastAdmin, Unauthorized
 from shop.settings import Settings
-from shop.stopping import end_tasks
+from shop.stopping import cancel_and_wait
 from shop.users import following, repository, service
 from shop.users.models import Role, User
 from tests.harness import Shop, new_user_id, running_shop, wait_until
@@ -183,7 +183,7 @@ async def admins_of(database: Database, count: int) -> list[str]:
 
 @pytest.mark.parametrize("way", ["role", "block"])
 async def test_of_two_last_admins_who_leave_at_once_one_stays(database: Database, way: str) -> None:
-    """A shop in which nobody may do anything cannot be mended by asking it."""
+    """A shop in which nobody may do anything cannot be repaired by asking it."""
     ids = await admins_of(database, 2)
 
     async def leave(user_id: str) -> None:
@@ -224,7 +224,7 @@ async def following_process(database: Database, settings: Settings) -> AsyncIter
         yield revocations
     finally:
         stopping.set()
-        await end_tasks([task], within=5)
+        await cancel_and_wait([task], within=5)
 
 
 def ended(revocations: Revocations, user_id: str, generation: int = 0) -> bool:

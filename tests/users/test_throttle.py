@@ -51,7 +51,7 @@ async def test_addresses_of_accounts_are_not_written_into_keys(redis: aioredis.R
 
 
 async def test_a_guesser_gets_429_over_http(shop: Shop, settings: Settings) -> None:
-    """Whatever the case in which he writes the address, and for registering and signing in together."""
+    """Whatever the case in which they write the address, and for registering and signing in together."""
     client = await shop.client()
     email = f"{uuid.uuid4().hex}@example.com"
     statuses = [(await client.post("/v1/users", json={"email": email, "password": PASSWORD})).status_code]

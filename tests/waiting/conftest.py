@@ -1,4 +1,4 @@
-"""A second API of the running shop, which hears of changes only by their announcements: it hardly ever looks itself."""
+"""A second API of the running shop, which learns of changes only by their announcements: it hardly ever polls."""
 
 from collections.abc import AsyncIterator
 
@@ -19,7 +19,7 @@ async def listening(live_shop: Shop) -> AsyncIterator[Shop]:
     """The running shop, reached through an API that only listens."""
     settings = copy_of(
         live_shop.settings,
-        order_look_seconds=NEVER_SECONDS,
+        order_poll_seconds=NEVER_SECONDS,
         sse_heartbeat_seconds=0.2,
         listeners_per_order_max=STREAMS_PER_ORDER,
     )

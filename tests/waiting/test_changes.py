@@ -52,7 +52,7 @@ async def told(redis: aioredis.Redis, settings: Settings, *order_ids: UUID) -> N
 
 
 async def test_thousands_of_listeners_cost_one_subscription(redis: aioredis.Redis, settings: Settings) -> None:
-    """And each hears of his own order only."""
+    """And each hears of their own order only."""
     before, order_ids = await subscriptions(redis), [uuid4() for _ in range(LISTENERS)]
     async with following(redis, settings) as changes, AsyncExitStack() as stack:
         listeners = [stack.enter_context(changes.listening(order_id.bytes)) for order_id in order_ids]
@@ -64,7 +64,7 @@ async def test_thousands_of_listeners_cost_one_subscription(redis: aioredis.Redi
         assert not any(await asyncio.gather(*(listener.wait(0) for listener in listeners[1::2])))
 
 
-async def test_all_who_wait_for_the_same_order_hear_of_it(redis: aioredis.Redis, settings: Settings) -> None:
+async def test_all_who_wait_for_the_same_order_are_told_of_it(redis: aioredis.Redis, settings: Settings) -> None:
     order_id = uuid4()
     async with following(redis, settings) as changes:
         with changes.listening(order_id.bytes) as one, changes.listening(order_id.bytes) as other:
@@ -78,8 +78,8 @@ async def test_news_between_two_waits_are_not_missed_and_are_told_once(settings:
     """F43: whoever registers, reads and then waits cannot lose what came in between."""
     changes, order_id = unconnected(settings), uuid4().bytes
     with changes.listening(order_id) as listener:
-        changes.heard(order_id)
-        changes.heard(order_id)
+        changes.received(order_id)
+        changes.received(order_id)
 
         assert await listener.wait(NEWS_SECONDS)
         assert not await listener.wait(0)
@@ -95,14 +95,14 @@ async def test_who_expects_another_order_forgets_the_first(settings: Settings) -
     changes, first, second = unconnected(settings), uuid4().bytes, uuid4().bytes
     with changes.listening() as listener:
         listener.expect(first)
-        changes.heard(first)
+        changes.received(first)
         listener.expect(second)
-        changes.heard(first)
+        changes.received(first)
         waiting = asyncio.create_task(listener.wait(NEWS_SECONDS))
         await asyncio.wait({waiting}, timeout=0.05)
         assert not waiting.done()
 
-        changes.heard(second)
+        changes.received(second)
         assert await waiting
 
 
@@ -119,11 +119,11 @@ def test_a_message_that_nobody_here_waits_for_wakes_nobody_whatever_it_is(settin
     changes = unconnected(settings)
     with changes.listening(uuid4().bytes):
         for message in (b"", b"x", bytes(16), bytes(17), b"junk" * 1_000):
-            changes.heard(message)
+            changes.received(message)
 
 
 async def test_a_process_has_a_bound_of_listeners(settings: Settings) -> None:
-    """The next one is refused, and let in when another has left."""
+    """The next one is refused, and admitted when another has left."""
     changes = unconnected(copy_of(settings, order_listeners_max=2))
     with changes.listening(uuid4().bytes):
         with changes.listening():
@@ -135,7 +135,7 @@ async def test_a_process_has_a_bound_of_listeners(settings: Settings) -> None:
 
 
 async def test_an_order_has_a_bound_of_listeners(settings: Settings) -> None:
-    """One client cannot take the places of all."""
+    """One client cannot take the slots of all."""
     changes, order_id = unconnected(copy_of(settings, listeners_per_order_max=2)), uuid4().bytes
     with changes.listening(order_id), changes.listening(order_id), changes.listening(uuid4().bytes):
         with pytest.raises(RateLimited), changes.listening(order_id):
@@ -143,7 +143,7 @@ async def test_an_order_has_a_bound_of_listeners(settings: Settings) -> None:
         assert changes.listeners == 3
 
 
-async def test_a_look_wakes_those_who_know_another_version(settings: Settings) -> None:
+async def test_a_poll_wakes_those_who_know_another_version(settings: Settings) -> None:
     changes, order_id = unconnected(settings), uuid4().bytes
     with changes.listening(order_id) as behind, changes.listening(order_id) as ahead:
         behind.known, ahead.known = 2, 3

@@ -178,12 +178,12 @@ async def test_a_stream_says_when_to_come_back_and_is_never_silent_for_long(list
     order_id, user = await recorded_order(listening)
     async with following(listening, order_id, user) as stream:
         first = await stream.next_of_any_kind()
-        beats = [await stream.next_of_any_kind() for _ in range(3)]
+        heartbeats = [await stream.next_of_any_kind() for _ in range(3)]
 
     # In the first event: a block without data is an empty event to some readers.
     assert int(first.fields["retry"]) >= 1_000
     assert first.order["id"] == order_id
-    assert all(beat.is_comment for beat in beats)
+    assert all(heartbeat.is_comment for heartbeat in heartbeats)
 
 
 async def test_a_stream_of_somebody_elses_order_is_not_found_recorded_or_not(listening: Shop) -> None:
@@ -249,11 +249,11 @@ async def test_streams_hold_no_connection_to_the_database_while_they_wait(live_s
         assert (await read(poor, order_ids[0], user)).status_code == 200
 
 
-async def test_a_change_that_was_not_announced_is_found_by_a_look(live_shop: Shop) -> None:
+async def test_a_change_that_was_not_announced_is_found_by_a_poll(live_shop: Shop) -> None:
     """A message may be lost: the tests' own database tells nobody of this one."""
     order_id, user = await recorded_order(live_shop)
-    settings = copy_of(live_shop.settings, order_look_seconds=0.1)
-    async with running_shop(settings, worker=False) as looking, following(looking, order_id, user) as stream:
+    settings = copy_of(live_shop.settings, order_poll_seconds=0.1)
+    async with running_shop(settings, worker=False) as polling, following(polling, order_id, user) as stream:
         await stream.next()
         async with live_shop.database.transaction() as session:
             await move(session, [UUID(order_id)], OrderStatus.PAID, by=By.PROVIDER, reason="paid")
@@ -261,8 +261,8 @@ async def test_a_change_that_was_not_announced_is_found_by_a_look(live_shop: Sho
         assert (await stream.next()).last_change == "paid"
 
 
-async def test_one_account_does_not_take_all_places(live_shop: Shop) -> None:
-    """Nor one address: a small process has places left for others, whatever they are refused."""
+async def test_one_account_does_not_take_all_slots(live_shop: Shop) -> None:
+    """Nor one address: a small process has slots left for others, whatever they are refused."""
     sale, greedy = await live_shop.open_sale(units=8, units_per_user=8), new_user_id()
     order_ids = [await live_shop.bought(sale, greedy, key=str(number)) for number in range(5)]
     other = new_user_id()
@@ -280,7 +280,7 @@ async def test_one_account_does_not_take_all_places(live_shop: Shop) -> None:
             assert (await stream.next()).id == "2"
 
 
-async def test_one_address_does_not_take_all_places(live_shop: Shop) -> None:
+async def test_one_address_does_not_take_all_slots(live_shop: Shop) -> None:
     """As its proxy names it: the proxy itself is not one client."""
     order_id, user = await recorded_order(live_shop)
     settings = copy_of(live_shop.settings, listeners_per_address_max=2, listeners_per_order_max=20)
@@ -363,7 +363,7 @@ async def test_changes_are_not_heaped_up_for_a_client_that_reads_slowly(shop: Sh
         for status in (OrderStatus.PAID, OrderStatus.REFUNDED):
             async with shop.database.transaction() as session:
                 await move(session, [order.id], status, by=By.ADMIN, reason="a test")
-            changes.heard(order.id.bytes)
+            changes.received(order.id.bytes)
 
         rest = [event async for event in events]
 

@@ -2,7 +2,7 @@
 
 A sale where nothing has happened costs its share of one query, one round trip to Redis and one update for all of them.
 Where something has happened, only what is new is read. Two auditors beside each other do the same work twice, no more:
-the verified place moves by comparing and setting, and a sale is stopped once.
+the verified position moves by compare and set, and a sale is stopped once.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ import structlog
 from shop import metrics
 from shop.audit.invariants import Position, sentences_of, violations
 from shop.audit.live import repository
-from shop.audit.live.looking import Look, evidence, look, of_full_pass
 from shop.audit.live.repository import Watched
+from shop.audit.live.snapshot import Snapshot, evidence, of_full_pass, take_snapshot
 from shop.audit.live.stopping import count, stop_sale
 from shop.audit.service import pass_fully
 from shop.database import Database
@@ -29,10 +29,10 @@ from shop.sales import repository as sales
 from shop.sales.controller import PASSING_ERRORS
 from shop.sales.loading import FIRST_EPOCH, LedgerLost, require_agreement, require_entry_at_watermark
 from shop.settings import Settings
-from shop.stopping import rest
+from shop.stopping import sleep_or_stop
 
 FINISHED_AT_ONCE_MAX = 10  # full passes of settled sales in one round
-TURNS_MAX = 20  # of the sales that have more, in one round; then the others are looked at as well
+SNAPSHOTS_MAX = 20  # of each sale that has more, in one round; then the others are verified as well
 
 log = structlog.get_logger(__name__)
 
@@ -57,22 +57,22 @@ class Auditor:
             except PASSING_ERRORS as error:
                 log.warning("audit_waits", reason=repr(error)[:200])
             if not has_more:
-                await rest(self._stopping, self._settings.audit_interval_seconds)
+                await sleep_or_stop(self._stopping, self._settings.audit_interval_seconds)
 
     async def step(self) -> bool:
         """One round over all sales; tells whether there is more to verify at once."""
         at, watched = await self._watched()
         self._show(watched)
-        awake = [each for each in watched if not each.resting]
-        quiet = await self._quiet(awake)
+        active = [each for each in watched if not each.suspended]
+        quiet = await self._quiet(active)
         await self._touch(quiet, at)
         known_good = {each.sale_id for each in quiet}
-        due = [each for each in awake if each.sale_id not in known_good]
+        due = [each for each in active if each.sale_id not in known_good]
         for each in due:
             if each.position is None:
                 await self._attempt(each.sale_id, partial(self._begin, each))
         sale_ids = [each.sale_id for each in due]
-        for _ in range(TURNS_MAX):
+        for _ in range(SNAPSHOTS_MAX):
             if self._stopping.is_set():
                 return False
             sale_ids = [each for each in sale_ids if await self._attempt(each, partial(self._audit, each))]
@@ -112,9 +112,9 @@ class Auditor:
             names = await sales.alive_names(session)
         return at, await self._isolation.together([name.sale_id for name in names], read)
 
-    async def _quiet(self, awake: Sequence[Watched]) -> list[Watched]:
+    async def _quiet(self, active: Sequence[Watched]) -> list[Watched]:
         """Those that are as they were verified, in Postgres and in Redis."""
-        verified = [each for each in awake if each.is_verified]
+        verified = [each for each in active if each.is_verified]
         heads = await loading.read_heads(self._client, [(each.sale_id, each.epoch) for each in verified])
         return [
             each
@@ -141,7 +141,7 @@ class Auditor:
                         session, each.sale_id, Position(each.epoch, 0, epoch.opening_balance, 0, 0, 0)
                     )
             return True
-        found = await self._full_look(each.sale_id)
+        found = await self._full_snapshot(each.sale_id)
         if found.sale.epoch != each.epoch:
             return False
         if any(found.violations.values()):
@@ -154,9 +154,9 @@ class Auditor:
 
     async def _audit(self, sale_id: int) -> bool:
         """Verify what is new in a sale; tells whether there is more."""
-        found = await look(self._database, self._client, sale_id, self._settings)
+        found = await take_snapshot(self._database, self._client, sale_id, self._settings)
         if found is not None and any(found.violations.values()):
-            found = await look(self._database, self._client, sale_id, self._settings)
+            found = await take_snapshot(self._database, self._client, sale_id, self._settings)
             if found is not None and any(found.violations.values()):
                 if not await self._is_lost(found):
                     await stop_sale(self._database, self._client, found, self._settings)
@@ -173,7 +173,7 @@ class Auditor:
             log.info("audit_overtaken", sale_id=sale_id, seq=found.counted.start.seq)
         return first and found.has_more
 
-    async def _is_lost(self, found: Look) -> bool:
+    async def _is_lost(self, found: Snapshot) -> bool:
         """Whether Redis has lost something, and Postgres is right: then it is recovered, and nobody has to be asked."""
         if any(violations(found.counted, None).values()):
             return False
@@ -185,7 +185,7 @@ class Auditor:
             return True
         return False
 
-    async def _full_look(self, sale_id: int) -> Look:
+    async def _full_snapshot(self, sale_id: int) -> Snapshot:
         """A full pass, and a second one when the first finds something."""
         found = of_full_pass(await pass_fully(self._database, self._client, sale_id))
         if any(found.violations.values()):
@@ -194,7 +194,7 @@ class Auditor:
 
     async def _finish(self, sale_id: int) -> bool:
         """The last pass over a sale that is settled: a full one. Nobody sells there any more; it is written down."""
-        found = await self._full_look(sale_id)
+        found = await self._full_snapshot(sale_id)
         sentences = sentences_of(found.violations)
         async with self._database.transaction() as session:
             locked = await sales.lock(session, sale_id)
@@ -223,7 +223,7 @@ class Auditor:
         self._shown = shown
 
     @staticmethod
-    def _show_good(found: Look, at: datetime | None) -> None:
+    def _show_good(found: Snapshot, at: datetime | None) -> None:
         sale_id = str(found.sale.id)
         metrics.AUDIT_LAG.labels(sale_id).set(found.sale.watermark - found.counted.position.seq)
         if at is not None:

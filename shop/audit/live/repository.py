@@ -30,7 +30,7 @@ class Watched(NamedTuple):
     held_back: int
     units: int
     """What the ledger has confirmed."""
-    resting: bool
+    suspended: bool
     """Not loaded yet, in recovery, or stopped by an alarm: there is nothing to verify."""
     checked_at: datetime | None
     position: Position | None
@@ -120,7 +120,7 @@ def _sums(position: Position) -> dict[str, int]:
 async def advance(session: AsyncSession, sale_id: int, seen: Position, to: Position, *, at: datetime | None) -> bool:
     """Compare and set: the ledger is verified up to `to`. False when somebody was faster.
 
-    `at` is the moment of the look, if it saw that the whole sale is good.
+    `at` is the moment of the snapshot, if the whole sale was good in it.
     """
     advanced = await session.execute(
         update(SaleAudit)
@@ -133,20 +133,20 @@ async def advance(session: AsyncSession, sale_id: int, seen: Position, to: Posit
 
 async def touch(session: AsyncSession, verified: Sequence[Watched], *, at: datetime) -> None:
     """Note that these were still as they had been verified, at this moment: in one statement."""
-    places = [(each.sale_id, each.epoch, each.watermark) for each in verified]
+    positions = [(each.sale_id, each.epoch, each.watermark) for each in verified]
     columns = [
-        literal(list(values), ARRAY(kind)) for values, kind in zip(zip(*places, strict=True), _PLACE, strict=True)
+        literal(list(values), ARRAY(kind)) for values, kind in zip(zip(*positions, strict=True), _POSITION, strict=True)
     ]
-    place = func.unnest(*columns).table_valued("sale_id", "epoch", "seq", name="place").render_derived()
+    position = func.unnest(*columns).table_valued("sale_id", "epoch", "seq", name="position").render_derived()
     await session.execute(
         update(SaleAudit)
-        .where(tuple_(SaleAudit.sale_id, SaleAudit.epoch, SaleAudit.verified_seq).in_(select(place)))
+        .where(tuple_(SaleAudit.sale_id, SaleAudit.epoch, SaleAudit.verified_seq).in_(select(position)))
         .values(checked_at=func.greatest(SaleAudit.checked_at, at))
         .execution_options(synchronize_session=False)
     )
 
 
-_PLACE = (Integer(), Integer(), BigInteger())
+_POSITION = (Integer(), Integer(), BigInteger())
 
 
 async def unfinished(session: AsyncSession, *, limit: int) -> Sequence[int]:
@@ -174,7 +174,7 @@ async def finish(session: AsyncSession, sale_id: int) -> bool:
 
 
 async def lock_unchanged(session: AsyncSession, seen: Sale, *, at: datetime) -> Sale | None:
-    """The sale, locked; None when it is not what was found wrong: it went on, was stopped, or looked good since."""
+    """The sale, locked; None when it is not what was found wrong: it went on, was stopped, or was verified since."""
     sale = await sales.lock(session, seen.id)
     if sale is None or (sale.epoch, sale.recovery, sale.status) != (seen.epoch, seen.recovery, seen.status):
         return None

@@ -1,4 +1,4 @@
-"""The collector: what happened since the last look becomes rows of the outbox, each thing once.
+"""The collector: what happened since the last run becomes rows of the outbox, each thing once.
 
 It reads what the shop records anyway, so that a purchase and its drain write nothing for it:
 

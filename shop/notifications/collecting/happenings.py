@@ -18,7 +18,7 @@ NAMESPACE = UUID("7d4a2a86-5f4e-4c57-9d0e-6a9d2f6f0c11")
 
 @dataclass(frozen=True)
 class Happening:
-    """One thing that happened to a user, mostly to an order of his."""
+    """One thing that happened to a user, mostly to one of their orders."""
 
     kind: Kind
     at: datetime

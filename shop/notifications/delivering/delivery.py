@@ -35,7 +35,7 @@ from shop.notifications.delivering.sinks import (
 from shop.notifications.delivering.webhook import WebhookChannel
 from shop.notifications.kinds import Sink
 from shop.settings import Settings
-from shop.stopping import end_tasks
+from shop.stopping import cancel_and_wait
 
 RETRY_FACTOR = 3
 RETRY_JITTER = 0.2
@@ -81,7 +81,7 @@ class Deliverer:
         self._database = database
         self._settings = settings
         self._channels = on
-        self._places = asyncio.Semaphore(settings.delivery_receivers_max)
+        self._slots = asyncio.Semaphore(settings.delivery_receivers_max)
         self._tasks: dict[Receiver, asyncio.Task[None]] = {}
         self._isolation = Isolation("deliveries", settings)
 
@@ -101,7 +101,7 @@ class Deliverer:
 
     async def close(self, *, within: float) -> None:
         """Let what is under way finish for so many seconds, then close every connection."""
-        await end_tasks(self._tasks.values(), within=within)
+        await cancel_and_wait(self._tasks.values(), within=within)
         for channel in self._channels.values():
             await channel.close()
 
@@ -110,7 +110,7 @@ class Deliverer:
         limit = self._settings.delivery_batch_max
         try:
             for _ in range(LEASES_IN_A_ROW_MAX):
-                async with self._places:
+                async with self._slots:
                     leased = await self._lease(receiver, limit)
                     if leased is None:
                         limit = 1  # One of them cannot be read: it is found, and set back.
@@ -185,7 +185,7 @@ class Deliverer:
             if delivered:
                 await repository.record_delivered(session, delivered)
             for leased, failure in failed:
-                buried = await repository.record_failed(
+                given_up = await repository.record_failed(
                     session,
                     leased,
                     reason=_printable(str(failure)),
@@ -193,9 +193,9 @@ class Deliverer:
                     final=isinstance(failure, Undeliverable),
                 )
                 if isinstance(failure, Stale):
-                    stale += buried
+                    stale += given_up
                 else:
-                    dead += buried
+                    dead += given_up
         tried = [failure for _, failure in failed if not isinstance(failure, Stale)]
         _count(receiver.sink, delivered=len(delivered), failed=len(tried), dead=dead, stale=stale)
         if disabled:
@@ -208,11 +208,11 @@ async def sweep_deliveries(database: Database, settings: Settings) -> None:
     grace = timedelta(seconds=2 * settings.delivery_lease_seconds)
     for _ in range(PRUNE_BATCHES_MAX):
         async with database.transaction() as session:
-            buried = await repository.bury(session, after=grace, limit=PRUNE_BATCH_MAX)
+            dead = await repository.mark_dead(session, after=grace, limit=PRUNE_BATCH_MAX)
             pruned = await repository.prune(session, older_than=keep, limit=PRUNE_BATCH_MAX)
-        for sink in buried:
+        for sink in dead:
             _count(sink, dead=1)
-        if max(len(buried), pruned) < PRUNE_BATCH_MAX:
+        if max(len(dead), pruned) < PRUNE_BATCH_MAX:
             break
     async with database.transaction() as session:
         await repository.forget_deleted_webhooks(session, older_than=2 * keep)

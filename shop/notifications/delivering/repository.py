@@ -162,16 +162,16 @@ async def record_health(
     return (await session.execute(disabled, execution_options=_UNSYNCHRONIZED)).scalar_one_or_none()
 
 
-async def bury(session: AsyncSession, *, after: timedelta, limit: int) -> Sequence[str]:
+async def mark_dead(session: AsyncSession, *, after: timedelta, limit: int) -> Sequence[str]:
     """Give up what nobody has tried to its end: its webhook is disabled, or its sink is off. Returns the sinks."""
     late = select(Delivery.id).where(PENDING, Delivery.give_up_at <= func.now() - after).limit(limit)
-    buried = (
+    dead = (
         update(Delivery)
         .where(Delivery.id.in_(late.with_for_update(skip_locked=True)))
         .values(dead_at=func.now(), last_error=func.coalesce(Delivery.last_error, "nobody was there to be told"))
         .returning(Delivery.sink)
     )
-    return (await session.scalars(buried, execution_options=_UNSYNCHRONIZED)).all()
+    return (await session.scalars(dead, execution_options=_UNSYNCHRONIZED)).all()
 
 
 async def prune(session: AsyncSession, *, older_than: timedelta, limit: int) -> int:

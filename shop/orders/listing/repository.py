@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.orders.listing.schemas import OrderQuery
 from shop.orders.models import ORDINARY_LINES, Order, OrderLine, OrderStatus
-from shop.paging import Place, bounded, is_among, newest, newest_first, place_after
+from shop.paging import Position, bounded, is_among, newest, newest_first, position_after
 from shop.sales.models import Sale, SaleStatus
 
 OF_SALE, ORDINARY = Order.sale_id.is_not(None), Order.sale_id.is_(None)
@@ -26,13 +26,13 @@ async def page(session: AsyncSession, asked: OrderQuery) -> Sequence[Order]:
     at = None
     if asked.starting_after is not None:
         at = await session.scalar(select(Order.reserved_at).where(Order.id == asked.starting_after))
-    after = place_after(asked.starting_after, at)
+    after = position_after(asked.starting_after, at)
     found = newest(list(_queries(asked, after)), asked, after)
     query = select(Order).join(found, is_among(Order.id, found)).order_by(*newest_first(found))
     return (await session.scalars(query)).all()
 
 
-def _queries(asked: OrderQuery, after: Place | None) -> list[Select[datetime, UUID]]:
+def _queries(asked: OrderQuery, after: Position | None) -> list[Select[datetime, UUID]]:
     """Queries of (reserved_at, id), each of which one index answers in this order."""
     if asked.user_id is not None or asked.replacement:
         return [_orders(*_conditions(asked))]
@@ -68,7 +68,7 @@ def _conditions(asked: OrderQuery) -> list[ColumnElement[bool]]:
 
 
 def _of_kind(
-    asked: OrderQuery, after: Place | None, status: OrderStatus, kind: ColumnElement[bool]
+    asked: OrderQuery, after: Position | None, status: OrderStatus, kind: ColumnElement[bool]
 ) -> Select[datetime, UUID]:
     """Purchases that are reserved are in no index of all sales, which each would be written into when it is recorded.
 
@@ -81,7 +81,7 @@ def _of_kind(
 
 
 def _of_each(
-    sales_like: ColumnElement[bool], asked: OrderQuery, after: Place | None, status: OrderStatus
+    sales_like: ColumnElement[bool], asked: OrderQuery, after: Position | None, status: OrderStatus
 ) -> Select[datetime, UUID]:
     """The newest orders of each of these sales. The lines need not be read."""
     where = _conditions(asked.model_copy(update={"product_id": None}))

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Row, Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.orders.models import Order
-from shop.paging import is_among, newest, newest_first, place_after
+from shop.paging import is_among, newest, newest_first, position_after
 from shop.payments.listing.schemas import PaymentQuery
 from shop.payments.models import MISMATCHES, Payment, PaymentStatus, ProviderEvent, Refund, RefundStatus
 
@@ -23,7 +23,7 @@ async def page(session: AsyncSession, asked: PaymentQuery) -> Sequence[Row[Payme
     at = None
     if asked.starting_after is not None:
         at = await session.scalar(select(Payment.created_at).where(Payment.order_id == asked.starting_after))
-    found = newest(_queries(asked), asked, place_after(asked.starting_after, at))
+    found = newest(_queries(asked), asked, position_after(asked.starting_after, at))
     query = (
         select(Payment, Order.user_id, Refund.status)
         .join(found, is_among(Payment.order_id, found))

@@ -1,1 +1,1 @@
-"""That a sale must be recovered, who was asked, what was handed in; the recovery itself is `shop.recovery`."""
+"""That a sale must be recovered, who was asked, what was reported; the recovery itself is `shop.recovery`."""

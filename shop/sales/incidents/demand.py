@@ -22,7 +22,7 @@ async def demand_recovery(
     """Begin the recovery of a sale whose ledger does not agree with what is promised, and fence it.
 
     `sale` is the row as it was before the ledger was looked at: if another epoch or another recovery has come since,
-    nothing happens, and the next look will tell. `renew` says that something is lost for certain, whatever a comparison
+    nothing happens, and the next check will tell. `renew` says that something is surely lost, whatever a comparison
     would find. Who `may_load` scripts sets the fence even where Redis has forgotten them: they may be there again in a
     moment. Returns whether this began it.
     """

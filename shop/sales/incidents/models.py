@@ -1,4 +1,4 @@
-"""The rows of recoveries, of the API processes that are asked, and of the promises that are handed in."""
+"""The rows of recoveries, of the API processes that are asked, and of the reservations that are reported."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -23,7 +23,7 @@ class RecoveryStep(StrEnum):
 
 
 class ClaimOutcome(StrEnum):
-    """What became of a promise that was handed in."""
+    """What became of a reservation that was reported."""
 
     RECORDED = "recorded"
     HONOURED = "honoured"
@@ -35,7 +35,7 @@ class Recovery(Recorded, Base):
     """The `n`-th recovery of a sale. `renew` asks for a new epoch whatever the comparison says.
 
     `unexplained` counts the events that were lost and that nobody could explain; each may have been a promise. The
-    lease keeps two workers from building the same ledger in turns; nothing that must be true depends on it.
+    lease keeps two workers from building the same ledger alternately; nothing that must be true depends on it.
     """
 
     __tablename__ = "recoveries"
@@ -61,7 +61,7 @@ class Recovery(Recorded, Base):
 
 
 class RecoveryAnswer(Recorded, Base):
-    """An API process has handed in all that it had, and the highest sequence number that it saw."""
+    """An API process has reported all that it had, and the highest sequence number that it saw."""
 
     __tablename__ = "recovery_answers"
     __table_args__ = (ForeignKeyConstraint(["sale_id", "n"], ["recoveries.sale_id", "recoveries.n"]),)
@@ -97,7 +97,7 @@ class RecoveryClaim(Recorded, Base):
 
 
 class ApiProcess(Recorded, Base):
-    """An API process that lives, as far as it was heard of."""
+    """An API process that was alive at its last heartbeat, `seen_at`."""
 
     __tablename__ = "api_processes"
     __table_args__ = (Index("ix_api_processes_seen_at", "seen_at"),)

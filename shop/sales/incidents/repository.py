@@ -21,7 +21,7 @@ from shop.sales.models import Sale, SaleEpoch
 from shop.sales.repository import ALIVE
 
 FORGET_PROCESS_AFTER = timedelta(hours=1)
-# Nobody is asked before the ledger is fenced: what he would hand in then could grow.
+# No process is asked before the ledger is fenced: it could reserve more after its report.
 ASKING = (RecoveryStep.COMPARE, RecoveryStep.LIFT, RecoveryStep.LOAD, RecoveryStep.HONOUR, RecoveryStep.OPEN)
 
 
@@ -79,9 +79,9 @@ async def unfinished(session: AsyncSession, sale_id: int) -> Recovery | None:
     return (await session.execute(query)).scalar_one_or_none()
 
 
-async def take(session: AsyncSession, sale_id: int, worker_id: UUID, *, lease_seconds: float) -> Recovery | None:
+async def lease(session: AsyncSession, sale_id: int, worker_id: UUID, *, lease_seconds: float) -> Recovery | None:
     """The unfinished recovery of a sale, if this worker has its lease or gets it now, for so long from now on."""
-    taken = await session.execute(
+    leased = await session.execute(
         update(Recovery)
         .where(
             Recovery.sale_id == sale_id,
@@ -91,7 +91,7 @@ async def take(session: AsyncSession, sale_id: int, worker_id: UUID, *, lease_se
         .values(leased_by=worker_id, leased_until=func.now() + timedelta(seconds=lease_seconds))
         .returning(Recovery)
     )
-    return taken.scalar_one_or_none()
+    return leased.scalar_one_or_none()
 
 
 async def sales_unfinished(session: AsyncSession) -> Sequence[int]:
@@ -140,21 +140,21 @@ async def waited_long(session: AsyncSession, recovery: Recovery, *, seconds: flo
 
 
 async def add_claims(session: AsyncSession, promises: Sequence[Promise], *, source: str) -> None:
-    """Write down what was handed in; what is there already stays as it is."""
+    """Record what was reported; what is there already stays as it is."""
     if promises:
         rows = [{**promise._asdict(), "source": source} for promise in promises]
         await session.execute(insert(RecoveryClaim).on_conflict_do_nothing(), rows)
 
 
 async def find_claim(session: AsyncSession, promise: Promise) -> RecoveryClaim | None:
-    """What is known of a promise that was handed in."""
+    """What is recorded of a reservation that was reported."""
     return await session.get(RecoveryClaim, (promise.sale_id, promise.epoch, promise.order_id))
 
 
-async def settle_claims(
+async def close_claims(
     session: AsyncSession, sale_id: int, epoch: int, order_ids: Sequence[UUID], outcome: ClaimOutcome
 ) -> None:
-    """Record what became of these promises."""
+    """Record the outcome of these claims."""
     await session.execute(
         update(RecoveryClaim)
         .where(
@@ -187,19 +187,19 @@ async def explain(session: AsyncSession, promise: Promise, *, window_seconds: in
 
 
 async def answer(session: AsyncSession, recovery: Recovery, process_id: UUID, highest_seq: int) -> None:
-    """A process has handed in what it had."""
+    """Record that a process has reported all that it had."""
     values = {"sale_id": recovery.sale_id, "n": recovery.n, "process_id": process_id, "highest_seq": highest_seq}
     await session.execute(insert(RecoveryAnswer).values(values).on_conflict_do_nothing())
 
 
-async def beat(session: AsyncSession, process_id: UUID) -> None:
-    """Note that an API process lives."""
+async def record_heartbeat(session: AsyncSession, process_id: UUID) -> None:
+    """Record that an API process is alive."""
     statement = insert(ApiProcess).values(id=process_id)
     await session.execute(statement.on_conflict_do_update(index_elements=["id"], set_={"seen_at": func.now()}))
 
 
 async def forget_processes(session: AsyncSession) -> None:
-    """Drop the processes that were not heard of for long."""
+    """Delete the processes whose last heartbeat is long ago."""
     gone = select(ApiProcess).where(ApiProcess.seen_at < func.now() - FORGET_PROCESS_AFTER)
     for process in (await session.execute(gone)).scalars():
         await session.delete(process)
@@ -213,7 +213,7 @@ async def live(session: AsyncSession) -> dict[int, Live]:
 
 
 async def asking(session: AsyncSession, process_id: UUID) -> Sequence[Recovery]:
-    """The recoveries that wait for what this process has."""
+    """The recoveries that wait for this process's report."""
     answered = (
         select(RecoveryAnswer.n)
         .where(

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.errors import NotEnoughUnits, OverLimit, Overloaded, SaleEnded, SaleNotStarted, SalePaused, SoldOut
 from shop.ledger.receipts import Witness
-from shop.sales.models import LedgerPlace, Sale
+from shop.sales.models import LedgerPosition, Sale
 from shop.support.explaining import repository
 from shop.support.explaining.schemas import Verdict
 
@@ -17,7 +17,7 @@ ABOUT_UNITS = frozenset({SoldOut.code, NotEnoughUnits.code})
 MEANINGS = {
     SoldOut.code: "All units were taken.",
     NotEnoughUnits.code: "Some units were left, but fewer than were asked for.",
-    OverLimit.code: "More was asked for than one buyer may have in this sale, over all his orders.",
+    OverLimit.code: "More was asked for than one buyer may have in this sale, over all their orders.",
     SaleNotStarted.code: "The sale had not started yet.",
     SaleEnded.code: "The sale was over.",
     SalePaused.code: "The sale was paused.",
@@ -49,7 +49,7 @@ def missing(seq: int) -> Judgement:
 
 async def judge(session: AsyncSession, sale: Sale, witness: Witness, balance: int) -> Judgement:
     """Compare a refusal with the ledger, which had `balance` units left when it was decided."""
-    at = LedgerPlace(witness.epoch, witness.seq)
+    at = LedgerPosition(witness.epoch, witness.seq)
     match witness.code:
         case SoldOut.code:
             return _sold_out(balance)

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.orders.batch import ORDER_KINDS
 from shop.orders.models import Order
-from shop.sales.models import LedgerPlace, LedgerRow
+from shop.sales.models import LedgerPosition, LedgerRow
 
 # Entries that one question reads at most, before or after the moment that it is about.
 LEDGER_ROWS_MAX = 20_000
@@ -24,12 +24,12 @@ class MovedUnits(NamedTuple):
     complete: bool
 
 
-async def entry(session: AsyncSession, sale_id: int, at: LedgerPlace) -> LedgerRow | None:
-    """The entry at this place."""
+async def entry(session: AsyncSession, sale_id: int, at: LedgerPosition) -> LedgerRow | None:
+    """The entry at this position."""
     return await session.get(LedgerRow, (sale_id, at.epoch, at.seq))
 
 
-async def ran_out(session: AsyncSession, sale_id: int, until: LedgerPlace) -> LedgerRow | None:
+async def ran_out(session: AsyncSession, sale_id: int, until: LedgerPosition) -> LedgerRow | None:
     """The first entry of the epoch, up to this one, that took the last unit. That a sale ended is none."""
     query = (
         select(LedgerRow)
@@ -47,8 +47,8 @@ async def ran_out(session: AsyncSession, sale_id: int, until: LedgerPlace) -> Le
     return (await session.scalars(query)).one_or_none()
 
 
-async def moved_after(session: AsyncSession, sale_id: int, after: LedgerPlace) -> MovedUnits:
-    """What came back and what was sold after this place in the same epoch."""
+async def moved_after(session: AsyncSession, sale_id: int, after: LedgerPosition) -> MovedUnits:
+    """What came back and what was sold after this position in the same epoch."""
     rows = (
         select(LedgerRow.seq, LedgerRow.kind, LedgerRow.delta)
         .where(LedgerRow.sale_id == sale_id, LedgerRow.epoch == after.epoch, LedgerRow.seq > after.seq)
@@ -67,8 +67,8 @@ async def moved_after(session: AsyncSession, sale_id: int, after: LedgerPlace) -
     return MovedUnits(int(returned), int(units_sold), int(seq), bool(complete))
 
 
-async def sold_by(session: AsyncSession, sale_id: int, until: LedgerPlace) -> bool:
-    """Whether the sale had sold anything up to this place, in this epoch or before it."""
+async def sold_by(session: AsyncSession, sale_id: int, until: LedgerPosition) -> bool:
+    """Whether the sale had sold anything up to this position, in this epoch or before it."""
     query = (
         select(LedgerRow.seq)
         .where(
@@ -84,8 +84,8 @@ async def sold_by(session: AsyncSession, sale_id: int, until: LedgerPlace) -> bo
     return (await session.execute(query)).first() is not None
 
 
-async def next_of(session: AsyncSession, sale_id: int, after: LedgerPlace, kinds: Collection[str]) -> str | None:
-    """Which of these kinds of entries comes first after this place; None when none does, as far as is read."""
+async def next_of(session: AsyncSession, sale_id: int, after: LedgerPosition, kinds: Collection[str]) -> str | None:
+    """Which of these kinds of entries comes first after this position; None when none does, as far as is read."""
     rows = (
         select(LedgerRow.seq, LedgerRow.kind)
         .where(LedgerRow.sale_id == sale_id, LedgerRow.epoch == after.epoch, LedgerRow.seq > after.seq)
@@ -98,8 +98,8 @@ async def next_of(session: AsyncSession, sale_id: int, after: LedgerPlace, kinds
     return (await session.execute(query)).scalar_one_or_none()
 
 
-async def last_of(session: AsyncSession, sale_id: int, until: LedgerPlace, kinds: Collection[str]) -> str | None:
-    """Which of these kinds of entries came last up to this place; None when none did, as far as is read."""
+async def last_of(session: AsyncSession, sale_id: int, until: LedgerPosition, kinds: Collection[str]) -> str | None:
+    """Which of these kinds of entries came last up to this position; None when none did, as far as is read."""
     rows = (
         select(LedgerRow.seq, LedgerRow.kind)
         .where(LedgerRow.sale_id == sale_id, LedgerRow.epoch == until.epoch, LedgerRow.seq <= until.seq)
@@ -123,7 +123,7 @@ async def orders_of(session: AsyncSession, sale_id: int, user_id: str, *, limit:
     return (await session.scalars(query)).all()
 
 
-async def releases(session: AsyncSession, sale_id: int, order_ids: Sequence[UUID]) -> dict[UUID, LedgerPlace]:
+async def releases(session: AsyncSession, sale_id: int, order_ids: Sequence[UUID]) -> dict[UUID, LedgerPosition]:
     """Where the ledger took the units of these orders back; each does so once (I8)."""
     query = (
         select(LedgerRow.order_id, LedgerRow.epoch, LedgerRow.seq)
@@ -131,4 +131,4 @@ async def releases(session: AsyncSession, sale_id: int, order_ids: Sequence[UUID
         .where(LedgerRow.sale_id == sale_id)
         .limit(len(order_ids))
     )
-    return {order_id: LedgerPlace(epoch, seq) for order_id, epoch, seq in await session.execute(query) if order_id}
+    return {order_id: LedgerPosition(epoch, seq) for order_id, epoch, seq in await session.execute(query) if order_id}

@@ -28,7 +28,7 @@ from shop.orders.batch import ORDER_KINDS
 from shop.orders.models import Order
 from shop.rate_limit import RateLimiter, rate_limiter
 from shop.sales import repository as sales
-from shop.sales.models import LedgerPlace, LedgerRow, Sale, SaleEpoch, SaleStatus
+from shop.sales.models import LedgerPosition, LedgerRow, Sale, SaleEpoch, SaleStatus
 from shop.sales.phase import phase_of
 from shop.settings import Settings
 from shop.support.explaining import judging, repository
@@ -46,7 +46,7 @@ class _Moment(NamedTuple):
 
     sale: Sale
     epoch: SaleEpoch | None
-    at: LedgerPlace
+    at: LedgerPosition
     entry: LedgerRow | None
 
     @property
@@ -125,7 +125,7 @@ async def _moment(session: AsyncSession, statement: Receipt | Witness, too_new: 
     sale = await sales.find(session, statement.sale_id)
     if sale is None or sale.status == SaleStatus.DRAFT:
         raise SaleNotFound
-    at = LedgerPlace(statement.epoch, statement.seq)
+    at = LedgerPosition(statement.epoch, statement.seq)
     epoch = await sales.find_epoch(session, sale.id, at.epoch)
     if at > (sale.epoch, sale.watermark):
         raise too_new(f"Postgres has the ledger up to entry {sale.watermark} of epoch {sale.epoch}")
@@ -165,7 +165,7 @@ async def _ran_out(session: AsyncSession, moment: _Moment) -> RanOut | None:
         seq, when = found.seq, found.at
     else:
         return None
-    moved = await repository.moved_after(session, moment.sale.id, LedgerPlace(moment.at.epoch, seq))
+    moved = await repository.moved_after(session, moment.sale.id, LedgerPosition(moment.at.epoch, seq))
     return RanOut(
         seq=seq,
         at=when,
@@ -216,7 +216,7 @@ async def _explanation(
     )
 
 
-async def _own_units(session: AsyncSession, sale: Sale, at: LedgerPlace, found: Sequence[Order]) -> OwnUnits:
+async def _own_units(session: AsyncSession, sale: Sale, at: LedgerPosition, found: Sequence[Order]) -> OwnUnits:
     back = await repository.releases(session, sale.id, [order.id for order in found])
 
     def live_then(order: Order) -> bool:

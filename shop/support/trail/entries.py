@@ -48,12 +48,12 @@ def of_stream(event: LedgerEvent, epoch: int) -> TrailEntry:
 
 
 def of_claims(claims: Iterable[RecoveryClaim]) -> Iterator[TrailEntry]:
-    """That it was handed in after a loss, by whom, and what became of that."""
+    """That it was reported after a loss, by whom, and what became of that."""
     for claim in claims:
         yield _entry(
             claim.created_at,
             Source.RECOVERY,
-            "handed_in",
+            "reported",
             by=claim.source,
             epoch=claim.epoch,
             seq=claim.seq,

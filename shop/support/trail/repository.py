@@ -13,7 +13,7 @@ from shop.notifications.models import Delivery, Notification
 from shop.orders.models import OrderEvent
 from shop.payments.models import Payment, ProviderEvent, Refund
 from shop.sales.incidents.models import RecoveryClaim
-from shop.sales.models import LedgerPlace, LedgerRow, SaleEpoch
+from shop.sales.models import LedgerPosition, LedgerRow, SaleEpoch
 
 ROWS_MAX = 100
 
@@ -27,11 +27,11 @@ async def _up_to_max(session: AsyncSession, query: Select[Row]) -> tuple[Sequenc
 
 
 async def ledger_rows(
-    session: AsyncSession, sale_id: int, order_id: UUID, places: Collection[LedgerPlace]
+    session: AsyncSession, sale_id: int, order_id: UUID, positions: Collection[LedgerPosition]
 ) -> Sequence[LedgerRow]:
-    """The entries of an order: those at these places, and the one that took its units back."""
+    """The entries of an order: those at these positions, and the one that took its units back."""
     mine = (LedgerRow.sale_id == sale_id, LedgerRow.order_id == order_id)
-    made = select(LedgerRow).where(*mine, tuple_(LedgerRow.epoch, LedgerRow.seq).in_(places)).limit(ROWS_MAX)
+    made = select(LedgerRow).where(*mine, tuple_(LedgerRow.epoch, LedgerRow.seq).in_(positions)).limit(ROWS_MAX)
     # As in the partial index, which a parameter would hide from the planner.
     released = select(LedgerRow).where(*mine, literal_column("stock_ledger.kind = 'released'")).limit(ROWS_MAX)
     found = [*(await session.scalars(made)).all(), *(await session.scalars(released)).all()]
@@ -39,7 +39,7 @@ async def ledger_rows(
 
 
 async def claims(session: AsyncSession, sale_id: int, order_id: UUID) -> tuple[Sequence[RecoveryClaim], bool]:
-    """When this order was handed in after a loss, once for each epoch that had promised it."""
+    """When this order was reported after a loss, once for each epoch that had promised it."""
     epochs = select(SaleEpoch.epoch).where(SaleEpoch.sale_id == sale_id)
     query = select(RecoveryClaim).where(
         RecoveryClaim.sale_id == sale_id, RecoveryClaim.epoch.in_(epochs), RecoveryClaim.order_id == order_id
@@ -65,7 +65,7 @@ async def refunds(session: AsyncSession, payment_ids: Collection[UUID]) -> Seque
 
 
 async def provider_events(session: AsyncSession, intent_ids: Collection[str]) -> tuple[Sequence[ProviderEvent], bool]:
-    """What the provider told of these intents, in the order in which it was heard."""
+    """What the provider told of these intents, in the order of arrival."""
     query = select(ProviderEvent).where(ProviderEvent.intent_id.in_(intent_ids))
     return await _up_to_max(session, query.order_by(ProviderEvent.received_at, ProviderEvent.id))
 

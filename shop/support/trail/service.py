@@ -22,11 +22,11 @@ from shop.notifications.kinds import ORDER_KINDS
 from shop.orders import repository as orders
 from shop.orders.models import Order, OrderStatus
 from shop.orders.placing import NO_SALE
+from shop.payments.matching import replacement_id
 from shop.payments.models import Payment
-from shop.payments.settling import replacement_id
 from shop.redis import CONNECTION_ERRORS
 from shop.sales import repository as sales
-from shop.sales.models import LedgerPlace, Sale, SaleStatus
+from shop.sales.models import LedgerPosition, Sale, SaleStatus
 from shop.support.trail import entries, repository
 from shop.support.trail.schemas import LedgerHolding, OrderRow, OrderTrail, Source, TrailEntry
 
@@ -93,12 +93,12 @@ async def _of_sale(
     if sale is None:
         return [], []
     claims, more = await repository.claims(session, sale.id, order_id)
-    places = {LedgerPlace(claim.epoch, claim.seq) for claim in claims}
+    positions = {LedgerPosition(claim.epoch, claim.seq) for claim in claims}
     if order is not None and order.epoch is not None and order.seq is not None:
-        places.add(LedgerPlace(order.epoch, order.seq))
+        positions.add(LedgerPosition(order.epoch, order.seq))
     if in_redis.entry is not None:
-        places.add(LedgerPlace(in_redis.epoch, in_redis.entry.seq))
-    rows = await repository.ledger_rows(session, sale.id, order_id, places)
+        positions.add(LedgerPosition(in_redis.epoch, in_redis.entry.seq))
+    rows = await repository.ledger_rows(session, sale.id, order_id, positions)
     found = [*entries.of_ledger(rows), *entries.of_claims(claims)]
     event = in_redis.event
     if event is not None and (in_redis.epoch, event.seq) not in {(row.epoch, row.seq) for row in rows}:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, Select, collate, select, union_all
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shop.paging import is_among, newest, newest_first, place_after
+from shop.paging import is_among, newest, newest_first, position_after
 from shop.users.listing.schemas import UserQuery
 from shop.users.models import Role, User
 
@@ -18,7 +18,7 @@ LAST_CHARACTER = chr(0x10FFFF)
 async def page(session: AsyncSession, asked: UserQuery) -> Sequence[User]:
     """The accounts of a page in their order, and one more if there are more. Raises Invalid for an unknown cursor."""
     last = None if asked.starting_after is None else await session.get(User, asked.starting_after)
-    after = place_after(asked.starting_after, None if last is None else last.created_at)
+    after = position_after(asked.starting_after, None if last is None else last.created_at)
     if asked.email_prefix is not None:
         return (await session.scalars(_by_address(asked, asked.email_prefix, last))).all()
     found = newest([select(User.created_at, User.id).where(*which) for which in _each_kind(asked)], asked, after)

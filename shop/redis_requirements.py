@@ -1,4 +1,4 @@
-"""What is demanded of the Redis that holds a ledger: it forgets nothing, and nobody can run code of his own in it."""
+"""The requirements for the Redis that holds a ledger: it forgets nothing, and nobody can run their own code in it."""
 
 import re
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ Version = tuple[int, int, int]
 # Scripts that begin with `#!lua`.
 MAJOR_MIN = 7
 # CVE-2025-49844: whoever may send a script can run code on the server; it is as old as Lua in Redis. Each branch that
-# its makers still mended, with the first release without it; branches that are newer than these never had it. Debian
-# and Ubuntu mend versions that are not in this table and keep their numbers, so the number alone does not tell.
-HOLE = "CVE-2025-49844 (code execution through Lua)"
-MENDED: Mapping[str, Mapping[tuple[int, int], int]] = {
+# was fixed, and the first release with the fix; branches that are newer than these never had it. Debian and Ubuntu fix
+# versions that are not in this table and keep their numbers, so the number alone does not tell.
+CVE = "CVE-2025-49844 (code execution through Lua)"
+FIXED_IN: Mapping[str, Mapping[tuple[int, int], int]] = {
     "redis": {(7, 2): 11, (7, 4): 6, (8, 0): 4, (8, 2): 2},
     "valkey": {(7, 2): 11, (8, 0): 6, (8, 1): 4},
 }
@@ -28,17 +28,17 @@ log = structlog.get_logger(__name__)
 async def ledger_problems(client: aioredis.Redis, settings: Settings) -> list[str]:
     """Why this Redis must not hold a ledger, each a sentence for an operator; empty means that it may.
 
-    Development does without the append-only file, and is only warned of a version that has a known hole.
+    Development does without the append-only file, and is only warned of a version that has a known CVE.
     """
     info = {**await client.info("server"), **await client.info("memory"), **await client.info("persistence")}
     found = [_eviction(info), _too_old(info)]
     if settings.environment != "development":
         found.append(_append_only_file(info))
-    hole = None if settings.redis_patched else known_hole(*server_of(info))
+    cve = None if settings.redis_patched else known_cve(*server_of(info))
     if settings.environment == "production":
-        found.append(hole)
-    elif hole:
-        log.warning("ledger_redis_has_a_known_hole", reason=hole)
+        found.append(cve)
+    elif cve:
+        log.warning("ledger_redis_has_a_known_cve", reason=cve)
     return [problem for problem in found if problem]
 
 
@@ -50,15 +50,15 @@ def server_of(info: Mapping[str, Any]) -> tuple[str, Version]:
     return name, (major, minor, patch)
 
 
-def known_hole(name: str, version: Version) -> str | None:
+def known_cve(name: str, version: Version) -> str | None:
     """What is wrong with this version and what to do about it, or None."""
-    branches, (major, minor, patch) = MENDED[name], version
+    branches, (major, minor, patch) = FIXED_IN[name], version
     if (major, minor) > max(branches) or patch >= branches.get((major, minor), patch + 1):
         return None
     safe = ", ".join(f"{a}.{b}.{c}" for (a, b), c in branches.items())
     return (
-        f"{name.capitalize()} {major}.{minor}.{patch} has {HOLE}: use {safe} or a newer branch; if your distribution"
-        " has closed it without a new number, set SHOP_REDIS_PATCHED=true"
+        f"{name.capitalize()} {major}.{minor}.{patch} has {CVE}: use {safe} or a newer branch; if your distribution"
+        " has fixed it without a new number, set SHOP_REDIS_PATCHED=true"
     )
 
 

@@ -1,8 +1,8 @@
-"""The places of a process for connections: who gets one, and who gives one back when there are none left.
+"""The connection cap of a process: which connections are accepted, and which are closed when it is reached.
 
-No address may have more than its share. When all places are taken and somebody waits, those that nobody uses are
-closed, the oldest first. A few more are kept for the probes: whoever comes to one of these is answered if it asks
-whether the process is alive or ready, and told to come back if it asks for anything else.
+No address may have more than its share. While the cap is reached and others wait in the backlog, idle connections are
+closed, the oldest first. A few are accepted beyond the cap for the probes: a request on one of these is
+answered if it asks whether the process is alive or ready, and refused with 503 if it asks for anything else.
 """
 
 from collections import Counter
@@ -30,72 +30,72 @@ FULL = PreparedProblem(Overloaded("All connections are taken"))
 HEADERS = b"%b: %b\r\nretry-after: 1\r\ncontent-length: %%d\r\nx-request-id: %%b\r\n\r\n" % CONTENT_TYPE_PROBLEM
 
 
-class Places:
-    """The connections of one process, in the order in which they came; `cap` is how many there may be."""
+class ConnectionCap:
+    """The open connections of one process, the oldest first; `limit` is how many there may be."""
 
     def __init__(self, settings: Settings) -> None:
-        self.cap = settings.connections_max
+        self.limit = settings.connections_max
         self._settings = settings
         self._proxies = settings.proxies
         self._of_address: Counter[str] = Counter()
-        self._taken: dict[ShopProtocol, None] = {}
-        self._beyond: dict[ShopProtocol, None] = {}
+        self._open: dict[ShopProtocol, None] = {}
+        self._beyond_cap: dict[ShopProtocol, None] = {}
         self._counted = lru_cache(ADDRESSES_REMEMBERED)(self._counted_as)
         self._closed_at = 0.0
 
     def admit(self, host: str | None) -> bool:
-        """Whether one more connection may come from there; it is counted, until `give_up` or `leave`.
+        """Whether one more connection of this host may be accepted; it is counted, until `uncount` or `closed`.
 
         Trusted proxies are not counted: each is many clients.
         """
         address = self._counted(host)
         if address is None:
             return True
-        if self._of_address[address] >= min(self._settings.connections_per_address_max, max(1, self.cap // 2)):
+        if self._of_address[address] >= min(self._settings.connections_per_address_max, max(1, self.limit // 2)):
             return False
         self._of_address[address] += 1
         return True
 
-    def give_up(self, host: str | None) -> None:
-        """A connection that was admitted is gone."""
+    def uncount(self, host: str | None) -> None:
+        """A connection that was admitted has failed before it was open."""
         address = self._counted(host)
         if address is not None and address in self._of_address:
             self._of_address[address] -= 1
             if not self._of_address[address]:
                 del self._of_address[address]
 
-    def take(self, connection: "ShopProtocol") -> None:
-        """A connection is open."""
-        self._taken[connection] = None
-        if len(self._taken) > self.cap:
-            self._beyond[connection] = None
+    def opened(self, connection: "ShopProtocol") -> None:
+        """Count a connection as open."""
+        self._open[connection] = None
+        if len(self._open) > self.limit:
+            self._beyond_cap[connection] = None
 
-    def leave(self, connection: "ShopProtocol") -> None:
-        """A connection is closed; the first beyond the cap has an ordinary place now."""
-        if connection not in self._taken:
+    def closed(self, connection: "ShopProtocol") -> None:
+        """A connection is closed: the first one beyond the cap is within it now."""
+        if connection not in self._open:
             return
-        del self._taken[connection]
-        self.give_up(_host_of(connection))
-        if connection in self._beyond:
-            del self._beyond[connection]
-        elif self._beyond:
-            del self._beyond[next(iter(self._beyond))]
+        del self._open[connection]
+        self.uncount(_host_of(connection))
+        if connection in self._beyond_cap:
+            del self._beyond_cap[connection]
+        elif self._beyond_cap:
+            del self._beyond_cap[next(iter(self._beyond_cap))]
 
     def refusal(self, connection: "ShopProtocol", scope: dict[str, Any]) -> bytes | None:
-        """What a connection beyond the cap is told, but for the server's own head: nothing if it asks for a probe."""
-        if not self._beyond or connection not in self._beyond or scope["path"] in PROBES:
+        """The refusal to a request beyond the cap, without the server's own head; None for a probe."""
+        if not self._beyond_cap or connection not in self._beyond_cap or scope["path"] in PROBES:
             return None
         request_id = uuid4().hex.encode()
         body = FULL.body("", request_id)
         return HEADERS % (len(body), request_id) + (b"" if scope["method"] == "HEAD" else body)
 
-    def make_room(self, now: float) -> None:
-        """Close connections that nobody uses; call it when somebody waits."""
+    def close_idle(self, now: float) -> None:
+        """Close idle connections; call it while others wait in the listen backlog."""
         if now - self._closed_at < UNUSED_SECONDS:
             return
         self._closed_at, closed = now, 0
-        for connection in tuple(self._taken):
-            unused = connection.host == NO_HOST or connection in self._beyond
+        for connection in tuple(self._open):
+            unused = connection.host == NO_HOST or connection in self._beyond_cap
             connection.cut_if_late(
                 now,
                 request_seconds_max=self._settings.request_seconds_max,

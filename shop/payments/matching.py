@@ -1,4 +1,4 @@
-"""Money that was captured and belongs to nobody yet: it buys the order, or a replacement for it, or goes back (I11).
+"""Match captured payments that are nobody's yet: one buys its order, or a replacement for it, or goes back (I11).
 
 A closed order never comes back. Money that comes after a cancellation is returned. Money that comes after expiry makes
 a replacement order, whose id follows from the payment, so a second try finds the first: in a sale the expired order is
@@ -32,7 +32,7 @@ from shop.sales.loading import loaded_sale
 from shop.sales.models import Sale, SaleStatus
 from shop.settings import Settings
 
-SETTLED_AT_ONCE = 8  # each has a connection of its own to Postgres, and the worker has others to serve
+MATCHED_AT_ONCE = 8  # each has a connection of its own to Postgres, and the worker has others to serve
 NO_ORDER = LastOrder(b"", 0)
 # What says nothing about this request: the ledger is not there, or will take it a moment later.
 TRY_AGAIN = frozenset({word.decode() for word in BATCH_WORDS} | {"BACKLOG"})
@@ -40,27 +40,28 @@ TRY_AGAIN = frozenset({word.decode() for word in BATCH_WORDS} | {"BACKLOG"})
 log = structlog.get_logger(__name__)
 
 
-async def settle(
+async def match_payments(
     database: Database, client: aioredis.Redis, settings: Settings, isolation: Isolation | None = None
 ) -> int:
-    """Settle what can be settled now; returns how many payments were. The rest is tried again by a later run."""
-    isolation = isolation or Isolation("settling", settings)
+    """Match what can be matched now; returns how many payments were. The rest is tried again by a later run."""
+    isolation = isolation or Isolation("matching", settings)
     async with database.transaction() as session:
-        waiting = await repository.unsettled(session, limit=settings.settle_batch_max)
-    settled = 0
-    for start in range(0, len(waiting), SETTLED_AT_ONCE):
-        together = waiting[start : start + SETTLED_AT_ONCE]
+        waiting = await repository.unmatched(session, limit=settings.payment_match_batch_max)
+    matched = 0
+    for start in range(0, len(waiting), MATCHED_AT_ONCE):
+        together = waiting[start : start + MATCHED_AT_ONCE]
         tries = (  # The others' money does not wait for one that fails.
-            isolation.attempt(each, partial(settle_one, database, client, each, settings), False) for each in together
+            isolation.attempt(each, partial(match_payment, database, client, each, settings), False)
+            for each in together
         )
-        settled += sum(await asyncio.gather(*tries))
-    return settled
+        matched += sum(await asyncio.gather(*tries))
+    return matched
 
 
-async def settle_one(database: Database, client: aioredis.Redis, payment_id: UUID, settings: Settings) -> bool:
+async def match_payment(database: Database, client: aioredis.Redis, payment_id: UUID, settings: Settings) -> bool:
     """Whether this payment's money has found its order or its refund."""
     async with database.transaction() as session:
-        late = await _settle_in_postgres(session, payment_id, settings)
+        late = await _match_in_postgres(session, payment_id, settings)
     if late is None:
         return True
     order, sale = late
@@ -78,8 +79,8 @@ async def settle_one(database: Database, client: aioredis.Redis, payment_id: UUI
     return True
 
 
-async def _settle_in_postgres(session: AsyncSession, payment_id: UUID, settings: Settings) -> tuple[Order, Sale] | None:
-    """Settle it here if rows alone can tell; else the expired order and its sale, whose ledger has to be asked."""
+async def _match_in_postgres(session: AsyncSession, payment_id: UUID, settings: Settings) -> tuple[Order, Sale] | None:
+    """Match it here if rows alone can tell; else the expired order and its sale, whose ledger has to be asked."""
     payment = await repository.lock(session, payment_id)
     if payment is None or payment.settled_at is not None:
         return None
@@ -95,11 +96,11 @@ async def _settle_in_postgres(session: AsyncSession, payment_id: UUID, settings:
         else:
             await _pay_replacement(session, payment, order, replacement)
     else:
-        return await _settle_in_sale(session, payment, order, order.sale_id)
+        return await _match_in_sale(session, payment, order, order.sale_id)
     return None
 
 
-async def _settle_in_sale(
+async def _match_in_sale(
     session: AsyncSession, payment: Payment, order: Order, sale_id: int
 ) -> tuple[Order, Sale] | None:
     sale = await sales.find(session, sale_id)

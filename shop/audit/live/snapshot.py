@@ -1,4 +1,4 @@
-"""One look at one sale: the rows of its ledger behind the verified place, and Redis at the same watermark."""
+"""A snapshot of one sale: the rows of its ledger after the verified position, and Redis at the same watermark."""
 
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -21,15 +21,15 @@ from shop.sales.incidents import repository as recoveries
 from shop.sales.models import Sale
 from shop.settings import Settings
 
-SNAPSHOTS_MAX = 5  # of one look, while the persister is faster than it
+TRIES_MAX = 5  # of one snapshot, while the persister is faster than it
 EVIDENCE_ROWS_MAX = 20
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was seen at one moment. `in_redis` is None where it could not be compared this time."""
+class Snapshot:
+    """A sale at one moment. `in_redis` is None where it could not be compared this time."""
 
     at: datetime
     counted: Counted
@@ -48,27 +48,29 @@ class Look:
 
     @property
     def has_more(self) -> bool:
-        """Whether there are rows that were not looked at."""
+        """Whether there are rows after those of this snapshot."""
         return not self.counted.at_watermark
 
 
-def of_full_pass(found: FullPass) -> Look:
-    """A full pass as a look at the sale."""
-    return Look(found.at, found.counted, found.in_redis)
+def of_full_pass(found: FullPass) -> Snapshot:
+    """A full pass as a snapshot of the sale."""
+    return Snapshot(found.at, found.counted, found.in_redis)
 
 
-async def look(database: Database, client: aioredis.Redis, sale_id: int, settings: Settings) -> Look | None:
-    """Look at what is new in a sale; None when there is nothing to verify, see `Watched.resting`.
+async def take_snapshot(
+    database: Database, client: aioredis.Redis, sale_id: int, settings: Settings
+) -> Snapshot | None:
+    """Read what is new in a sale; None when there is nothing to verify, see `Watched.suspended`.
 
-    What Redis says is left out when the persister is faster than the look, when the ledger is one that the controller
-    has recovered, and when an entry above the watermark cannot be true: the persister refuses it and stops the sale.
+    Redis is left out when the persister is faster than the snapshot, when the ledger is one that the controller has
+    recovered, and when an entry above the watermark cannot be true: the persister refuses it and stops the sale.
     """
     seen: tuple[int, int] | None = None
     found = None
-    for _ in range(SNAPSHOTS_MAX):
+    for _ in range(TRIES_MAX):
         async with database.transaction() as session:
             await see_one_moment(session)
-            found = await _snapshot(session, sale_id, settings)
+            found = await _read_rows(session, sale_id, settings)
         if found is None or found.has_more:
             return found
         sale = found.sale
@@ -90,7 +92,7 @@ def _is_for_the_audit(sale: Sale, in_redis: InRedis) -> bool:
     return not in_redis.undrained or not any(chain_breaks(sale, in_redis.undrained))
 
 
-async def _snapshot(session: AsyncSession, sale_id: int, settings: Settings) -> Look | None:
+async def _read_rows(session: AsyncSession, sale_id: int, settings: Settings) -> Snapshot | None:
     sale = await sales.find(session, sale_id)
     if sale is None or sale.status not in sales.ALIVE or sale.alarm is not None:
         return None
@@ -101,10 +103,10 @@ async def _snapshot(session: AsyncSession, sale_id: int, settings: Settings) -> 
     if await recoveries.unfinished(session, sale_id) is not None:
         return None
     counted = await _count(session, sale, start, settings)
-    look = Look(await sales.database_time(session), counted)
-    if any(look.violations.values()):
-        look = replace(look, faulty_rows=await _faulty_rows(session, sale, start, settings))
-    return look
+    snapshot = Snapshot(await sales.database_time(session), counted)
+    if any(snapshot.violations.values()):
+        snapshot = replace(snapshot, faulty_rows=await _faulty_rows(session, sale, start, settings))
+    return snapshot
 
 
 async def _count(session: AsyncSession, sale: Sale, start: Position, settings: Settings) -> Counted:
@@ -150,7 +152,7 @@ async def _faulty_rows(
     return tuple(found)
 
 
-def evidence(found: Look) -> dict[str, Any]:
+def evidence(found: Snapshot) -> dict[str, Any]:
     """What shows that the violations are there, as JSON of bounded size."""
     counted, sale = found.counted, found.sale
     return {

@@ -1,16 +1,16 @@
-"""What every fault works with: the shop, its crowd, its market, and the one way to kill."""
+"""The context of every fault: the testbed, the crowd, the driver of the sales, and the one way to kill."""
 
 import asyncio
 import signal
 from dataclasses import dataclass
 
 from loadtests.torture.crowd import Crowd
-from loadtests.torture.ground import Ground, send
-from loadtests.torture.market import Market, OnSale
-from loadtests.torture.plan import Draw, Wound
+from loadtests.torture.driver import Driver, OnSale
+from loadtests.torture.plan import Draw, Injection
+from loadtests.torture.testbed import Testbed, send
 
 IN_FLIGHT_SECONDS_MAX = 5.0
-LOOK_SECONDS = 0.005
+POLL_SECONDS = 0.005
 
 
 class Broken(Exception):
@@ -22,28 +22,28 @@ class Broken(Exception):
 
 
 @dataclass
-class Torture:
-    """What the faults work with."""
+class Context:
+    """What the faults are injected into."""
 
-    ground: Ground
+    testbed: Testbed
     crowd: Crowd
-    market: Market
+    driver: Driver
 
     async def until_in_flight(self) -> None:
         """Wait for a purchase to be in flight, but not for ever: under some faults nobody gets as far."""
-        for _ in range(int(IN_FLIGHT_SECONDS_MAX / LOOK_SECONDS)):
+        for _ in range(int(IN_FLIGHT_SECONDS_MAX / POLL_SECONDS)):
             if self.crowd.in_flight:
                 return
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
-    async def kill(self, pids: list[int], words: str) -> Wound:
+    async def kill(self, pids: list[int], words: str) -> Injection:
         """Kill -9 these processes at one moment."""
         await self.until_in_flight()
         in_flight = self.crowd.in_flight
         send(pids, signal.SIGKILL)
-        return Wound(int(bool(in_flight and pids)), f"{words}, {in_flight} in flight")
+        return Injection(int(bool(in_flight and pids)), f"{words}, {in_flight} in flight")
 
     def sale(self, draw: Draw) -> OnSale:
         """One of the sales that are open."""
-        selling = self.market.selling
+        selling = self.driver.selling
         return selling[draw.randrange(0, len(selling))]

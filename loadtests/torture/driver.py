@@ -1,4 +1,4 @@
-"""The sales, one after another and beside each other, and the admin who changes them while they sell."""
+"""The driver of the sales: it opens them, changes them as an admin while they sell, and closes them."""
 
 import asyncio
 import itertools
@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 
-from loadtests.torture.ground import Ground, Wrecked
 from loadtests.torture.purchases import Purchase
+from loadtests.torture.testbed import Testbed, Wrecked
 from shop.auth import COMMAND_LINE
 from shop.errors import SaleStateConflict
 from shop.products import repository as products
@@ -46,23 +46,23 @@ class OnSale:
     purchases: list[Purchase] = field(default_factory=list)
 
 
-class Market:
+class Driver:
     """The sales that are not over yet. `still` keeps the admin from changing anything."""
 
-    def __init__(self, ground: Ground, *, seed: int) -> None:
+    def __init__(self, testbed: Testbed, *, seed: int) -> None:
         self.sales: list[OnSale] = []
         self.still = asyncio.Lock()
         self.opened = 0
         self.changes = 0
-        self._ground = ground
+        self._testbed = testbed
         self._draw = random.Random(seed)  # noqa: S311 - it decides nothing that must be repeated
         self._keys = itertools.count(1)
         self._product_id = 0
         self._task: asyncio.Task[None] | None = None
-        self._client = httpx.AsyncClient(base_url=ground.local.base_url, timeout=REQUEST_SECONDS_MAX)
+        self._client = httpx.AsyncClient(base_url=testbed.local.base_url, timeout=REQUEST_SECONDS_MAX)
 
-    async def __aenter__(self) -> "Market":
-        async with self._ground.database.transaction() as session:
+    async def __aenter__(self) -> "Driver":
+        async with self._testbed.database.transaction() as session:
             product = await products.add(session, name="Golden Ticket", price_minor=990, currency="EUR", stock=STOCK)
         self._product_id = product.id
         for _ in range(SALES_BESIDE_EACH_OTHER):
@@ -122,7 +122,7 @@ class Market:
 
     async def _open(self) -> None:
         """Make a sale and schedule it; the ledger is loaded by the worker, which may take a while under torture."""
-        ground, draw = self._ground, self._draw
+        testbed, draw = self._testbed, self._draw
         now = datetime.now(UTC)
         wish = SaleCreate(
             product_id=self._product_id,
@@ -136,20 +136,20 @@ class Market:
         )
 
         async def create() -> tuple[int, bytes]:
-            async with ground.database.transaction() as session:
+            async with testbed.database.transaction() as session:
                 sale = await service.create(session, COMMAND_LINE, wish)
             return sale.id, sale.salt
 
-        sale_id, salt = await ground.asking(create)
+        sale_id, salt = await testbed.asking(create)
 
         async def schedule() -> None:
             try:
-                async with ground.database.transaction() as session:
+                async with testbed.database.transaction() as session:
                     await service.schedule(session, COMMAND_LINE, sale_id)
             except SaleStateConflict:
                 return  # The answer to the first try was lost.
 
-        await ground.asking(schedule)
+        await testbed.asking(schedule)
         opened_at = time.monotonic()
         life = draw.uniform(LIFE_SECONDS_MIN, LIFE_SECONDS_MAX)
         self.sales.append(OnSale(sale_id, salt, opened_at, opened_at + life))
@@ -160,7 +160,7 @@ class Market:
     ) -> None:
         """Ask for a change until this is the answer's status; each try has the same key. Raises Wrecked."""
         headers = {
-            "Authorization": f"Bearer {self._ground.admin_token}",
+            "Authorization": f"Bearer {self._testbed.admin_token}",
             "Idempotency-Key": f"torture-{verb}-{next(self._keys)}",
         }
         deadline = time.monotonic() + CHANGE_SECONDS_MAX
@@ -181,8 +181,8 @@ class Market:
         """Whether a closed sale is settled, which is when nothing can come to it any more."""
 
         async def settled() -> bool:
-            async with self._ground.database.transaction() as session:
+            async with self._testbed.database.transaction() as session:
                 row = await repository.find(session, sale.id)
             return row is not None and row.status == "settled"
 
-        return not sale.selling and await self._ground.asking(settled)
+        return not sale.selling and await self._testbed.asking(settled)

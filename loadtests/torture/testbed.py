@@ -1,4 +1,4 @@
-"""The shop under torture: servers and processes of its own, and the hands that break them and mend them."""
+"""The testbed: a shop with servers and processes of its own, which can be killed, stopped and started again."""
 
 import asyncio
 import os
@@ -45,11 +45,11 @@ Found = TypeVar("Found")
 
 
 class Wrecked(Exception):
-    """The shop cannot be mended by these hands; nothing can be said of its promises."""
+    """The testbed cannot bring the shop back; nothing can be said of its promises."""
 
 
 @dataclass
-class Ground:
+class Testbed:
     """A running shop. `settings`, `database` and `redis` are the torturer's own, who may do everything.
 
     `network` stands between the API and Valkey, `wire` between the workers and Postgres.
@@ -95,7 +95,7 @@ class Ground:
         return self.local.processes[name].pid
 
     def api_pids(self) -> list[int]:
-        """The processes that serve, without the one that keeps them."""
+        """The processes that serve, without their parent."""
         return [pid for server in children(self.pid(API)) for pid in children(server)]
 
     async def until_works(self, name: str) -> None:
@@ -169,7 +169,7 @@ def send(pids: Iterable[int], number: signal.Signals) -> None:
 @contextmanager
 def frozen(pids: Iterable[int]) -> Iterator[None]:
     """Within it these processes and all that descend from them are stopped."""
-    stopped = [member for pid in pids for member in family(pid)]
+    stopped = [process for pid in pids for process in family(pid)]
     send(stopped, signal.SIGSTOP)
     try:
         yield
@@ -178,7 +178,7 @@ def frozen(pids: Iterable[int]) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def ground(directory: Path, *, aof: str, seed: int) -> AsyncIterator[Ground]:
+async def testbed(directory: Path, *, aof: str, seed: int) -> AsyncIterator[Testbed]:
     """A shop in this directory, ready to sell; everything ends with the block. Raises ServerUnavailable, NotStarted."""
     logins = Logins.random()
     servers = EmbeddedServers(
@@ -207,7 +207,7 @@ async def ground(directory: Path, *, aof: str, seed: int) -> AsyncIterator[Groun
         stack.push_async_callback(database.close)
         client = connect(settings.redis_url, settings)
         stack.push_async_callback(client.aclose, close_connection_pool=True)
-        here = Ground(settings, directory, aof, servers, local, database, client, network, wire)
+        here = Testbed(settings, directory, aof, servers, local, database, client, network, wire)
         stack.push_async_callback(_stop_all, here)
         for name in (*WORKERS, API):
             here.start(name)
@@ -224,7 +224,7 @@ async def _until_ready(local: LocalShop) -> None:
     await asyncio.to_thread(local.wait_until_ready)
 
 
-async def _stop_all(here: Ground) -> None:
+async def _stop_all(here: Testbed) -> None:
     """End what runs, also what is stopped, in the order of a shop that is switched off."""
     for process in here.local.processes.values():
         send(family(process.pid) if process.poll() is None else [], signal.SIGCONT)

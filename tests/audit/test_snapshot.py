@@ -1,4 +1,4 @@
-"""What one look leaves to others: entries that the persister refuses, and ledgers that a recovery replaces."""
+"""What the audit leaves to others: entries that the persister refuses, and ledgers that a recovery replaces."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import pytest
 import redis.asyncio as aioredis
 
 from shop.audit.live.auditor import Auditor
-from shop.audit.live.looking import look
+from shop.audit.live.snapshot import take_snapshot
 from shop.audit.live.stopping import stop_sale
 from shop.database import Database
 from shop.ledger.keys import ledger_keys
@@ -24,7 +24,7 @@ GOOD = ("kind", "pause", "change", 1, "outcome", "applied", "delta", 0, "balance
 
 
 async def audited_sale(shop: Shop) -> tuple[Sale, Auditor]:
-    """A sale that is loaded and was looked at once; nobody else works in this shop."""
+    """A sale that is loaded and was audited once; nobody else works in this shop."""
     never, settings = asyncio.Event(), shop.settings
     sale = await shop.draft_sale(units=10)
     async with shop.database.transaction() as session:
@@ -44,7 +44,7 @@ async def audited_sale(shop: Shop) -> tuple[Sale, Auditor]:
 async def test_an_entry_that_cannot_be_true_is_left_to_the_persister(
     database: Database, redis: aioredis.Redis, settings: Settings, entry: Sequence[str | int]
 ) -> None:
-    """It is not recorded, and whoever records stops the sale for it, so that the entry can be set aside."""
+    """It is not recorded, and whoever records stops the sale for it, so that the entry can be quarantined."""
     shop = Shop(settings, database, redis, "")
     sale, auditor = await audited_sale(shop)
     keys = ledger_keys(sale.id, 1)
@@ -53,7 +53,7 @@ async def test_an_entry_that_cannot_be_true_is_left_to_the_persister(
 
     await auditor.step()
 
-    found = await look(database, redis, sale.id, settings)
+    found = await take_snapshot(database, redis, sale.id, settings)
     assert found is not None
     assert (found.in_redis, any(found.violations.values())) == (None, False)
     assert (await shop.row(sale)).alarm is None
@@ -70,7 +70,7 @@ async def test_a_good_entry_that_is_not_recorded_yet_is_part_of_the_proof(
     await command(redis, "HSET", keys.sale, "seq", 1)
 
     await auditor.step()
-    found = await look(database, redis, sale.id, settings)
+    found = await take_snapshot(database, redis, sale.id, settings)
     assert found is not None
     assert found.in_redis is not None
     assert ([event.seq for event in found.in_redis.undrained], (await shop.row(sale)).alarm) == ([1], None)
@@ -101,10 +101,10 @@ async def test_a_ledger_that_is_lost_is_left_to_its_recovery(
 async def test_what_was_seen_before_a_recovery_stops_nothing(
     database: Database, redis: aioredis.Redis, settings: Settings
 ) -> None:
-    """The look counts for the sale as it was; where nothing has moved, the same look does stop it."""
+    """The snapshot counts for the sale as it was; where nothing has moved, the same one does stop it."""
     shop = Shop(settings, database, redis, "")
     sale, _ = await audited_sale(shop)
-    found = await look(database, redis, sale.id, settings)
+    found = await take_snapshot(database, redis, sale.id, settings)
     assert found is not None
     for moved in ({"recovery": 1}, {"status": SaleStatus.ENDED}):
         async with database.transaction() as session:

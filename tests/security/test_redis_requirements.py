@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from shop.embedded import ValkeyServer
 from shop.redis import connect
-from shop.redis_demands import known_hole, ledger_problems, server_of
+from shop.redis_requirements import known_cve, ledger_problems, server_of
 from shop.settings import Settings
 from tests.processes import Processes, copy_of
 
@@ -30,7 +30,7 @@ class OldRedis(aioredis.Redis):
 
 
 @pytest.mark.parametrize(
-    ("product", "version", "mended"),
+    ("product", "version", "fixed"),
     [
         ("redis", (7, 0, 15), False),
         ("redis", (7, 2, 10), False),
@@ -53,10 +53,10 @@ class OldRedis(aioredis.Redis):
         ("valkey", (9, 1, 2), True),
     ],
 )
-def test_a_version_has_the_hole_until_its_branch_was_mended(
-    product: str, version: tuple[int, int, int], mended: bool
+def test_a_version_has_the_cve_until_its_branch_was_fixed(
+    product: str, version: tuple[int, int, int], fixed: bool
 ) -> None:
-    assert (known_hole(product, version) is None) == mended
+    assert (known_cve(product, version) is None) == fixed
 
 
 def test_a_valkey_is_not_taken_for_the_redis_that_it_calls_itself() -> None:
@@ -84,7 +84,7 @@ def warnings_logged() -> Iterator[None]:
         ("development", True, False, False),
     ],
 )
-async def test_a_version_with_a_known_hole_is_refused_in_production_and_warned_of_elsewhere(
+async def test_a_version_with_a_known_cve_is_refused_in_production_and_warned_of_elsewhere(
     settings: Settings, redis: aioredis.Redis, environment: str, patched: bool, refused: bool, warned: bool
 ) -> None:
     """Distributions mend a version and keep its number, so production can be told that they did."""
@@ -93,7 +93,7 @@ async def test_a_version_with_a_known_hole_is_refused_in_production_and_warned_o
         problems = await ledger_problems(old, copy_of(settings, environment=environment, redis_patched=patched))
 
     assert any("CVE-2025-49844" in problem and "SHOP_REDIS_PATCHED" in problem for problem in problems) == refused
-    assert ("ledger_redis_has_a_known_hole" in {entry["event"] for entry in logs}) == warned
+    assert ("ledger_redis_has_a_known_cve" in {entry["event"] for entry in logs}) == warned
 
 
 async def test_a_redis_that_cannot_run_the_scripts_is_refused_everywhere(

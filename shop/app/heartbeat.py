@@ -1,4 +1,4 @@
-"""The beat of this process: it tells Postgres that it lives, and hands in what it promised when a recovery asks."""
+"""The heartbeat of this process, and its report of unpersisted reservations when a recovery asks for it."""
 
 import asyncio
 import time
@@ -18,55 +18,55 @@ from shop.sales.incidents.repository import Live, Promise
 from shop.seckill.group_commit import GroupCommit
 from shop.seckill.registry import Registry
 from shop.settings import Settings
-from shop.stopping import rest
+from shop.stopping import sleep_or_stop
 
-PROMISES_PER_TRANSACTION = 1_000
+RESERVATIONS_PER_TRANSACTION = 1_000
 
 log = structlog.get_logger(__name__)
 
 
-async def follow_beats(registry: Registry, database: Database, settings: Settings, stopping: asyncio.Event) -> None:
-    """Beat until `stopping` is set. Without Postgres there is no beat, and the memory is kept."""
-    process_id, healthy, heard = uuid4(), True, time.monotonic()
-    isolation = Isolation("beats", settings)
+async def send_heartbeats(registry: Registry, database: Database, settings: Settings, stopping: asyncio.Event) -> None:
+    """Send heartbeats until `stopping` is set. While Postgres is away none is sent, and nothing is forgotten."""
+    process_id, healthy, answered_at = uuid4(), True, time.monotonic()
+    isolation = Isolation("heartbeat", settings)
     while not stopping.is_set():
         try:
-            await _beat(registry, database, process_id, isolation)
-            healthy, heard = True, time.monotonic()
+            await _send_heartbeat(registry, database, process_id, isolation)
+            healthy, answered_at = True, time.monotonic()
         except (*UNAVAILABLE_ERRORS, DBAPIError) as error:
             if healthy:
-                log.warning("beat_waits", reason=repr(error)[:200])
+                log.warning("heartbeat_failed", reason=repr(error)[:200])
             healthy = False
-            if time.monotonic() - heard > settings.unheard_seconds_max:
+            if time.monotonic() - answered_at > settings.heartbeat_silence_seconds_max:
                 _stop_selling(registry)
-        await rest(stopping, settings.beat_seconds)
+        await sleep_or_stop(stopping, settings.heartbeat_seconds)
 
 
 def _stop_selling(registry: Registry) -> None:
     """Leave every sale until Postgres says that its epoch is still the one: then the directory gives it back."""
     for group in registry.groups:
-        log.warning("sale_left", sale_id=group.sale.sale_id, reason="nothing was heard from Postgres for too long")
+        log.warning("sale_left", sale_id=group.sale.sale_id, reason="Postgres answered no heartbeat for too long")
         registry.leave(group)
 
 
-async def _beat(registry: Registry, database: Database, process_id: UUID, isolation: Isolation) -> None:
+async def _send_heartbeat(registry: Registry, database: Database, process_id: UUID, isolation: Isolation) -> None:
     with metrics.watched("postgres"):
         async with database.transaction() as session:
-            await repository.beat(session, process_id)
+            await repository.record_heartbeat(session, process_id)
             await repository.forget_processes(session)
             live = await repository.live(session)
             asked = await repository.asking(session, process_id)
     for group in registry.groups:
         if (now := live.get(group.sale.sale_id)) is not None and now.epoch > group.sale.epoch:
             registry.leave(group)  # Another Redis has taken over, and this process may not have been told.
-    registry.replaced = [group for group in registry.replaced if group.undrained or not group.idle]
+    registry.replaced = [group for group in registry.replaced if group.unpersisted or not group.idle]
     groups = [*registry.replaced, *registry.groups]
     in_question = {(recovery.sale_id, recovery.from_epoch) for recovery in asked}
     kept = set()
     for group in groups:
-        if not await isolation.attempt(_ledger_of(group), partial(_hand_in, database, live, in_question, group), False):
+        if not await isolation.attempt(_ledger_of(group), partial(_report, database, live, in_question, group), False):
             kept.add(_ledger_of(group))
-    for recovery in asked:  # Whoever asks is told when all is handed in, and not before.
+    for recovery in asked:  # A recovery is answered when all is reported, and not before.
         if (recovery.sale_id, recovery.from_epoch) not in kept:
             answer = partial(_answer, database, process_id, groups, recovery)
             await isolation.attempt(("answer", recovery.sale_id), answer, None)
@@ -76,14 +76,14 @@ def _ledger_of(group: GroupCommit) -> tuple[int, int]:
     return group.sale.sale_id, group.sale.epoch
 
 
-async def _hand_in(
+async def _report(
     database: Database, live: Mapping[int, Live], in_question: Container[tuple[int, int]], group: GroupCommit
 ) -> bool:
-    """Forget what is recorded; write down what was promised in an epoch that is over or in question. Returns True."""
+    """Forget what is recorded; report what is unpersisted of an epoch that is over or in question. Returns True."""
     sale_id, epoch = _ledger_of(group)
     now = live.get(sale_id)
     if now is None:
-        group.handed_in(len(group.undrained))  # The sale is settled: all of it is recorded.
+        group.reported(len(group.unpersisted))  # The sale is settled: all of it is recorded.
     elif now.epoch > epoch or (sale_id, epoch) in in_question:
         await _write_down(database, group)  # Also what seems to be recorded: the numbers may be another's.
     elif now.epoch == epoch and not now.recovering:  # Else what is recorded may be another's under the same number.
@@ -98,16 +98,16 @@ async def _answer(database: Database, process_id: UUID, groups: Iterable[GroupCo
 
 async def _write_down(database: Database, group: GroupCommit) -> None:
     sale = group.sale
-    while promised := group.undrained[:PROMISES_PER_TRANSACTION]:
+    while reserved := group.unpersisted[:RESERVATIONS_PER_TRANSACTION]:
         claims = {
             request.order_id: Promise(
                 sale.sale_id, sale.epoch, UUID(bytes=request.order_id), answer.seq, request.user_id, request.quantity
             )
-            for request, answer in promised
+            for request, answer in reserved
         }
         async with database.transaction() as session:
             await repository.add_claims(session, list(claims.values()), source="process")
-        group.handed_in(len(promised))
+        group.reported(len(reserved))
 
 
 def _highest_seq(groups: Iterable[GroupCommit], recovery: Recovery) -> int:

@@ -1,4 +1,4 @@
-"""While purchases are refused, new ones wait for the loop to have time: whatever they look like, none is lost in it."""
+"""While purchases are refused, new ones are deferred until the loop has time: whatever they look like, none is lost."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -18,7 +18,7 @@ from tests.processes import copy_of
 
 CROWD = 300
 PIPELINED = 3
-ASIDE_SECONDS = 2.0
+DEFERRED_SECONDS = 2.0
 LARGE = b" " * 40_000
 
 
@@ -32,13 +32,13 @@ async def hurried_shop(live_shop: Shop, tmp_path: Path) -> AsyncIterator[Shop]:
 @pytest.fixture
 async def busy_shop(live_shop: Shop, live_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shop]:
     """An API that lets no purchase wait at all, and whose loop always has something else to do."""
-    monkeypatch.setattr("shop.server.connections.IDLE_TURN_SECONDS", -1.0)
-    monkeypatch.setattr("shop.server.connections.ASIDE_SECONDS_MAX", ASIDE_SECONDS)
+    monkeypatch.setattr("shop.server.connections.IDLE_ITERATION_SECONDS", -1.0)
+    monkeypatch.setattr("shop.server.connections.DEFERRED_SECONDS_MAX", DEFERRED_SECONDS)
     async with running_shop(copy_of(live_settings, overload_delay_seconds=1e-9), worker=False) as found:
         yield found
 
 
-async def test_what_was_set_aside_is_answered_in_time_however_it_came(busy_shop: Shop, live_shop: Shop) -> None:
+async def test_what_was_deferred_is_answered_in_time_however_it_came(busy_shop: Shop, live_shop: Shop) -> None:
     """In one piece or three, alone or with the next request behind it; other requests do not wait with it."""
     sale = await live_shop.open_sale(units=2 * CROWD)
     await busy_shop.until_loaded(sale)
@@ -59,8 +59,8 @@ async def test_what_was_set_aside_is_answered_in_time_however_it_came(busy_shop:
                 in_one.send(whole)
                 in_row.send(b"".join(pipelined))
                 other.send(LIVEZ)
-                assert (await other.answer("GET", within=ASIDE_SECONDS / 2)).status == 200
-            await asyncio.sleep(ASIDE_SECONDS / 20)
+                assert (await other.answer("GET", within=DEFERRED_SECONDS / 2)).status == 200
+            await asyncio.sleep(DEFERRED_SECONDS / 20)
         answers = [await each.answer() for each in (in_pieces, in_bytes, in_one)]
         answers += [await in_row.answer() for _ in pipelined]
         answers += await asyncio.gather(*crowding)
@@ -141,10 +141,10 @@ async def test_buyers_who_hang_up_in_a_crowd_harm_nobody(hurried_shop: Shop, liv
     await assert_all_are_served([replace(wish, shop=live_shop) for wish in wanted], earlier=orders)
 
 
-async def test_an_error_in_what_was_set_aside_costs_its_own_connection_and_no_other(
+async def test_an_error_in_what_was_deferred_costs_its_own_connection_and_no_other(
     busy_shop: Shop, live_shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those behind it are answered, and so is everybody who comes later."""
+    """Those behind it are answered, and so is everybody after them."""
     sale = await live_shop.open_sale(units=2 * CROWD)
     await busy_shop.until_loaded(sale)
 
@@ -156,17 +156,17 @@ async def test_an_error_in_what_was_set_aside_costs_its_own_connection_and_no_ot
     monkeypatch.setattr("shop.seckill.admission.whole_purchase", whole_purchase)
     crowd = wishes(busy_shop, sale, CROWD)
     async with wires(busy_shop, CROWD) as connections:
-        struck = connections[CROWD // 2 :: 50]
+        failing = connections[CROWD // 2 :: 50]
         for _ in range(3):
             for wish, connection in zip(crowd, connections, strict=True):
-                unforeseen = ["X-Unforeseen: yes"] if connection in struck else []
+                unforeseen = ["X-Unforeseen: yes"] if connection in failing else []
                 if connection.closed_at is None:
                     connection.send(wish.request(*unforeseen))
             for connection in connections:
-                if connection not in struck:
+                if connection not in failing:
                     assert (await connection.answer()).status in {200, 202, 503}
                 elif connection.closed_at is None:
                     with suppress(EOFError):
                         await connection.answer()
 
-    assert any(connection.closed_at is not None for connection in struck)
+    assert any(connection.closed_at is not None for connection in failing)
