@@ -89,7 +89,7 @@ class PurchaseAdmission:
         headers = purchase_headers(scope)
         request_id = headers.request_id or self._request_ids.new()
         try:
-            refusal = found.refusal_from_memory(self._checker.check(headers, body), scope["path"], request_id)
+            refusal = found.cached_refusal(self._checker.check(headers, body), scope["path"], request_id)
         except ShopError:
             return None
         if refusal is None:

@@ -83,7 +83,7 @@ class PurchaseLane:
             if found is None:
                 await limit(self._limiter, wish.user_id)
                 raise AskPostgres
-            if (refusal := found.refusal_from_memory(wish, scope["path"], request_id)) is not None:
+            if (refusal := found.cached_refusal(wish, scope["path"], request_id)) is not None:
                 status, outcome = SoldOut.status, SoldOut.code
                 await respond(send, status, [CONTENT_TYPE_PROBLEM], refusal, request_id)
             elif headers.prefer is None or (seconds := parse_wait(headers.prefer)) == 0 or self._changes.full:

@@ -15,7 +15,7 @@ class OnSale(NamedTuple):
     group: GroupCommit
     sold_out: SoldOutAnswer
 
-    def refusal_from_memory(self, wish: Wish, path: str, request_id: bytes) -> bytes | None:
+    def cached_refusal(self, wish: Wish, path: str, request_id: bytes) -> bytes | None:
         """The body of "sold out" if nothing is left and this buyer has won nothing; else the ledger must be asked."""
         latch = self.group.latch
         if not latch.closed or not latch.knows_sold_out(order_meant(self.group.sale, wish.user_id, wish.key)):

@@ -2,7 +2,7 @@
 
 from tests.mutants.mutant import Edit, Mutant, breaks
 
-GROUP, LATCH, LANE, PURCHASE = (f"shop/seckill/{name}.py" for name in ("group_commit", "latch", "lane", "purchase"))
+GROUP, LATCH, PURCHASE = (f"shop/seckill/{name}.py" for name in ("group_commit", "latch", "purchase"))
 LEDGER, REDIS, LIMITER = "shop/ledger/client.py", "shop/redis.py", "shop/rate_limit.py"
 SENDING, OF_SENDING = "shop/server/sending.py", "tests/connections/test_sending.py"
 OF_DEFERRED = "tests/connections/test_deferred.py"
