@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import httpx
 import redis.asyncio as aioredis
-import uvicorn
 
 from shop.app import create_app
 from shop.audit.schemas import AuditReport
@@ -25,6 +25,7 @@ from shop.audit.service import audit_sale
 from shop.auth import Actor, issue_token
 from shop.database import Database
 from shop.ledger import client as ledger
+from shop.listening import listen, port_of
 from shop.products import repository as products
 from shop.products.models import Product
 from shop.redis import connect
@@ -33,7 +34,7 @@ from shop.sales import repository as sales
 from shop.sales import service
 from shop.sales.models import Sale
 from shop.sales.schemas import SaleCreate
-from shop.server.serving import server_config
+from shop.server.serving import ShopServer, server_config
 from shop.settings import Settings
 from shop.worker import running_worker
 
@@ -334,21 +335,20 @@ async def running_shop(settings: Settings, *, worker: bool = True) -> AsyncItera
 
 @asynccontextmanager
 async def _running_api(settings: Settings) -> AsyncIterator[str]:
-    config = server_config(create_app(settings), settings, host="127.0.0.1", port=0)
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined, method-assign, unused-ignore]
+    [listener] = listen("127.0.0.1", 0)
+    base_url = f"http://127.0.0.1:{port_of(listener)}"
+    server = ShopServer(server_config(partial(create_app, settings), settings), [listener])
+    # What `serve` does besides is to take the process's signals, and those are pytest's.
     serving = asyncio.create_task(server._serve())
-    await wait_until(_started(server), reason="the API is up")
-    port = server.servers[0].sockets[0].getsockname()[1]
+
+    async def serves() -> bool:
+        if serving.done():
+            serving.result()  # Raises what went wrong.
+        return server.started
+
+    await wait_until(serves, reason="the API is up")
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield base_url
     finally:
         server.should_exit = True
         await serving
-
-
-def _started(server: uvicorn.Server) -> Callable[[], Awaitable[bool]]:
-    async def started() -> bool:
-        return server.started
-
-    return started

@@ -79,7 +79,7 @@ def api(
     all_scripts()
     count = processes or settings.api_processes
     asyncio.run(require_ready(settings, SERVING, api_processes=count))
-    from shop.server.serving import serve
+    from shop.app.serving import serve
 
     try:
         listeners = inherited(fd) if fd else listen(settings.api_host, settings.api_port, processes=count)

@@ -29,15 +29,9 @@ LAST_REQUEST_SECONDS = 0.5
 class ShopProtocol(SendingProtocol):
     """A connection; its unanswered requests are `exchanges`, the oldest first, and only that one runs."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
+    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
         self._connections: Connections = app_state[STATE]
-        super().__init__(_loop or asyncio.get_running_loop(), self._connections.outbox)
+        super().__init__(asyncio.get_running_loop(), self._connections.outbox)
         self.app = config.loaded_app
         self.server_state = server_state
         self.exchanges: deque[Exchange] = deque()
@@ -209,7 +203,6 @@ class ShopProtocol(SendingProtocol):
 
     def answered(self, exchange: Exchange) -> None:
         """Go on after an answer is complete."""
-        self.server_state.total_requests += 1
         self.exchanges.popleft()
         self._since = self.loop.time()
         if not exchange.keep_alive:

@@ -1,87 +1,48 @@
-"""How the API is served: the server's flags, its sockets and its processes, for `shop api` and for the tests.
-
-Several processes have a listening socket each (SO_REUSEPORT), and the kernel spreads the connections evenly: of a burst
-of 256, two processes got 53 and 47 %; with one socket for both, the first to wake took 67 % in the median, and all
-under load. The sockets belong to the parent: the listen backlog of a process that was killed is served by its
-successor, while a socket of the process's own would have reset it, half of a burst.
-"""
+"""The server of one process: its flags, and how it accepts connections and stops."""
 
 import asyncio
 import select
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import structlog
 import uvicorn
+from starlette.types import ASGIApp
 
-from shop.descriptors import FOR_PROBES, connections_cap, raise_limit
+from shop.descriptors import FOR_PROBES, connections_cap
 from shop.listening import BACKLOG
-from shop.processes import ParentPipe, ProcessPool
+from shop.processes import ParentPipe
 from shop.server.connection_cap import ConnectionCap
 from shop.server.connections import STATE, Connections
 from shop.server.protocol import ShopProtocol
-from shop.settings import Settings, get_settings
+from shop.settings import Settings
 
 TICKS_PER_HEARTBEAT = 10
 CLOSING_SECONDS = 3
 FULL_SECONDS, EXHAUSTED_SECONDS = 0.05, 1.0
-# What every process of the pool imports; the second for the script that has started us, which they import as well.
-PRELOAD = ("shop.app", "shop.cli")
 
 log = structlog.get_logger(__name__)
 
 
-def server_config(app: Any, settings: Settings, **more: Any) -> uvicorn.Config:
-    """The configuration of the server; `app` is an application, or the name of a factory."""
+def server_config(create: Callable[[], ASGIApp], settings: Settings) -> uvicorn.Config:
+    """The configuration of a `ShopServer`, which calls `create` for its application when it starts."""
     return uvicorn.Config(
-        app,
-        factory=isinstance(app, str),
-        http=ShopProtocol,
+        create,
+        factory=True,
+        http=ShopProtocol,  # which ShopServer makes by itself; so uvicorn loads none of its own
         access_log=False,
         log_config=None,
-        backlog=BACKLOG,
         server_header=False,
         # On every answer: what the shop says is what its type says, and no script.
         headers=[("X-Content-Type-Options", "nosniff")],
         proxy_headers=False,  # the application does it, behind the purchase lane
         limit_concurrency=connections_cap(settings),
         timeout_graceful_shutdown=settings.graceful_stop_seconds,
-        **more,
     )
-
-
-def serve(settings: Settings, listeners: list[socket.socket], *, processes: int) -> int:
-    """Serve the API at these sockets until SIGTERM or Ctrl-C, and return the exit status."""
-    raise_limit()
-    if processes == 1:
-        ShopServer(_config_from_environment(settings), listeners).run([])
-        return 0
-    slots = [slot % len(listeners) for slot in range(processes)]
-
-    def close() -> None:
-        for listener in listeners:
-            listener.close()
-
-    return ProcessPool(
-        _serve_beside_others,
-        [(*listeners[slot:], *listeners[:slot]) for slot in slots],
-        preload=PRELOAD,
-        stop_seconds_max=settings.graceful_stop_seconds + CLOSING_SECONDS + 1,
-        before_stop=close,
-    ).run()
-
-
-def _serve_beside_others(parent_pipe: ParentPipe, *listeners: socket.socket) -> None:
-    ShopServer(_config_from_environment(get_settings()), listeners, parent_pipe).run([])
-
-
-def _config_from_environment(settings: Settings) -> uvicorn.Config:
-    raise_limit()
-    return server_config("shop.app:create_app_from_environment", settings)
 
 
 class ShopServer(uvicorn.Server):
@@ -194,9 +155,8 @@ class ShopServer(uvicorn.Server):
         connections: Connections = self.lifespan.state[STATE]
         return connections.cap
 
-    def _protocol(self) -> asyncio.Protocol:
-        kind = cast("type[ShopProtocol]", self.config.http_protocol_class)
-        return kind(self.config, self.server_state, self.lifespan.state)
+    def _protocol(self) -> ShopProtocol:
+        return ShopProtocol(self.config, self.server_state, self.lifespan.state)
 
 
 def _has_backlog(listener: socket.socket) -> bool:

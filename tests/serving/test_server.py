@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ def listener() -> Listener:
 async def server(live_shop: Shop, listener: Listener) -> AsyncIterator[ShopServer]:
     """A server of the running shop that serves at the listener, and that has been stopped when the test is over."""
     settings = live_shop.settings
-    found = ShopServer(server_config(create_app(settings), settings), [listener])
+    found = ShopServer(server_config(partial(create_app, settings), settings), [listener])
     found.config.load()
     found.lifespan = LifespanOn(found.config)
     await found.startup()
