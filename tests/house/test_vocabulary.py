@@ -61,7 +61,7 @@ OLD = (
     Old("memory", "EWMA decay", ("shop/seckill",)),
     Old("pressed", "saturated", ("shop",)),
     Old("remembers", "counts", ("shop",)),
-    Old("late", "lagging", ("shop/seckill/gate", "tests/seckill/test_gate")),
+    Old("late", "lagging", ("shop/server/gate", "tests/seckill/test_gate")),
     Old("live looking", "snapshot"),
     Old("look", "snapshot, poll, check", ("shop", "tests/audit")),
     Old("look seconds", "poll seconds, check seconds"),

@@ -5,7 +5,7 @@ from tests.mutants.mutant import Edit, Mutant, breaks
 GROUP, LATCH, PURCHASE = (f"shop/seckill/{name}.py" for name in ("group_commit", "latch", "purchase"))
 LEDGER, REDIS, LIMITER = "shop/ledger/client.py", "shop/redis.py", "shop/rate_limit.py"
 SENDING, OF_SENDING = "shop/server/sending.py", "tests/connections/test_sending.py"
-OF_DEFERRED = "tests/connections/test_deferred.py"
+OF_DEFERRED, OF_DATE = "tests/connections/test_deferred.py", "tests/server/test_date.py"
 OF_PURCHASE, OF_LATCH, OF_LIMITER = (
     "tests/api/test_purchase.py",
     "tests/seckill/test_latch.py",
@@ -46,6 +46,22 @@ MUTANTS = (
         "        self._outbox.send_if_late()\n",
         "",
         OF_SENDING,
+    ),
+    breaks(
+        "date_of_a_refusal_stands_still",
+        "The head of a refusal is made once and kept for ever, with the Date of that second.",
+        "shop/server/connections.py",
+        "        if own is not self._own_headers:\n",
+        "        if self._own_headers is None:\n",
+        OF_DATE,
+    ),
+    breaks(
+        "date_of_an_answer_stands_still",
+        "The server's own headers are made into bytes once and kept for ever, with the Date of that second.",
+        "shop/server/heads.py",
+        "    if own is not _own[0]:\n",
+        "    if not _own[0]:\n",
+        OF_DATE,
     ),
     breaks(
         "first_half_is_lost",

@@ -22,10 +22,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import HANDLED_SIGNALS, ServerState
 
-from shop.app.protocol import ShopProtocol
-from shop.app.server import TICKS_PER_BEAT, server_config
 from shop.descriptors import connections_cap
 from shop.processes import START_FAILED
+from shop.server.protocol import ShopProtocol
+from shop.server.serving import TICKS_PER_HEARTBEAT, server_config
 from shop.settings import Settings
 from tests.harness import DEADLINE_SECONDS
 
@@ -131,11 +131,11 @@ async def test_the_servers_headers_are_a_new_list_each_second_and_the_same_one_w
     server = server_of(Application())
     await server.on_tick(0)
     first, content = server.server_state.default_headers, list(server.server_state.default_headers)
-    for counter in range(1, TICKS_PER_BEAT):
+    for counter in range(1, TICKS_PER_HEARTBEAT):
         await server.on_tick(counter)
         assert server.server_state.default_headers is first
 
-    await server.on_tick(TICKS_PER_BEAT)
+    await server.on_tick(TICKS_PER_HEARTBEAT)
 
     assert server.server_state.default_headers is not first
     assert first == content
@@ -171,7 +171,7 @@ async def test_a_server_starts_ticks_and_stops_and_its_first_tick_is_before_anyt
 
 
 async def test_a_server_ticks_ten_times_a_second_and_counts() -> None:
-    """`ShopServer.on_tick` tells the parent once in `TICKS_PER_BEAT` ticks that it serves.
+    """`ShopServer.on_tick` tells the parent once in `TICKS_PER_HEARTBEAT` ticks that it serves.
 
     If it ticked more seldom, or counted otherwise, a process that is well would be killed as stuck; and a stop waits
     for the next tick.
@@ -183,7 +183,7 @@ async def test_a_server_ticks_ten_times_a_second_and_counts() -> None:
     assert [step for step in server.steps if step.startswith("tick")] == [f"tick {number}" for number in range(6)]
     seconds = [later - earlier for earlier, later in zip(server.ticked_at, server.ticked_at[1:], strict=False)]
     # The shortest, because a busy machine only makes them longer.
-    assert 0.9 < min(seconds) * TICKS_PER_BEAT < 2.0
+    assert 0.9 < min(seconds) * TICKS_PER_HEARTBEAT < 2.0
 
 
 async def test_a_tick_ends_the_server_when_and_only_when_it_is_to_exit() -> None:
