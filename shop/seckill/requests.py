@@ -100,7 +100,7 @@ def whole_purchase(data: bytes) -> tuple[str, bytes | None] | None:
         return None
     head = data[line.end() - 2 : end]
     without_line_ends = head.replace(b"\r\n", b"")
-    if b"\n" in without_line_ends or b"\r" in without_line_ends:
+    if b"\n" in without_line_ends or b"\r" in without_line_ends or b"\r\n " in head or b"\r\n\t" in head:
         return None
     length, request_id = None, None
     for name, rest in TELLING.findall(head):

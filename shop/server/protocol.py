@@ -49,6 +49,7 @@ class ShopProtocol(SendingProtocol):
         self._ended_another = False
         self._asked_to_go_on = True
         self._hosts, self.host = 0, NO_HOST
+        self._codings = 0
         self.deferred = b""
 
     # What the transport calls.
@@ -121,7 +122,7 @@ class ShopProtocol(SendingProtocol):
         self._coming = None
         self._incomplete = self._in_head = True
         self._refused_early = False
-        self._head_bytes = self._unparsed_bytes = self._hosts = 0
+        self._head_bytes = self._unparsed_bytes = self._hosts = self._codings = 0
         self._since = self.loop.time()
 
     def on_url(self, url: bytes) -> None:
@@ -133,7 +134,7 @@ class ShopProtocol(SendingProtocol):
         if self._head_bytes > HEAD_BYTES_MAX or len(self._headers) >= HEADERS_MAX:
             raise HeadTooLarge
         if self._in_head:  # A trailer is read, and is no header.
-            name = name.lower()
+            name, value = name.lower(), value.rstrip(b" \t")
             self._headers.append((name, value))
             if name == b"host":
                 self._hosts += 1
@@ -141,6 +142,11 @@ class ShopProtocol(SendingProtocol):
                     self.host = valid_host(value)
             elif name == b"expect" and value.lower() == b"100-continue":
                 self._asked_to_go_on = False
+            elif name == b"transfer-encoding":
+                # Another coding before it, or a second field, is read differently by different parsers (RFC 9112, 6.1).
+                self._codings += 1
+                if self._codings > 1 or value.lower() != b"chunked":
+                    raise BadRequest("The only transfer coding is chunked")
 
     def on_headers_complete(self) -> None:
         self._in_head = False

@@ -44,6 +44,7 @@ LENGTHS = [
         for coding in ("identity", "gzip", "xchunked", "chunked, gzip", "chunked, chunked", "chunke", "\x0bchunked", "")
     ),
     framed("Transfer-Encoding: chunked", "Transfer-Encoding: identity", body=chunked(BODY)),
+    framed("Transfer-Encoding: identity", "Transfer-Encoding: chunked", body=chunked(BODY)),
     *(
         framed("Transfer-Encoding: chunked", body=size + b"\r\n" + BODY + b"\r\n0\r\n\r\n")
         for size in (b"xyz", b"-e", b"0xe", b"", b" e", b"e ", b"f" * 17, b"e\0", b"\r\ne")

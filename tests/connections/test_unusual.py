@@ -30,6 +30,15 @@ async def test_http_1_0_is_answered_and_closed(shop: Shop, sale: Sale) -> None:
         assert "transfer-encoding" not in answer.headers
 
 
+async def test_space_around_a_value_is_no_part_of_it(shop: Shop, sale: Sale) -> None:
+    """Of two spellings of one idempotency key, the second is a repeat (RFC 9110, section 5.5)."""
+    wish = Wish.of(shop, sale)
+    first, second = wish.request(), wish.request().replace(wish.key.encode(), b" \t" + wish.key.encode() + b" \t ")
+
+    order = wish.won(await exchange(shop, first))
+    assert wish.won(await exchange(shop, second), 200) == order
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PURGE", "PROPFIND"])
 async def test_another_method_on_the_path_of_a_purchase_buys_nothing(shop: Shop, sale: Sale, method: str) -> None:
     """405 that names the right one, without a body to HEAD; and the connection is as good as before."""

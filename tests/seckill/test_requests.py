@@ -81,6 +81,8 @@ PLAIN = request(LENGTH)
         request(f"Content-Length: {'1' * 5_000}"),
         request(f"Content-Length: {'0' * 5_000}{len(BODY)}"),
         request(LENGTH, "Content-Length-Too: 3"),
+        request(LENGTH, " folded"),
+        request(LENGTH, "\tfolded"),
         request(LENGTH, "Transfer-Encoding: chunked"),
         request(LENGTH, "TRANSFER-ENCODING : chunked"),
         request(LENGTH, "Transfer-Encoding:", " chunked"),
