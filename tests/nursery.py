@@ -32,8 +32,11 @@ _commands = count(1)
 # Reads one request a line and answers each with one line. A child gets SIGTERM when this process ends.
 NURSERY = """
 import ctypes, gc, json, os, sys
-import typer.rich_utils, uvicorn, shop.app, shop.sandbox.server, shop.worker
-from shop.cli import main
+import typer.main, typer.rich_utils, uvicorn, shop.app.factory, shop.app.server, shop.sandbox.server, shop.worker
+from shop.cli import app, main
+from shop.cli.commands import COMMANDS
+for name in COMMANDS:
+    typer.main.get_command(app).load(name)
 gc.freeze()
 
 def start(arguments, environment, directory, files):

@@ -14,6 +14,7 @@ import typer
 from shop.cli import app
 from shop.local import environment_of
 from shop.settings import Settings
+from tests.cli.commands import members
 from tests.harness import create_database, wait_until
 from tests.nursery import run, start
 from tests.processes import copy_of, own_shop
@@ -27,7 +28,7 @@ _numbers = count(1)
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every command with the words that call it, groups too."""
     yield path, group
-    for name, command in getattr(group, "commands", {}).items():
+    for name, command in members(group).items():
         yield from commands(command, (*path, name))
 
 

@@ -1,12 +1,14 @@
 """The `shop` command."""
 
 import io
+import os
 import sys
+from typing import Annotated
 
 import typer
+from typer._completion_classes import completion_init
 
-from shop.cli import local, migrations, orders, payments, products, sales, sandbox, servers, users
-from shop.cli.failures import told_in_a_line
+from shop.cli.commands import Commands
 
 EXAMPLES = """
 Exit status: 0 done, 1 refused or failed, 2 wrong usage or settings, 3 a process of the API did not start, 4 done, but
@@ -28,9 +30,11 @@ Examples:
 
   shop order trail ID                           everything that happened to one order
 """
+COMPLETION_VARIABLE = "_SHOP_COMPLETE"
 
 app = typer.Typer(
     name="shop",
+    cls=Commands,
     help="A flash-sale backend that never oversells, and proves it.",
     epilog=EXAMPLES,
     no_args_is_help=True,
@@ -38,15 +42,23 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-local.add_to(app)
-servers.add_to(app)
-migrations.add_to(app)
-sandbox.add_to(app)
-app.add_typer(users.app, name="user")
-app.add_typer(products.app, name="product")
-app.add_typer(sales.app, name="sale")
-app.add_typer(orders.app, name="order")
-app.add_typer(payments.app, name="payment")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"shop {version('shop')}")  # noqa: T201 - this is the command's output
+        raise typer.Exit
+
+
+@app.callback()
+def shop(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Come before every command; there is nothing to do."""
 
 
 def main() -> None:
@@ -54,5 +66,16 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # A result that cannot be shown as it is, is shown escaped.
-    with told_in_a_line():
+    if COMPLETION_VARIABLE in os.environ:
+        completion_init()
+    try:
         sys.exit(app(standalone_mode=False))
+    except (typer.TyperException, typer.Abort) as error:
+        from shop.cli.usage import tell
+
+        tell(error)
+    except Exception:
+        from shop.cli.failures import told_in_a_line  # It knows the errors of every package, and imports it.
+
+        with told_in_a_line():
+            raise

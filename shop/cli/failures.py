@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
@@ -24,10 +23,6 @@ def told_in_a_line() -> Iterator[None]:
     """End the process with one line, or one JSON object, for each error that can be foreseen."""
     try:
         yield
-    except typer.TyperException as error:
-        _tell_usage(error)
-    except typer.Abort:
-        fail("aborted", code="aborted")
     except ValidationError as error:
         fail("; ".join(_broken_rules(error)), code="invalid", status=USAGE)
     except SettingsError as error:
@@ -50,15 +45,6 @@ def told_in_a_line() -> Iterator[None]:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         fail(f"{where}{error.strerror or error}", code="system")
-
-
-def _tell_usage(error: typer.TyperException) -> None:
-    context = getattr(error, "ctx", None)
-    said = error.format_message().strip()
-    if not said:  # A group without a command: its help was shown.
-        raise SystemExit(error.exit_code)
-    usage = "" if context is None else f" {context.get_usage()}; `{context.command_path} --help` explains it"
-    fail(" ".join(f"{said}{usage}".split()), code="usage", status=error.exit_code)
 
 
 def _broken_rules(error: ValidationError) -> Iterator[str]:

@@ -7,8 +7,9 @@ from uuid import UUID
 import typer
 
 from shop.bounds import ROW_ID_MAX
+from shop.cli.clients import Clients, run
 from shop.cli.listing import AfterOption, BeforeOption, FromOption, LimitOption, query, show
-from shop.cli.output import Clients, Json, emit, run, write
+from shop.cli.output import Json, emit, write
 from shop.ledger.order_ids import SALE_ID_MAX
 from shop.orders.listing import service
 from shop.orders.listing.schemas import OrderAdminPage, OrderAdminRead, OrderQuery
@@ -21,6 +22,11 @@ OrderArgument = Annotated[UUID, typer.Argument(help="The order's id.")]
 COLUMNS = ("id", "status", "user_id", "sale_id", "quantity", "total_minor", "currency", "reserved_at")
 
 app = typer.Typer(help="Orders, and what happened to them.", no_args_is_help=True)
+
+
+def add_to(shop: typer.Typer) -> None:
+    """Register the commands of this module."""
+    shop.add_typer(app, name="order")
 
 
 @app.command(name="list", epilog="Example: shop order list --status paid --sale 1")

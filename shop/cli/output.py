@@ -1,95 +1,34 @@
 """How commands speak: a few lines for people, one JSON value with `--json`; errors go to standard error."""
 
-import asyncio
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn, TypeVar
-from uuid import uuid4
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import redis.asyncio as aioredis
 import typer
-from pydantic import BaseModel
 
-from shop.auth import COMMAND_LINE
-from shop.cli.unreachable import SERVER_ERRORS, naming_servers
-from shop.currencies import written
-from shop.database import CommitUnknown, Database
-from shop.idempotency.keys import parse_key
-from shop.idempotency.service import Asked, fingerprint
-from shop.logs import configure_logs
-from shop.pool_sizes import COMMANDS_POOL_MAX
-from shop.redis import connect
-from shop.settings import Settings, get_settings
 from shop.terminal import console, visible
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel  # Wrong usage is told without it.
 
 NOT_PRINTED = 4
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
-Key = Annotated[
-    str | None, typer.Option(help="The key of a command whose outcome is unknown, to repeat it: nothing is done twice.")
-]
-Result = TypeVar("Result")
 
 
 class NotPrinted(Exception):
     """The command was carried out, and what it has to say cannot be written."""
 
 
-@dataclass(frozen=True)
-class Clients:
-    """What a command may use."""
-
-    settings: Settings
-    database: Database
-    ledger: aioredis.Redis
-
-
-def run(work: Callable[[Clients], Awaitable[Result]]) -> Result:
-    """Run one command with the servers of the settings, and close them whatever happens. Raises ServerUnreachable."""
-    settings = get_settings()
-    configure_logs(settings)
-
-    async def within() -> Result:
-        database = Database(settings, application_name="shop-cli", pool_max=COMMANDS_POOL_MAX)
-        ledger = connect(settings.redis_url, settings)
-        try:
-            return await work(Clients(settings, database, ledger))
-        finally:
-            with suppress(*SERVER_ERRORS):  # The command is done, or has failed with an error of its own.
-                await database.close()
-                await ledger.aclose(close_connection_pool=True)
-
-    with naming_servers(settings):
-        return asyncio.run(within())
-
-
-@contextmanager
-def keyed(key: str | None, *words: object) -> Iterator[Asked]:
-    """The key of a command that must not be done twice, a new one unless it was named; `words` are what is asked for.
-
-    Keep it around the work and the output. When the command was carried out and cannot say so, or when nobody can tell
-    whether it was, its error names the key to repeat it with.
-    """
-    key = uuid4().hex if key is None else parse_key(key)
-    try:
-        yield Asked(COMMAND_LINE.id, key, fingerprint("shop", " ".join(map(str, words)), b""))
-    except (CommitUnknown, KeyboardInterrupt) as error:
-        status = 130 if isinstance(error, KeyboardInterrupt) else 1
-        fail(f"the outcome is unknown; repeat the command with --key {key}", code="unknown_outcome", status=status)
-    except NotPrinted as error:
-        raise NotPrinted(f"{error}; to see it, repeat the command with --key {key}") from error
-
-
-def emit(value: BaseModel | Mapping[str, Any] | Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+def emit(value: "BaseModel | Mapping[str, Any] | Sequence[Mapping[str, Any]]", *, as_json: bool) -> None:
     """Print a result: one JSON value, or a line for each member or row, whole however narrow the terminal is.
 
     Raises NotPrinted.
     """
-    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    plain = value if isinstance(value, Mapping | Sequence) else value.model_dump(mode="json")
     write(json.dumps(plain) if as_json else _lines(plain))
 
 
@@ -98,6 +37,8 @@ def for_people(row: Mapping[str, Any]) -> Mapping[str, Any]:
     currency = row.get("currency")
     if currency is None:
         return row
+    from shop.currencies import written
+
     sums = {name: written(sum_, currency) for name, sum_ in row.items() if name.endswith("_minor") and sum_ is not None}
     return {name.removesuffix("_minor"): sums.get(name, shown) for name, shown in row.items() if name != "currency"}
 

@@ -5,8 +5,9 @@ from uuid import UUID
 
 import typer
 
+from shop.cli.clients import Clients, run
 from shop.cli.listing import AfterOption, BeforeOption, FromOption, LimitOption, query, show
-from shop.cli.output import Clients, Json, run
+from shop.cli.output import Json
 from shop.payments.listing.schemas import PaymentAdminPage, PaymentQuery
 from shop.payments.listing.service import list_payments
 from shop.payments.models import PaymentStatus
@@ -14,6 +15,11 @@ from shop.payments.models import PaymentStatus
 COLUMNS = ("order_id", "status", "user_id", "amount_minor", "currency", "captured_at", "refund_status", "created_at")
 
 app = typer.Typer(help="Payments.", no_args_is_help=True)
+
+
+def add_to(shop: typer.Typer) -> None:
+    """Register the commands of this module."""
+    shop.add_typer(app, name="payment")
 
 
 @app.callback()

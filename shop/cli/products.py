@@ -7,7 +7,8 @@ import typer
 from shop.auth import COMMAND_LINE
 from shop.bounds import ROW_ID_MAX
 from shop.cache import Cache
-from shop.cli.output import Clients, Json, Key, emit, keyed, run
+from shop.cli.clients import Clients, Key, keyed, run
+from shop.cli.output import Json, emit
 from shop.idempotency.service import once
 from shop.products import service
 from shop.products.models import Product
@@ -15,6 +16,11 @@ from shop.products.schemas import AdminProductRead, ProductCreate, StockChange
 from shop.redis import connect
 
 app = typer.Typer(help="The catalogue.", no_args_is_help=True)
+
+
+def add_to(shop: typer.Typer) -> None:
+    """Register the commands of this module."""
+    shop.add_typer(app, name="product")
 
 
 @app.command(epilog='Example: shop product create "Golden Ticket" --price 990 --stock 1000')

@@ -13,8 +13,9 @@ from shop.audit.service import audit_sale
 from shop.auth import COMMAND_LINE
 from shop.bounds import ROW_ID_MAX
 from shop.cli.arguments import Time
+from shop.cli.clients import Clients, Key, keyed, run
 from shop.cli.listing import LimitOption, show
-from shop.cli.output import Clients, Json, Key, emit, keyed, run, warn
+from shop.cli.output import Json, emit, warn
 from shop.cli.unreachable import SERVER_ERRORS
 from shop.errors import SaleNotFound
 from shop.ledger.order_ids import SALE_ID_MAX
@@ -34,6 +35,11 @@ COLUMNS = ("id", "name", "phase", "units", "units_taken", "price_minor", "curren
 SaleArgument = Annotated[int, typer.Argument(min=1, max=SALE_ID_MAX, help="The sale's id.")]
 
 app = typer.Typer(help="Sales, from draft to audit.", no_args_is_help=True)
+
+
+def add_to(shop: typer.Typer) -> None:
+    """Register the commands of this module."""
+    shop.add_typer(app, name="sale")
 
 
 @app.command(epilog="Example: shop sale create --product 1 --units 1000 --starts-in 60 --lasts 600")

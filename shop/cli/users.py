@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.admin_events import record_admin_event
 from shop.auth import COMMAND_LINE, issue_token
+from shop.cli.clients import Clients, Result, run
 from shop.cli.listing import AfterOption, BeforeOption, FromOption, LimitOption, query, show
-from shop.cli.output import Clients, Json, Result, emit, run, write
+from shop.cli.output import Json, emit, write
 from shop.settings import get_settings
 from shop.users import service
 from shop.users.listing.schemas import UserAdminPage, UserQuery
@@ -30,6 +31,11 @@ PASSWORD_PROMPT = "Password (10 characters or more): "  # noqa: S105 - what is a
 UserArgument = Annotated[str, typer.Argument(help="The id or the e-mail address of the account.")]
 
 app = typer.Typer(help="Accounts and tokens.", no_args_is_help=True)
+
+
+def add_to(shop: typer.Typer) -> None:
+    """Register the commands of this module."""
+    shop.add_typer(app, name="user")
 
 
 @app.command(epilog="Example: shop user create --admin you@example.com")

@@ -6,6 +6,7 @@ from typing import Any
 import typer
 
 from shop.cli import app
+from shop.cli.commands import Commands
 
 # They run until they are stopped, or make a shop of their own.
 SERVING = {("demo",), ("up",), ("api",), ("worker",), ("sandbox-provider",)}
@@ -16,8 +17,14 @@ def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tu
     group = typer.main.get_command(app) if group is None else group
     if not hasattr(group, "commands"):
         yield path, group
-    for name, command in getattr(group, "commands", {}).items():
+    for name, command in members(group).items():
         yield from commands(command, (*path, name))
+
+
+def members(group: Any) -> Mapping[str, Any]:
+    """The commands and groups of a group; none of a command."""
+    names = getattr(group, "commands", {})
+    return {name: group.load(name) for name in names} if isinstance(group, Commands) else names
 
 
 def words_for(command: Any, values: Mapping[str, str]) -> list[str]:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import shop.cli
+import shop.cli.servers
 import shop.worker.running
 
 # Both are imported before the clock is stepped: what is imported later would see the true one.

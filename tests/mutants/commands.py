@@ -53,4 +53,20 @@ MUTANTS: tuple[Mutant, ...] = (
         "summary(asyncio.run(look()), lambda failing: failing.reason)",
         "tests/api/test_operator.py::test_the_metrics_port_tells_the_details_that_the_public_is_not_told",
     ),
+    breaks(
+        "help_imports_the_shop",
+        "Every help, version and completion of a shell waits for the whole shop.",
+        "shop/cli/__init__.py",
+        "from shop.cli.commands import Commands\n",
+        "from shop.cli import failures as _failures\nfrom shop.cli.commands import Commands\n",
+        "tests/cli/test_quick.py::test_what_only_says_what_there_is_imports_nothing_of_what_runs",
+    ),
+    breaks(
+        "line_of_another_command",
+        "The help says of a command what it does not do.",
+        "shop/cli/commands.py",
+        '("shop.cli.servers", "Record orders, follow the sales, expire holds.")',
+        '("shop.cli.servers", "Record orders.")',
+        "tests/cli/test_quick.py::test_a_commands_line_is_the_beginning_of_its_own_help",
+    ),
 )
