@@ -7,11 +7,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
 import asyncpg
 import structlog
-from fastapi import Depends, Request
 from sqlalchemy import DateTime, MetaData, event, func, text
 from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -189,12 +188,6 @@ def after_commit(session: AsyncSession, callback: Callable[[], Awaitable[None]])
     session.info.setdefault(AFTER_COMMIT, []).append(callback)
 
 
-async def _session(request: Request) -> AsyncIterator[AsyncSession]:
-    database: Database = request.app.state.database
-    async with database.transaction() as session:
-        yield session
-
-
 async def see_one_moment(session: AsyncSession) -> None:
     """Let all queries of this transaction see the same moment, and none write; call it before the first.
 
@@ -264,7 +257,3 @@ def constraint_name(error: DBAPIError) -> str:
     """The constraint that was violated, or ''."""
     cause = getattr(error.orig, "__cause__", None)
     return getattr(cause, "constraint_name", None) or ""
-
-
-# scope="function": the commit comes before the answer leaves, so nobody is told of a thing that is not there.
-SessionDep = Annotated[AsyncSession, Depends(_session, scope="function")]

@@ -9,6 +9,8 @@ import structlog
 from shop import metrics
 
 CANCEL_AGAIN_SECONDS = 0.25
+# So long a server may take to close, beyond the time in which it answers what was accepted.
+CLOSING_SECONDS = 3
 
 log = structlog.get_logger(__name__)
 

@@ -19,7 +19,7 @@ import asyncpg
 import httpx
 import redis.asyncio as aioredis
 
-from shop.app import create_app
+from shop.app.factory import create_app
 from shop.audit.schemas import AuditReport
 from shop.audit.service import audit_sale
 from shop.auth import Actor, issue_token

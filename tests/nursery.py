@@ -32,7 +32,7 @@ _commands = count(1)
 # Reads one request a line and answers each with one line. A child gets SIGTERM when this process ends.
 NURSERY = """
 import ctypes, gc, json, os, sys
-import typer.main, typer.rich_utils, uvicorn, shop.app.factory, shop.app.server, shop.sandbox.server, shop.worker
+import typer.main, typer.rich_utils, uvicorn, shop.app.factory, shop.server.serving, shop.sandbox.server, shop.worker
 from shop.cli import app, main
 from shop.cli.commands import COMMANDS
 for name in COMMANDS:

@@ -7,9 +7,9 @@ from fastapi import APIRouter, Query, Request, Response
 from shop.admin_events import repository
 from shop.admin_events.schemas import AdminEventPage, AdminEventQuery, AdminEventRead
 from shop.auth import CurrentAdmin
-from shop.database import SessionDep
 from shop.paging import cut, link_next
 from shop.problem_json import REFUSED_TO_OTHERS, problems
+from shop.request_session import SessionDep
 
 router = APIRouter(prefix="/v1")
 

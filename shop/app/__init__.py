@@ -1,5 +1,5 @@
-"""The API: one ASGI application made of the lane for purchases and FastAPI for everything else."""
+"""The API: one ASGI application made of the lane for purchases and FastAPI for everything else.
 
-from shop.app.factory import ShopApp, create_app, create_app_from_environment
-
-__all__ = ["ShopApp", "create_app", "create_app_from_environment"]
+factory      puts the application together
+processes    one process that serves it, or several and the one that keeps them, which imports no application
+"""

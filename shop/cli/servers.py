@@ -79,7 +79,7 @@ def api(
     all_scripts()
     count = processes or settings.api_processes
     asyncio.run(require_ready(settings, SERVING, api_processes=count))
-    from shop.app.serving import serve
+    from shop.app.processes import serve
 
     try:
         listeners = inherited(fd) if fd else listen(settings.api_host, settings.api_port, processes=count)
@@ -110,7 +110,7 @@ def worker(json: Json = False) -> None:
 
 def openapi(json: Json = False) -> None:
     """Print the OpenAPI document; it is JSON with and without `--json`."""
-    from shop.app import create_app
+    from shop.app.factory import create_app
 
     document = create_app(Settings(environment="development")).fastapi.openapi()
     write(jsonlib.dumps(document, indent=None if json else 2, ensure_ascii=False))

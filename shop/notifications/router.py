@@ -7,7 +7,6 @@ from starlette.convertors import StringConvertor, register_url_convertor
 
 from shop.auth import ActorDep, CurrentAdmin
 from shop.bounds import ROW_ID_MAX, Digits, Limit, WrittenId
-from shop.database import SessionDep
 from shop.errors import (
     DeadLetterNotFound,
     TooManyWebhooks,
@@ -28,6 +27,7 @@ from shop.notifications.schemas import (
     WebhookWithSecret,
 )
 from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
+from shop.request_session import SessionDep
 
 
 class _NotDead(StringConvertor):

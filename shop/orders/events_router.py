@@ -10,7 +10,7 @@ from fastapi.sse import EventSourceResponse
 
 from shop.auth import CurrentUser
 from shop.client_addresses import counted_as
-from shop.database import SessionDep, see_one_moment
+from shop.database import see_one_moment
 from shop.errors import (
     Invalid,
     NotReady,
@@ -28,6 +28,7 @@ from shop.orders.following import is_final, stream
 from shop.orders.schemas import OrderId
 from shop.orders.versions import last_seen, version_of
 from shop.problem_json import problems
+from shop.request_session import SessionDep
 from shop.settings import Settings
 
 EVENT = {

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from shop.auth import CurrentUser
 from shop.bounds import Digits, Hyphenated, Limit
 from shop.cache import CacheDep
-from shop.database import SessionDep, see_one_moment
+from shop.database import see_one_moment
 from shop.errors import (
     BadRequest,
     BodyTooLarge,
@@ -47,6 +47,7 @@ from shop.orders import claims, placing, repeats, repository, service, versions
 from shop.orders.schemas import OrderId, OrderPage, OrderRead, OrderRequest, OrderSummary, PurchaseRead
 from shop.problem_json import REFUSED_BODIES, problems
 from shop.rate_limit import limit as admit
+from shop.request_session import SessionDep
 from shop.seckill.requests import PurchaseRequest
 from shop.seckill.waiting import WAIT_SECONDS_MAX
 

@@ -6,8 +6,10 @@ may be held across one.
 
 import asyncio
 import random
+import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import lru_cache
 from itertools import pairwise
 from typing import Protocol, TypeVar
 from urllib.parse import quote
@@ -101,6 +103,12 @@ class _Busy(Exception):
 FAILURES = (httpx.TransportError, TimeoutError, _Failed)
 
 
+@lru_cache
+def authorities() -> ssl.SSLContext:
+    """Whose certificates a provider may have. To read them takes as long as all the rest of a gateway's beginning."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 class HttpGateway:
     """The provider over HTTP, with a pool of connections and a breaker of its own: one for a process."""
 
@@ -124,6 +132,7 @@ class HttpGateway:
             ),
             timeout=settings.payment_timeout_seconds,
             follow_redirects=False,
+            verify=authorities(),
             trust_env=False,  # The settings alone say where the money is.
         )
 

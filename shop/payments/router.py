@@ -3,7 +3,6 @@
 from fastapi import APIRouter, Request, Response
 
 from shop.auth import ActorDep, CurrentAdmin, CurrentUser
-from shop.database import SessionDep
 from shop.errors import (
     BodyTooLarge,
     Forbidden,
@@ -38,6 +37,7 @@ from shop.payments.schemas import MoneyReport, PaymentRead, PaymentRequest, Refu
 from shop.payments.totals import repository as totals
 from shop.payments.webhook_signature import parse_webhook
 from shop.problem_json import REFUSED_BODIES, problems
+from shop.request_session import SessionDep
 
 # A body may be left out, and is no `null` then: some generators of clients cannot send one that may be either.
 WITHOUT_WISH = PaymentRequest()

@@ -7,7 +7,6 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from shop.auth import ActorDep, CurrentAdmin
 from shop.bounds import ROW_ID_MAX, Digits, Limit, WrittenId
 from shop.cache import CacheDep
-from shop.database import SessionDep
 from shop.errors import (
     Invalid,
     NotEnoughStock,
@@ -30,6 +29,7 @@ from shop.products.schemas import (
     ProductRead,
     StockChange,
 )
+from shop.request_session import SessionDep
 
 ProductId = Annotated[int, Digits(1, ROW_ID_MAX, ProductNotFound), Path()]
 StartingAfter = Annotated[WrittenId | None, Query(description="The last id of the page before.")]

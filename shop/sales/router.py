@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.auth import Actor, ActorDep, CurrentAdmin
 from shop.bounds import Digits, Limit
-from shop.database import UNAVAILABLE_ERRORS, SessionDep, after_commit
+from shop.database import UNAVAILABLE_ERRORS, after_commit
 from shop.errors import (
     ChangeRefused,
     Invalid,
@@ -27,6 +27,7 @@ from shop.idempotency.requests import KEY_PROBLEMS, REPLAYED, AskedDep
 from shop.json_bodies import JsonRoute
 from shop.ledger.order_ids import SALE_ID_MAX
 from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
+from shop.request_session import SessionDep
 from shop.sales import phase, repository, service
 from shop.sales.changes import ChangeOutOfOrder, outcome_of
 from shop.sales.loading import load

@@ -20,9 +20,9 @@ from shop.server.connection_cap import ConnectionCap
 from shop.server.connections import STATE, Connections
 from shop.server.protocol import ShopProtocol
 from shop.settings import Settings
+from shop.stopping import CLOSING_SECONDS
 
 TICKS_PER_HEARTBEAT = 10
-CLOSING_SECONDS = 3
 FULL_SECONDS, EXHAUSTED_SECONDS = 0.05, 1.0
 
 log = structlog.get_logger(__name__)

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from enum import IntEnum
+from functools import lru_cache
 from typing import TypeVar
 
 from argon2 import PasswordHasher
@@ -55,15 +56,25 @@ def _forms(password: str) -> dict[str, Match]:
         return {password: Match.RAW}
 
 
+@lru_cache
+def dummy_hash() -> str:
+    """What a password is compared with where there is no hash. Nobody has known the password of this one."""
+    return _hasher().hash(secrets.token_hex())
+
+
+def _hasher() -> PasswordHasher:
+    return PasswordHasher(time_cost=PASSES, memory_cost=MEMORY_KIB, parallelism=LANES)
+
+
 class Passwords:
     """Hashes and verifies in `hashing_threads` threads; at most `hashing_queue_max` more may wait for one."""
 
     def __init__(self, settings: Settings) -> None:
-        self._hasher = PasswordHasher(time_cost=PASSES, memory_cost=MEMORY_KIB, parallelism=LANES)
+        self._hasher = _hasher()
+        self._dummy = dummy_hash()
         self._threads = ThreadPoolExecutor(settings.hashing_threads, thread_name_prefix="passwords")
         self._under_way = 0
         self._under_way_max = settings.hashing_threads + settings.hashing_queue_max
-        self._dummy = self._hasher.hash(secrets.token_hex())
 
     async def hash(self, password: str) -> str:
         """The hash to keep. Raises Overloaded when too many are waiting, or ValueError as `normal_form`."""

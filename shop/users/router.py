@@ -5,7 +5,6 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Path, Request, Response
 
 from shop.auth import ActorDep, CurrentAdmin, CurrentUser, issue_token
-from shop.database import SessionDep
 from shop.errors import (
     EmailTaken,
     Invalid,
@@ -21,6 +20,7 @@ from shop.errors import (
 )
 from shop.json_bodies import JsonRoute
 from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
+from shop.request_session import SessionDep
 from shop.users import service
 from shop.users.models import User
 from shop.users.schemas import (

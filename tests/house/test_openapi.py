@@ -11,7 +11,7 @@ import jsonschema_rs
 import pytest
 import schemathesis
 
-from shop.app import create_app
+from shop.app.factory import create_app
 from shop.problem_json import MEDIA_TYPE, refusals
 from shop.settings import Settings
 

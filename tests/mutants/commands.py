@@ -69,4 +69,12 @@ MUTANTS: tuple[Mutant, ...] = (
         '("shop.cli.servers", "Record orders.")',
         "tests/cli/test_quick.py::test_a_commands_line_is_the_beginning_of_its_own_help",
     ),
+    breaks(
+        "successor_begins_from_nothing",
+        "A process that follows a killed one does again what could have been done before.",
+        "shop/app/preloading.py",
+        "    authorities()\n    dummy_hash()\n",
+        "    del authorities, dummy_hash\n",
+        "tests/serving/test_imports.py::test_what_all_processes_have_in_common_is_made_before_they_are_forked",
+    ),
 )

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from uvicorn.lifespan.on import LifespanOn
 
-from shop.app import create_app
+from shop.app.factory import create_app
 from shop.listening import listen
-from shop.server.serving import CLOSING_SECONDS, ShopServer, server_config
+from shop.server.serving import ShopServer, server_config
+from shop.stopping import CLOSING_SECONDS
 from tests.harness import Shop, wait_until
 
 ANSWER_SECONDS = 30.0

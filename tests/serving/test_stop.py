@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shop.server.serving import CLOSING_SECONDS
+from shop.stopping import CLOSING_SECONDS
 from tests.harness import Shop, wait_until
 from tests.nursery import alive
 from tests.serving.crowd import SteadyCrowd, assert_all_recorded, buying

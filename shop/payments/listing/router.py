@@ -5,11 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from shop.auth import CurrentAdmin
-from shop.database import SessionDep
 from shop.paging import link_next
 from shop.payments.listing import service
 from shop.payments.listing.schemas import PaymentAdminPage, PaymentQuery
 from shop.problem_json import REFUSED_TO_OTHERS, problems
+from shop.request_session import SessionDep
 
 router = APIRouter(prefix="/v1")
 

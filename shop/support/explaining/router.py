@@ -6,7 +6,6 @@ from fastapi import APIRouter, Path, Request
 
 from shop.auth import CurrentUser
 from shop.bounds import Digits
-from shop.database import SessionDep
 from shop.errors import (
     Invalid,
     NotRecordedYet,
@@ -24,6 +23,7 @@ from shop.ledger.order_ids import SALE_ID_MAX
 from shop.ledger.receipts import Receipt, Witness
 from shop.problem_json import REFUSED_BODIES, problems
 from shop.rate_limit import limit as admit
+from shop.request_session import SessionDep
 from shop.support.explaining import service
 from shop.support.explaining.schemas import ExplainRequest, Explanation
 

@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from shop.auth import CurrentAdmin
-from shop.database import SessionDep
 from shop.paging import link_next
 from shop.problem_json import REFUSED_TO_OTHERS, problems
+from shop.request_session import SessionDep
 from shop.users.listing import service
 from shop.users.listing.schemas import UserAdminPage, UserQuery
 
