@@ -43,7 +43,7 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="Only this kind of fault; may be repeated.")] = None,
     buyers: Annotated[int, typer.Option(help="How many buy at the same time.", min=1, max=2_000)] = 64,
     heal_seconds: Annotated[
-        float, typer.Option(help="How long healing may take; more on a machine that others use too.", min=1)
+        float, typer.Option(help="How long healing may take, times the machine's slowdown; 60 s at most.", min=1)
     ] = HEAL_SECONDS_BAR,
     directory: Annotated[Path | None, typer.Option(help="Where the run makes the directory of its data.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the directory of a good run too.")] = False,

@@ -51,7 +51,10 @@ INVARIANTS = {
 
 @dataclass
 class Finding:
-    """What the checks have found so far: counts of what must not be, and sentences about it."""
+    """What the checks have found so far: counts of what must not be, and sentences about it.
+
+    A heal that came late breaks I12 too, and the run goes on: the shop may be well again. `late` has those sentences.
+    """
 
     lost: int = 0
     oversold: int = 0
@@ -62,6 +65,7 @@ class Finding:
     checks: int = 0
     broken: set[str] = field(default_factory=set)
     sentences: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
 
     def breaks(self, invariant: str, sentence: str) -> None:
         """An invariant does not hold."""
@@ -70,11 +74,17 @@ class Finding:
 
     @property
     def clean(self) -> bool:
+        """Whether the run can go on: nothing is broken but the time to heal."""
         return not self.broken and not self.sentences
 
     @property
+    def violations(self) -> list[str]:
+        return [*(f"I12: {sentence}" for sentence in self.late), *self.sentences]
+
+    @property
     def invariants(self) -> dict[str, bool]:
-        return {name: name not in self.broken for name in INVARIANTS}
+        broken = self.broken | ({"I12"} if self.late else set())
+        return {name: name not in broken for name in INVARIANTS}
 
 
 @dataclass(frozen=True, slots=True)

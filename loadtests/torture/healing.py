@@ -9,6 +9,7 @@ from loadtests.record import SALE_ENDED, SOLD_OUT
 from loadtests.torture.crowd import Crowd
 from loadtests.torture.driver import Driver, OnSale
 from loadtests.torture.purchases import Purchase
+from loadtests.torture.slowdown import Slowdown
 from loadtests.torture.testbed import PASSING_ERRORS, Testbed
 from shop.ledger import client as ledger
 from shop.ledger.order_ids import ids_of_sale
@@ -29,9 +30,15 @@ class NotHealed(Exception):
     """Something is not well long after the fault was lifted; the message says what."""
 
 
-async def until_well(testbed: Testbed, driver: Driver, crowd: Crowd, *, since: float) -> float:
+def seconds_allowed(bar_seconds: float, slowdown: float) -> float:
+    """How long healing may take on a machine that is so much slower just now."""
+    return min(HEAL_SECONDS_MAX, bar_seconds * slowdown)
+
+
+async def until_well(testbed: Testbed, driver: Driver, crowd: Crowd, slowdown: Slowdown, *, since: float) -> float:
     """The seconds from `since` until all is well: every open sale answers newcomers in the regular way, what its ledger
-    had then is recorded, no alarm stands, no recovery is under way and no hold is overdue.
+    had then is recorded, no alarm stands, no recovery is under way and no hold is overdue. Meanwhile the machine's
+    slowdown is measured.
 
     Raises NotHealed, and Wrecked when a process has ended that should not.
     """
@@ -39,6 +46,7 @@ async def until_well(testbed: Testbed, driver: Driver, crowd: Crowd, *, since: f
     for sale in list(driver.sales):
         probes = [crowd.new_purchase(sale) for _ in range(PROBES)] if sale.selling else []
         while True:
+            slowdown.probe()
             testbed.keep()
             driver.require_alive()
             crowd.require_alive()

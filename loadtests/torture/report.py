@@ -95,7 +95,7 @@ def results_of(state: State) -> Results:
         longest_heal_seconds=round(state.longest_heal_seconds, 2),
         longest_heal_of=state.longest_heal_of,
         invariants=finding.invariants,
-        violations=finding.sentences,
+        violations=finding.violations,
     )
 
 

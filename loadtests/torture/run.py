@@ -14,9 +14,10 @@ from loadtests.torture.context import Broken, Context
 from loadtests.torture.crowd import Crowd
 from loadtests.torture.driver import Driver, OnSale
 from loadtests.torture.faults import FAULTS
-from loadtests.torture.healing import HEAL_SECONDS_BAR, HEAL_SECONDS_MAX, NotHealed, until_well
+from loadtests.torture.healing import HEAL_SECONDS_BAR, HEAL_SECONDS_MAX, NotHealed, seconds_allowed, until_well
 from loadtests.torture.ledger import check_ledger
 from loadtests.torture.plan import Fault, Injection, Round, rounds
+from loadtests.torture.slowdown import Slowdown
 from loadtests.torture.testbed import PASSING_ERRORS, Wrecked, testbed
 from shop.local import NotStarted
 
@@ -55,6 +56,7 @@ class State:
     longest_heal_seconds: float = 0.0
     longest_heal_of: str = ""
     finding: Finding = field(default_factory=Finding)
+    slowdown: Slowdown = field(default_factory=Slowdown)
     seconds: float = 0.0
     crowd: Crowd | None = None
     driver: Driver | None = None
@@ -94,7 +96,7 @@ async def torture(plan: TorturePlan, directory: Path, report: Report, *, stop: a
             state.finding.breaks(broken.invariant if isinstance(broken, Broken) else "I12", str(broken))
         except (Wrecked, NotStarted, *PASSING_ERRORS) as wrecked:
             state.finding.sentences.append(f"the run could not go on in {state.doing}: {wrecked!r}")
-        if not state.finding.clean:
+        if state.finding.violations:
             for sale in driver.sales:
                 write_evidence(directory / f"sale-{sale.id}.jsonl", sale)
     state.seconds = state.elapsed_seconds
@@ -105,7 +107,9 @@ async def _course(plan: TorturePlan, context: Context, state: State, report: Rep
     here, crowd, driver = context.testbed, context.crowd, context.driver
     state.doing = "warming up"
     crowd.open.set()
-    await until_well(here, driver, crowd, since=time.monotonic() + WARM_UP_SECONDS_MAX - HEAL_SECONDS_MAX)
+    await until_well(
+        here, driver, crowd, state.slowdown, since=time.monotonic() + WARM_UP_SECONDS_MAX - HEAL_SECONDS_MAX
+    )
     state.started_at = time.monotonic()
     report(state, f"torture of {plan.minutes:g} minutes begins")
     course: Iterator[Round] = rounds(plan.faults, seed=plan.seed, aof=plan.aof, pairs=plan.pairs)
@@ -135,17 +139,31 @@ async def _round(context: Context, state: State, each: Round, report: Report) ->
     state.faults.update(fault.name for fault in each.faults)
     state.kills += sum(injection.kills for injection in injections)
     state.doing = f"healing from {each.name}"
-    healed = await until_well(context.testbed, context.driver, context.crowd, since=lifted_at)
-    if healed > state.longest_heal_seconds:
-        state.longest_heal_seconds, state.longest_heal_of = healed, each.name
-    if healed > state.plan.heal_seconds:
-        state.finding.breaks("I12", f"healing from {each.name} took {healed:.1f} s")
+    healing = await _heal(context, state, each.name, since=lifted_at)
     state.doing = f"checking after {each.name}"
     await _check(context, state, last=False)
     words = "; ".join(
         f"{fault.name}: {injection.words}" for fault, injection in zip(each.faults, injections, strict=True)
     )
-    report(state, f"{words}; healed in {healed:.1f} s")
+    report(state, f"{words}; {healing}")
+
+
+async def _heal(context: Context, state: State, of: str, *, since: float) -> str:
+    """Wait until all is well, and say how long that took; if it was too long, that is a finding and the run goes on."""
+    state.slowdown.begin_round()
+    not_healed = ""
+    try:
+        seconds = await until_well(context.testbed, context.driver, context.crowd, state.slowdown, since=since)
+    except NotHealed as error:
+        seconds, not_healed = time.monotonic() - since, f", and still {error}"
+    slowdown = state.slowdown.factor
+    allowed = seconds_allowed(state.plan.heal_seconds, slowdown)
+    if seconds > state.longest_heal_seconds:
+        state.longest_heal_seconds, state.longest_heal_of = seconds, of
+    words = f"{seconds:.1f} s of {allowed:.1f} s (slowdown {slowdown:.1f})"
+    if not_healed or seconds > allowed:
+        state.finding.late.append(f"healing from {of} took {words}{not_healed}")
+    return f"healed in {words}{not_healed}"
 
 
 async def _check(context: Context, state: State, *, last: bool) -> None:

@@ -24,6 +24,7 @@ from loadtests.torture.plan import rounds
 from loadtests.torture.purchases import Purchase
 from loadtests.torture.report import markdown, results_of, write_longest
 from loadtests.torture.run import State, TorturePlan, torture
+from loadtests.torture.slowdown import Slowdown
 from loadtests.torture.testbed import API, NOT_READY, Testbed, Wrecked
 from shop.embedded import EmbeddedServers, PostgresServer, ValkeyServer
 from shop.local import LocalShop
@@ -60,7 +61,7 @@ async def test_a_short_torture_breaks_no_promise(tmp_path: Path) -> None:
 
     state = await torture(plan, tmp_path, lambda _, line: lines.append(line), stop=asyncio.Event())
 
-    assert state.finding.sentences == [], lines
+    assert state.finding.violations == [], lines
     assert state.faults == dict.fromkeys(SHORT, 1)
     assert state.kills == sum(name.startswith("kill") for name in SHORT)
     assert state.acknowledged > 0
@@ -276,13 +277,13 @@ async def test_what_does_not_heal_in_time_is_named(examined: Examined) -> None:
     """A sale with an alarm that nobody lifts (I12)."""
     driver = Driver(examined.testbed, seed=SEED)
     driver.sales.append(examined.sale)
-    well = await until_well(examined.testbed, driver, examined.crowd, since=time.monotonic())
+    well = await until_well(examined.testbed, driver, examined.crowd, Slowdown(), since=time.monotonic())
     assert well < HEAL_SECONDS_MAX
 
     await examined.execute("UPDATE sales SET alarm = 'broken by hand' WHERE id = :sale", sale=examined.sale.id)
     long_ago = time.monotonic() - HEAL_SECONDS_MAX
     with pytest.raises(NotHealed, match=f"sale {examined.sale.id}: alarm: broken by hand"):
-        await until_well(examined.testbed, driver, examined.crowd, since=long_ago)
+        await until_well(examined.testbed, driver, examined.crowd, Slowdown(), since=long_ago)
 
 
 def test_the_readme_keeps_the_table_of_the_longest_run(tmp_path: Path) -> None:

@@ -77,4 +77,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "    del authorities, dummy_hash\n",
         "tests/serving/test_imports.py::test_what_all_processes_have_in_common_is_made_before_they_are_forked",
     ),
+    breaks(
+        "late_heal_passes",
+        "A shop that heals in a minute passes for one that heals in 15 s.",
+        "loadtests/torture/run.py",
+        "    if not_healed or seconds > allowed:\n",
+        "    if not_healed:\n",
+        "tests/invariants/test_torture_healing.py::test_a_round_that_heals_too_late_is_a_violation_and_the_run_goes_on",
+    ),
 )
