@@ -10,8 +10,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from uvicorn.protocols.utils import get_remote_addr
-
 from shop.client_addresses import counted_as
 from shop.errors import Overloaded
 from shop.server.answers import CONTENT_TYPE_PROBLEM, PreparedProblem
@@ -75,7 +73,7 @@ class ConnectionCap:
         if connection not in self._open:
             return
         del self._open[connection]
-        self.uncount(_host_of(connection))
+        self.uncount(connection.accepted_from)
         if connection in self._beyond_cap:
             del self._beyond_cap[connection]
         elif self._beyond_cap:
@@ -109,8 +107,3 @@ class ConnectionCap:
         if host is None or self._proxies.trust_peer(host):
             return None
         return counted_as(host, ipv6_prefix_bits=self._settings.ipv6_client_prefix_bits)
-
-
-def _host_of(connection: "ShopProtocol") -> str | None:
-    address = get_remote_addr(connection.transport)
-    return address[0] if address else None

@@ -34,6 +34,8 @@ class ShopProtocol(SendingProtocol):
         super().__init__(asyncio.get_running_loop(), self._connections.outbox)
         self.app = config.loaded_app
         self.server_state = server_state
+        # The address that it is counted for: of a peer that has reset the connection, the socket knows none any more.
+        self.accepted_from: str | None = None
         self.exchanges: deque[Exchange] = deque()
         self._parser = httptools.HttpRequestParser(self)
         self._closing = False
@@ -45,11 +47,10 @@ class ShopProtocol(SendingProtocol):
         self._coming: Exchange | None = None
         self._in_head = False
         self._refused_early = False
-        self._head_bytes = self._unparsed_bytes = 0
+        self._head_bytes = self._unparsed_bytes = self._codings = 0
         self._ended_another = False
         self._asked_to_go_on = True
         self._hosts, self.host = 0, NO_HOST
-        self._codings = 0
         self.deferred = b""
 
     # What the transport calls.

@@ -129,7 +129,7 @@ class ShopServer(uvicorn.Server):
                     connection.close()
                     continue
                 connection.setblocking(False)
-                accepting = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
+                accepting = loop.create_task(loop.connect_accepted_socket(partial(self._protocol, host), connection))
                 self._accepting.add(accepting)
                 accepting.add_done_callback(partial(self._accepted, host))
         except BlockingIOError:
@@ -155,8 +155,10 @@ class ShopServer(uvicorn.Server):
         connections: Connections = self.lifespan.state[STATE]
         return connections.cap
 
-    def _protocol(self) -> ShopProtocol:
-        return ShopProtocol(self.config, self.server_state, self.lifespan.state)
+    def _protocol(self, host: str | None) -> ShopProtocol:
+        protocol = ShopProtocol(self.config, self.server_state, self.lifespan.state)
+        protocol.accepted_from = host
+        return protocol
 
 
 def _has_backlog(listener: socket.socket) -> bool:

@@ -64,6 +64,14 @@ MUTANTS = (
         OF_DATE,
     ),
     breaks(
+        "reset_connection_is_counted_for_ever",
+        "An address that has reset as many connections as it may have is refused until the process ends.",
+        "shop/server/serving.py",
+        "        protocol.accepted_from = host\n",
+        "",
+        "tests/serving/test_server.py::test_a_connection_that_was_reset_is_counted_no_more",
+    ),
+    breaks(
         "first_half_is_lost",
         "Of a purchase that comes in pieces only the last one is deferred.",
         "shop/server/connections.py",

@@ -8,6 +8,7 @@ import asyncio
 import inspect
 import signal
 import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -339,10 +340,10 @@ async def test_a_server_takes_both_signals_by_its_method_and_gives_them_back() -
 
 
 async def test_addresses_are_pairs_and_the_peer_of_a_local_socket_has_none() -> None:
-    """ShopProtocol puts both into the scope, `Forwarded` compares the peer's first part with the trusted proxies.
+    """ShopProtocol puts both into the scope; `Forwarded` compares the peer's first part with the trusted proxies.
 
-    None is a local socket (`unix:` among the trusted proxies). `Places` counts connections by the same part, and what
-    it counts has to be what `accept` says, which was counted when the connection came.
+    None is a local socket (`unix:` among the trusted proxies). So it is for a peer that has reset the connection, which
+    is why `ConnectionCap` counts by what `accept` said.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
         accepted, address = listener.accept()
@@ -350,6 +351,9 @@ async def test_addresses_are_pairs_and_the_peer_of_a_local_socket_has_none() -> 
             assert get_remote_addr(transport) == address == client.getsockname()
             assert get_local_addr(transport) == listener.getsockname()
             assert is_ssl(transport) is False
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+            assert get_remote_addr(transport) is None
     here, there = socket.socketpair(socket.AF_UNIX)
     with there:
         async with transport_of(here) as transport:

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import signal
 import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
@@ -19,6 +20,7 @@ from shop.stopping import CLOSING_SECONDS
 from tests.harness import Shop, wait_until
 
 ANSWER_SECONDS = 30.0
+RESET = struct.pack("ii", 1, 0)  # Linger for no time: to close is to reset.
 REQUEST = b"GET /livez HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n"
 
 
@@ -153,11 +155,25 @@ async def test_one_address_does_not_take_all_connections(server: ShopServer, lis
         client.close()
 
 
+async def test_a_connection_that_was_reset_is_counted_no_more(server: ShopServer, listener: Listener) -> None:
+    """Else an address would be refused for as long as the process lives, once it has reset as many as it may have."""
+    server.config.limit_concurrency = 4
+    for _ in range(4):
+        client = socket.create_connection(listener.getsockname(), source_address=("127.0.3.3", 0))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        client.sendall(b"GET /livez HTTP/1.1\r\nHost: shop\r\n\r\n")
+        client.setblocking(False)
+        assert await answer(client) == b"HTTP/1.1 200 OK"
+        await until_open(server, 0)
+
+    assert await answer(ask(listener, "/version", from_address="127.0.3.3")) == b"HTTP/1.1 200 OK"
+
+
 async def test_a_client_that_hangs_up_before_it_is_accepted_disturbs_nobody(
     server: ShopServer, listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
     gone, stays = come(listener), come(listener)
-    gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     gone.close()
 
     assert await answer(stays) == b"HTTP/1.1 200 OK"
