@@ -7,7 +7,7 @@ import pytest
 
 LOADED = "import sys; print(*{name.partition('.')[0] for name in sys.modules}, *sys.modules)"
 # What the parent runs: the command, and the pool.
-KEEPER = "import shop.cli.failures, shop.cli.servers, shop.app.processes; "
+PARENT = "import shop.cli.failures, shop.cli.servers, shop.app.processes; "
 PROCESS = "import shop.app.preloading; "
 OF_OTHERS = {"alembic", "arq", "aiosmtplib", "babel", "typer", "shop.worker", "shop.sandbox", "shop.demo", "shop.cli"}
 
@@ -20,7 +20,7 @@ def said(program: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("program", "not_needed"),
-    [(KEEPER, {"fastapi", "starlette", "httpx", "uvicorn", "shop.app.factory", "shop.seckill"}), (PROCESS, OF_OTHERS)],
+    [(PARENT, {"fastapi", "starlette", "httpx", "uvicorn", "shop.app.factory", "shop.seckill"}), (PROCESS, OF_OTHERS)],
     ids=["parent", "process"],
 )
 def test_a_process_imports_nothing_that_only_others_need(program: str, not_needed: set[str]) -> None:
