@@ -123,8 +123,11 @@ async def test_an_auditor_that_was_stopped_and_thaws_changes_nothing(fresh_setti
     settings = copy_of(fresh_settings, audit_interval_seconds=AUDIT_SECONDS)
     async with own_shop(settings, tmp_path) as own:
         shop = own.shop
+        async with running_worker(shop.settings):  # One that stops may do so before the sale is in the directory.
+            sale = await shop.open_sale(units=20)
+            await until_verified(shop, sale, seq=0)
+        await execute(shop, sale, ["DELETE FROM sale_audits WHERE sale_id = :sale"])
         own.processes.start_worker("verifier", SHOP_FAULT="stop_before_verified", **BUSY)
-        sale = await shop.open_sale(units=20)
         await own.processes.until_stopped("verifier")
         own.processes.start_worker("finder", SHOP_FAULT="stop_before_finding", **BUSY)
         crowd = await Crowd(shop, sale).run(buyers=5)
