@@ -42,7 +42,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "An empty file of a process that was killed takes the whole page away.",
         "shop/metrics_page.py",
         "            elif (reason := _unreadable(file)) is None:\n",
-        "            elif (reason := None) is None:\n",
+        "            elif (reason := _unreadable(file) if file.stat().st_size else None) is None:\n",
         "tests/serving/test_metrics.py::test_a_file_that_cannot_be_read_costs_the_page_nothing_but_what_that_process_counted",
     ),
     breaks(

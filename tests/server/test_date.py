@@ -41,26 +41,27 @@ async def test_every_refusal_has_a_date_that_is_that_of_now(shop: Shop) -> None:
             found = [(outcome(answer), answer.headers.get("date", "")) for answer in answers]
             return [*found, (unread.refusal(), unread.headers.get("date", ""))]
 
-        await _see_all(refused)
+        before = await _see_all(refused)
         await lasting(WATCHED_SECONDS)
-        await _see_all(refused)
+        after = await _see_all(refused)
+    assert [code for code in REFUSALS if not after[code] > before[code]] == [], "their Date stands still"
 
 
-async def _see_all(refused: Callable[[], Awaitable[Refusals]]) -> None:
-    """Ask until each refusal has come; the Date of all that come is looked at."""
-    seen: set[str] = set()
+async def _see_all(refused: Callable[[], Awaitable[Refusals]]) -> dict[str, float]:
+    """Ask until each refusal has come, and read the Date of all that come; the newest of each refusal."""
+    seen: dict[str, float] = {}
 
     async def all_seen() -> bool:
         for code, date in await refused():
-            _assert_of_now(code, date)
-            seen.add(code)
-        return seen >= REFUSALS
+            seen[code] = _moment_of_now(code, date)
+        return seen.keys() >= REFUSALS
 
     await wait_until(all_seen, reason="each refusal has come")
+    return seen
 
 
-def _assert_of_now(code: str, date: str) -> None:
-    """It is in the one form that RFC 9110 lets a server write (IMF-fixdate), and not old."""
+def _moment_of_now(code: str, date: str) -> float:
+    """The Date in seconds. It is in the one form that RFC 9110 lets a server write (IMF-fixdate), and not old."""
     assert date, f"{code} has no Date"
     moment = parsedate_to_datetime(date)
     assert format_datetime(moment, usegmt=True) == date, code
@@ -68,3 +69,4 @@ def _assert_of_now(code: str, date: str) -> None:
     if age_seconds > allowed:  # A machine that is slow just now also delays the tick that renews it.
         allowed *= slowdown()
     assert 0 <= age_seconds <= allowed, f"the Date of {code} is {age_seconds} s old"
+    return moment.timestamp()
