@@ -35,6 +35,26 @@ def limiter(settings: Settings, redis: aioredis.Redis) -> RateLimiter:
     return rate_limiter(redis, settings, name="buy", rate_per_second=1, burst=1)
 
 
+async def read_directory_once(shop: Shop, registry: Registry, limiter: RateLimiter) -> None:
+    """Let the registry learn of what is on sale, and stop to follow the directory."""
+    first_read, stopping = asyncio.Event(), asyncio.Event()
+    following = asyncio.create_task(
+        follow_directory(
+            registry,
+            shop.database,
+            shop.redis,
+            shop.settings,
+            limiter=limiter,
+            requests=shop.database,
+            first_read=first_read,
+            stopping=stopping,
+        )
+    )
+    await first_read.wait()
+    stopping.set()
+    await following
+
+
 async def test_a_sale_that_cannot_be_read_is_not_sold_and_all_others_are(
     bare_shop: Shop, controller: Controller, registry: Registry, limiter: RateLimiter
 ) -> None:
@@ -42,25 +62,9 @@ async def test_a_sale_that_cannot_be_read_is_not_sold_and_all_others_are(
     await controller.step()
     await controller.step()
     await poison(bare_shop, sales[1], "ends_at = '20000-01-01'")
-    stopping, first_read = asyncio.Event(), asyncio.Event()
-    database, redis, settings = bare_shop.database, bare_shop.redis, bare_shop.settings
 
     with one_more_fails("directory"):
-        following = asyncio.create_task(
-            follow_directory(
-                registry,
-                database,
-                redis,
-                settings,
-                limiter=limiter,
-                requests=database,
-                first_read=first_read,
-                stopping=stopping,
-            )
-        )
-        await first_read.wait()
-    stopping.set()
-    await following
+        await read_directory_once(bare_shop, registry, limiter)
 
     assert [registry.epoch_of(sale.id) for sale in sales] == [1, 0, 1]
 
@@ -75,25 +79,7 @@ async def test_a_latch_that_cannot_be_polled_keeps_no_other_closed(
     sales = [await scheduled(bare_shop) for _ in range(3)]
     await controller.step()
     await controller.step()
-    stopping, first_read = asyncio.Event(), asyncio.Event()
-    database, redis, settings = bare_shop.database, bare_shop.redis, bare_shop.settings
-    stopping.set()
-    second_stopping = asyncio.Event()
-    following = asyncio.create_task(
-        follow_directory(
-            registry,
-            database,
-            redis,
-            settings,
-            limiter=limiter,
-            requests=database,
-            first_read=first_read,
-            stopping=second_stopping,
-        )
-    )
-    await first_read.wait()
-    second_stopping.set()
-    await following
+    await read_directory_once(bare_shop, registry, limiter)
     for group in registry.groups:
         group.latch.close(0)
     first = registry.groups[0]
@@ -104,7 +90,7 @@ async def test_a_latch_that_cannot_be_polled_keeps_no_other_closed(
     monkeypatch.setattr(first.latch, "poll", broken)
     stopping = asyncio.Event()
     before = failing("latches")
-    polling = asyncio.create_task(follow_latches(registry, Tally("POST", "/"), settings, stopping))
+    polling = asyncio.create_task(follow_latches(registry, Tally("POST", "/"), bare_shop.settings, stopping))
 
     async def others_open() -> bool:
         return not any(group.latch.closed for group in registry.groups[1:])

@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop.orders.listing.schemas import OrderQuery
 from shop.orders.models import ORDINARY_LINES, Order, OrderLine, OrderStatus
 from shop.paging import Position, bounded, is_among, newest, newest_first, position_after
-from shop.sales.models import Sale, SaleStatus
+from shop.sales.models import Sale
+from shop.sales.repository import ALIVE
 
 OF_SALE, ORDINARY = Order.sale_id.is_not(None), Order.sale_id.is_(None)
 # Literally what the index is of: of a parameter Postgres could not know that it is not this status.
@@ -75,7 +76,7 @@ def _of_kind(
     A settled sale has none.
     """
     if kind is OF_SALE and status is OrderStatus.RESERVED:
-        return _of_each(Sale.status.in_((SaleStatus.SCHEDULED, SaleStatus.ENDED)), asked, after, status)
+        return _of_each(Sale.status.in_(ALIVE), asked, after, status)
     indexed = (NOT_RESERVED,) if kind is OF_SALE else ()
     return _orders(*_conditions(asked), kind, *indexed, Order.status == status)
 
