@@ -66,13 +66,13 @@ torture: $(UV_INSTALLED)
 	@$(RUN) python -m loadtests.torture --write $(ARGS)
 
 lists: $(UV_INSTALLED)
-	@$(RUN) python -m tests.listing $(ARGS)
+	@$(RUN) python -m tests.api.listing $(ARGS)
 
 mutants: $(UV_INSTALLED)
 	@$(RUN) python -m tests.mutants $(ARGS)
 
 fuzz: $(UV_INSTALLED)
-	@$(RUN) python -m tests.fuzz $(ARGS)
+	@$(RUN) python -m tests.api.fuzz $(ARGS)
 
 openapi: $(UV_INSTALLED)
 	@$(RUN) shop openapi > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json

@@ -30,7 +30,18 @@ from tests.harness import LOGINS, PATIENCE, Shop, create_database, running_shop
 from tests.processes import copy_of
 
 # So that no process of the run is left alone with one of them at the end.
-LONGEST_FIRST = ("test_model", "test_demo", "test_races", "test_wheel", "test_torture", "test_postgres_faults")
+LONGEST_FIRST = (
+    "test_losses",
+    "test_model",
+    "test_demo",
+    "test_release",
+    "test_up",
+    "test_torture",
+    "test_events",
+    "test_races",
+    "test_wheel",
+    "test_postgres_hangs",
+)
 
 # What pytest-timeout raises may land in a task of the shop, which swallows it; so a test ends itself before.
 ENDS_BEFORE_TIMEOUT_SECONDS = 5

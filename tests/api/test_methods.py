@@ -8,9 +8,9 @@ import pytest
 
 from shop.metrics_page import serve_metrics
 from tests.api.answers import problem_of
-from tests.connections.raw import exchange
 from tests.harness import Shop, new_user_id
 from tests.ports import unused_port
+from tests.server.raw import exchange
 
 FIXED = ["/livez", "/readyz", "/version", "/openapi.json", "/docs", "/redoc", "/errors/sold_out"]
 LISTS = ["/v1/products", "/v1/products/999999999", "/v1/seckill/sales", "/v1/me", "/v1/nothing"]

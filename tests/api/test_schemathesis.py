@@ -24,7 +24,7 @@ from schemathesis.schemas import APIOperation
 
 from shop.embedded import EmbeddedServers
 from shop.settings import Settings
-from tests.fuzz.known import CONFIG, FUZZER, known_in
+from tests.api.fuzz.known import CONFIG, FUZZER, known_in
 from tests.harness import Shop, create_database
 from tests.processes import copy_of, own_shop
 

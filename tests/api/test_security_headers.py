@@ -7,8 +7,8 @@ import re
 import httpx
 import pytest
 
-from tests.connections.raw import exchange
 from tests.harness import Shop, new_user_id, outcome
+from tests.server.raw import exchange
 
 PAGES = ["/docs", "/redoc", "/docs/oauth2-redirect"]
 

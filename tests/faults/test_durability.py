@@ -11,9 +11,9 @@ from shop.embedded import ValkeyServer
 from shop.sales.models import Sale
 from shop.settings import Settings
 from shop.worker import running_worker
+from tests.crowd import Crowd, recorded
 from tests.faults.append_only_file import cut_power, killed_on_a_hanging_disk, size_of
 from tests.harness import LOGINS, Shop, wait_until
-from tests.pipeline.crowd import Crowd, recorded
 from tests.processes import OwnShop, own_shop
 from tests.recovery.losses import assert_kept, until_recovered
 

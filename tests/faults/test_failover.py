@@ -13,8 +13,8 @@ from shop.embedded import ValkeyServer
 from shop.ledger import client as ledger
 from shop.redis import connect
 from shop.settings import Settings
+from tests.crowd import Crowd, recorded
 from tests.harness import LOGINS, outcome, running_shop, wait_until
-from tests.pipeline.crowd import Crowd, recorded
 from tests.ports import unused_port
 from tests.processes import OwnShop, copy_of, own_shop
 from tests.recovery.losses import assert_kept, until_recovered

@@ -10,9 +10,9 @@ from shop.embedded import ValkeyServer
 from shop.ledger import client as ledger
 from shop.redis import Unable
 from shop.settings import Settings
+from tests.crowd import Crowd, assert_each_recorded_once
 from tests.faults.full_disk import full, small_disk
 from tests.harness import DEADLINE_SECONDS, LOGINS, new_user_id, wait_until
-from tests.pipeline.crowd import Crowd, assert_each_recorded_once
 from tests.processes import own_shop
 
 BUSY_AFTER_MS = 50

@@ -8,8 +8,8 @@ from shop.embedded import ValkeyServer
 from shop.ledger import client as ledger
 from shop.settings import Settings
 from shop.worker import running_worker
+from tests.crowd import Crowd, assert_each_recorded_once
 from tests.harness import LOGINS, Shop, new_user_id, outcome, running_shop, wait_until
-from tests.pipeline.crowd import Crowd, assert_each_recorded_once
 from tests.processes import copy_of, own_shop
 
 HEALED_SECONDS = 30.0

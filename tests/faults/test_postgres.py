@@ -14,9 +14,9 @@ from shop.embedded import PostgresServer
 from shop.migrating import migrate
 from shop.orders.persister import APPLICATION_NAME
 from shop.settings import Settings
+from tests.crowd import Crowd, assert_each_recorded_once
 from tests.faults.full_disk import full, small_disk
 from tests.harness import Shop, outcome, running_shop, wait_until
-from tests.pipeline.crowd import Crowd, assert_each_recorded_once
 from tests.processes import copy_of, own_shop
 
 HEALED_SECONDS = 30.0

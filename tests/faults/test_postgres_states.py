@@ -19,9 +19,9 @@ from shop.embedded import PostgresServer
 from shop.readiness import READ_ONLY
 from shop.settings import Settings
 from tests.api.answers import problem_of
+from tests.crowd import Crowd, assert_each_recorded_once
 from tests.faults.test_postgres import HEALED_SECONDS, operator
 from tests.harness import Shop, create_database, keyed, wait_until
-from tests.pipeline.crowd import Crowd, assert_each_recorded_once
 from tests.processes import copy_of, own_shop
 
 # What a server in a failover says, and one that is full, locked, or lets nobody in.

@@ -9,7 +9,7 @@ from shop.embedded import PostgresServer, ValkeyServer
 from shop.settings import Settings
 from tests.harness import LOGINS
 from tests.processes import copy_of, frozen, own_shop
-from tests.serving.crowd import assert_all_recorded, buying
+from tests.server.processes.crowd import assert_all_recorded, buying
 
 CONNECTIONS = 8
 STOPPED_SECONDS = 30.0

@@ -86,6 +86,16 @@ def test_the_architecture_names_every_table_and_every_part_of_a_ledger() -> None
     assert {part for part in LedgerKeys._fields if f"`shop:{{<sale>.<epoch>}}:{part}`" not in page} == set()
 
 
+def test_the_table_of_the_tests_names_every_folder_of_tests() -> None:
+    """And a test that is in no folder is the one that is read first."""
+    named = [cell.strip("`/") for cell, _ in rows("tests/README.md", "`")]
+
+    assert sorted(named) == sorted(
+        {file.relative_to(ROOT / "tests").parts[0] for file in (ROOT / "tests").glob("*/*.py")}
+    )
+    assert [file.name for file in (ROOT / "tests").glob("test_*.py")] == ["test_story.py"]
+
+
 def test_every_published_failure_has_its_row_and_its_tests_or_is_open() -> None:
     found = rows("tests/README.md", "F")
 

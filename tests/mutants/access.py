@@ -3,7 +3,11 @@
 from tests.mutants.mutant import Edit, Mutant, breaks
 
 AUTH, ORDERS = "shop/auth.py", "shop/orders/repository.py"
-OF_AUTH, OF_ORDERS, OF_INPUT = "tests/test_auth.py", "tests/api/test_orders.py", "tests/api/test_purchase_bad_input.py"
+OF_AUTH, OF_ORDERS, OF_INPUT = (
+    "tests/security/test_auth.py",
+    "tests/api/test_orders.py",
+    "tests/api/test_purchase_bad_input.py",
+)
 OF_MASS_ASSIGNMENT = "tests/security/test_mass_assignment.py"
 
 MUTANTS = (
@@ -45,7 +49,7 @@ MUTANTS = (
         "shop/seckill/requests.py",
         'SALE_ID = r"(?:0|[1-9][0-9]{0,9})"',
         'SALE_ID = r"(?:[0-9]{1,10})"',
-        "tests/seckill/test_requests.py",
+        "tests/selling/test_requests.py",
     ),
     Mutant(
         "price_from_the_request",
@@ -166,7 +170,7 @@ MUTANTS = (
         "shop/users/service.py",
         "    if list(await repository.lock_admins(session)) == [user_id]:\n",
         "    if False:\n",
-        "tests/users/test_sessions.py::test_of_two_last_admins_who_leave_at_once_one_stays",
+        "tests/security/test_sessions.py::test_of_two_last_admins_who_leave_at_once_one_stays",
     ),
     breaks(
         "password_of_one_keyboard",
@@ -174,7 +178,7 @@ MUTANTS = (
         "shop/users/passwords.py",
         '    return unicodedata.normalize("NFC", spaced)\n',
         "    return spaced\n",
-        "tests/users/test_passwords.py",
+        "tests/security/test_passwords.py",
     ),
     breaks(
         "everybody_is_an_admin",
@@ -190,7 +194,7 @@ MUTANTS = (
         "shop/users/throttle.py",
         "    await limit(limiters.account, email)\n",
         "",
-        "tests/users/test_throttle.py",
+        "tests/security/test_throttle.py",
     ),
     breaks(
         "key_of_another_request",
@@ -198,7 +202,7 @@ MUTANTS = (
         "shop/idempotency/service.py",
         "    if kept.fingerprint != asked.fingerprint:\n",
         "    if False:\n",
-        "tests/idempotency/test_once.py",
+        "tests/api/test_idempotency_keys.py",
     ),
     breaks(
         "production_trusts_everybody",
@@ -214,7 +218,7 @@ MUTANTS = (
         "shop/settings/__init__.py",
         "(secret == DEVELOPMENT_SECRET or len(secret) < SECRET_BYTES_MIN)",
         "False",
-        "tests/test_cli.py::test_production_refuses_a_weak_secret",
+        "tests/commands/test_cli.py::test_production_refuses_a_weak_secret",
     ),
     breaks(
         "webhook_to_a_private_address",

@@ -5,7 +5,7 @@ from tests.mutants.mutant import breaks
 REPOSITORY, RELEASE, SERVICE = (f"shop/orders/{name}.py" for name in ("repository", "release", "service"))
 LIFE = "shop/orders/life.py"
 OF_RELEASE, OF_ORDERS, OF_LIFE = (
-    "tests/pipeline/test_release.py",
+    "tests/orders/test_release.py",
     "tests/api/test_orders.py",
     "tests/orders/test_life.py",
 )
@@ -17,7 +17,7 @@ MUTANTS = (
         REPOSITORY,
         "Order.expires_at <= func.now(), has_sale)",
         "Order.expires_at - timedelta(seconds=10) <= func.now(), has_sale)",
-        "tests/test_demo.py::test_buyers_who_come_after_their_hold_are_told_so_and_everything_still_balances",
+        "tests/commands/test_demo.py::test_buyers_who_come_after_their_hold_are_told_so_and_everything_still_balances",
     ),
     breaks(
         "move_without_comparing",
@@ -46,7 +46,7 @@ MUTANTS = (
         SERVICE,
         "                    after_commit(session, partial(_give_back, database, client, owed, settings))\n",
         "                    await _give_back(database, client, owed, settings)\n",
-        "tests/pipeline/test_cancel_faults.py",
+        "tests/faults/test_cancels.py",
     ),
     breaks(
         "hook_runs_without_a_commit",
@@ -56,7 +56,7 @@ MUTANTS = (
         "            try:\n                yield session\n            except BaseException:\n"
         "                for callback in session.info.pop(AFTER_COMMIT, []):\n"
         "                    await _run_after_commit(callback)\n                raise\n            try:\n",
-        "tests/products/test_admin_changes.py::test_a_change_that_is_rolled_back_leaves_the_cache_alone",
+        "tests/selling/test_product_changes.py::test_a_change_that_is_rolled_back_leaves_the_cache_alone",
     ),
     breaks(
         "released_row_is_released_again",
@@ -88,7 +88,7 @@ MUTANTS = (
         REPOSITORY,
         ".with_for_update(skip_locked=True, key_share=True)",
         ".with_for_update(key_share=True)",
-        "tests/pipeline/test_expiry.py::test_an_order_that_a_payment_has_locked_does_not_stop_the_others",
+        "tests/orders/test_expiry.py::test_an_order_that_a_payment_has_locked_does_not_stop_the_others",
     ),
     breaks(
         "ordinary_units_stay_away",
@@ -105,7 +105,7 @@ MUTANTS = (
         "        .where(Product.id == product_id, Product.stock >= units)\n",
         "        .where(Product.id == product_id)\n",
         "tests/api/test_sales_admin.py::test_two_sales_of_one_product_cannot_take_the_same_units",
-        "tests/products/test_admin_changes.py::test_units_are_taken_whole_or_not_at_all",
+        "tests/selling/test_product_changes.py::test_units_are_taken_whole_or_not_at_all",
     ),
     breaks(
         "half_an_order",
@@ -121,7 +121,7 @@ MUTANTS = (
         "shop/isolation.py",
         "            self.failed(item, error)\n            if is_transient(error):\n                raise\n",
         "            self.failed(item, error)\n            raise\n",
-        "tests/isolation/test_items.py::test_an_item_that_fails_keeps_nobody_waiting_and_is_counted",
+        "tests/faults/isolation/test_items.py::test_an_item_that_fails_keeps_nobody_waiting_and_is_counted",
     ),
     breaks(
         "a_batch_fails_with_one_order",
@@ -129,6 +129,6 @@ MUTANTS = (
         "shop/orders/expiry.py",
         "        closed = await isolation.together(order_ids, close)\n",
         "        raise\n",
-        "tests/isolation/test_jobs.py::test_an_order_that_cannot_be_closed_lets_all_others_expire",
+        "tests/faults/isolation/test_jobs.py::test_an_order_that_cannot_be_closed_lets_all_others_expire",
     ),
 )

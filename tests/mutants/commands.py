@@ -2,7 +2,7 @@
 
 from tests.mutants.mutant import Mutant, breaks
 
-OF_UP = "tests/cli/test_up.py"
+OF_UP = "tests/commands/test_up.py"
 
 MUTANTS: tuple[Mutant, ...] = (
     breaks(
@@ -27,7 +27,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "loadtests/retries.py",
         "            return (read.code, read.order_id) == (REPLAYED, order_id)\n",
         "            return read.order_id is not None\n",
-        "tests/loadtests/test_retries.py::test_a_retry_that_gets_another_order_a_new_one_or_none_does_not_hold",
+        "tests/commands/test_retries.py::test_a_retry_that_gets_another_order_a_new_one_or_none_does_not_hold",
     ),
     breaks(
         "page_begins_at_its_cursor",
@@ -35,7 +35,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "shop/paging.py",
         "        query = query.where(tuple_(at, key) < tuple_(",
         "        query = query.where(tuple_(at, key) <= tuple_(",
-        "tests/listing/test_pages.py::test_the_pages_of_a_list_are_all_that_is_asked_for_the_newest_first",
+        "tests/api/listing/test_pages.py::test_the_pages_of_a_list_are_all_that_is_asked_for_the_newest_first",
     ),
     breaks(
         "broken_metrics_file_read",
@@ -43,7 +43,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "shop/metrics_page.py",
         "            elif (reason := _unreadable(file)) is None:\n",
         "            elif (reason := _unreadable(file) if file.stat().st_size else None) is None:\n",
-        "tests/serving/test_metrics.py::test_a_file_that_cannot_be_read_costs_the_page_nothing_but_what_that_process_counted",
+        "tests/server/processes/test_metrics.py::test_a_file_that_cannot_be_read_costs_the_page_nothing_but_what_that_process_counted",
     ),
     breaks(
         "details_in_words_only",
@@ -59,7 +59,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "shop/cli/__init__.py",
         "from shop.cli.commands import Commands\n",
         "from shop.cli import failures as _failures\nfrom shop.cli.commands import Commands\n",
-        "tests/cli/test_quick.py::test_what_only_says_what_there_is_imports_nothing_of_what_runs",
+        "tests/commands/test_quick.py::test_what_only_says_what_there_is_imports_nothing_of_what_runs",
     ),
     breaks(
         "line_of_another_command",
@@ -67,7 +67,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "shop/cli/commands.py",
         '("shop.cli.servers", "Record orders, follow the sales, expire holds.")',
         '("shop.cli.servers", "Record orders.")',
-        "tests/cli/test_quick.py::test_a_commands_line_is_the_beginning_of_its_own_help",
+        "tests/commands/test_quick.py::test_a_commands_line_is_the_beginning_of_its_own_help",
     ),
     breaks(
         "successor_begins_from_nothing",
@@ -75,7 +75,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "shop/app/preloading.py",
         "    authorities()\n    dummy_hash()\n",
         "    del authorities, dummy_hash\n",
-        "tests/serving/test_imports.py::test_what_all_processes_have_in_common_is_made_before_they_are_forked",
+        "tests/server/processes/test_imports.py::test_what_all_processes_have_in_common_is_made_before_they_are_forked",
     ),
     breaks(
         "late_heal_passes",

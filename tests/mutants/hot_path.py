@@ -4,12 +4,12 @@ from tests.mutants.mutant import Edit, Mutant, breaks
 
 GROUP, LATCH, PURCHASE = (f"shop/seckill/{name}.py" for name in ("group_commit", "latch", "purchase"))
 LEDGER, REDIS, LIMITER = "shop/ledger/client.py", "shop/redis.py", "shop/rate_limit.py"
-SENDING, OF_SENDING = "shop/server/sending.py", "tests/connections/test_sending.py"
-OF_DEFERRED, OF_DATE = "tests/connections/test_deferred.py", "tests/server/test_date.py"
+SENDING, OF_SENDING = "shop/server/sending.py", "tests/server/connections/test_sending.py"
+OF_DEFERRED, OF_DATE = "tests/server/connections/test_deferred.py", "tests/server/test_date.py"
 OF_PURCHASE, OF_LATCH, OF_LIMITER = (
     "tests/api/test_purchase.py",
-    "tests/seckill/test_latch.py",
-    "tests/test_rate_limit.py",
+    "tests/selling/test_latch.py",
+    "tests/selling/test_rate_limit.py",
 )
 KNOWN_BY_A_PROCESS = "tests/recovery/test_losses.py::test_what_only_a_living_process_knows_is_reported_by_it"
 
@@ -69,7 +69,7 @@ MUTANTS = (
         "shop/server/serving.py",
         "        protocol.accepted_from = host\n",
         "",
-        "tests/serving/test_server.py::test_a_connection_that_was_reset_is_counted_no_more",
+        "tests/server/processes/test_server.py::test_a_connection_that_was_reset_is_counted_no_more",
     ),
     breaks(
         "first_half_is_lost",
@@ -85,7 +85,7 @@ MUTANTS = (
         "shop/seckill/requests.py",
         "if length == len(data) - end - 4 else None",
         "if length is not None and length <= len(data) - end - 4 else None",
-        "tests/seckill/test_requests.py",
+        "tests/selling/test_requests.py",
     ),
     breaks(
         "one_memory_for_all",
@@ -160,7 +160,7 @@ MUTANTS = (
         GROUP,
         "if waiting.queued_at < oldest}",
         "if waiting.queued_at < 0}",
-        "tests/seckill/test_group_commit.py",
+        "tests/selling/test_group_commit.py",
     ),
     breaks(
         "lane_adopts_an_older_epoch",
@@ -168,7 +168,7 @@ MUTANTS = (
         "shop/seckill/registry.py",
         "if sale.epoch > self.epoch_of(sale.sale_id):",
         "if sale.epoch != self.epoch_of(sale.sale_id):",
-        "tests/seckill/test_group_commit.py",
+        "tests/selling/test_group_commit.py",
     ),
     breaks(
         "released_order_is_the_answer",
@@ -263,7 +263,7 @@ MUTANTS = (
         "shop/server/gate.py",
         "self._lag_seconds + ahead_seconds + queued_seconds > self._delay_seconds_max\n",
         "False\n",
-        "tests/seckill/test_gate.py",
+        "tests/server/test_gate.py",
     ),
     breaks(
         "caller_takes_its_batch_along",
@@ -273,7 +273,7 @@ MUTANTS = (
         "                        future.set_exception(",
         "                for _, future in batch[:1]:\n                    if not future.done():\n"
         "                        future.set_exception(",
-        "tests/test_coalescer.py",
+        "tests/selling/test_coalescer.py",
     ),
     breaks(
         "repeat_is_always_reserved",

@@ -151,7 +151,7 @@ MUTANTS = (
         RESERVE,
         "for _, bit in ipairs(new_bits) do redis.call('SETBIT', winners, bit, 1) end\n",
         "",
-        "tests/seckill/test_latch.py::test_a_winner_still_finds_their_order_when_the_latch_is_closed",
+        "tests/selling/test_latch.py::test_a_winner_still_finds_their_order_when_the_latch_is_closed",
     ),
     breaks(
         "hold_with_a_time_to_live",

@@ -3,7 +3,7 @@
 from tests.mutants.mutant import Edit, Mutant, breaks
 
 PERSISTER, BATCH, DATABASE = "shop/orders/persister.py", "shop/orders/batch.py", "shop/database.py"
-OF_WORKERS, OF_POISON = "tests/pipeline/test_worker_faults.py", "tests/pipeline/test_poison.py"
+OF_WORKERS, OF_POISON = "tests/faults/test_workers.py", "tests/orders/test_poison.py"
 OF_NOTICED = "tests/recovery/test_noticed.py"
 IMPOSSIBLE = f"{OF_POISON}::test_an_impossible_entry_stops_the_sale_and_can_be_quarantined"
 
@@ -40,7 +40,7 @@ MUTANTS = (
         "shop/ledger/client.py",
         'minid=f"{watermark}-0"',
         'minid=f"{watermark + 1}-0"',
-        "tests/pipeline/test_release.py::test_the_worker_sweeps_by_itself",
+        "tests/orders/test_release.py::test_the_worker_sweeps_by_itself",
     ),
     breaks(
         "entry_at_the_watermark_not_compared",
@@ -56,7 +56,7 @@ MUTANTS = (
         "shop/orders/reading.py",
         "        if self._ahead is not None and self._ahead[0] == position:\n",
         "        if self._ahead is not None:\n",
-        "tests/pipeline/test_reading.py",
+        "tests/orders/test_reading.py",
     ),
     breaks(
         "no_epoch_check_in_persister",
@@ -182,7 +182,7 @@ MUTANTS = (
         "            if _is_about_data(error):\n",
         "            if True:\n",
         f"{OF_WORKERS}::test_a_worker_stopped_inside_copy_does_not_hold_up_the_sale",
-        "tests/pipeline/test_postgres_faults.py::"
+        "tests/faults/test_postgres_hangs.py::"
         "test_a_postgres_killed_and_restarted_in_mid_drain_loses_and_doubles_nothing",
     ),
     breaks(

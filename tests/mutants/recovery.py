@@ -7,7 +7,7 @@ RECOVERIES, ORDERS = "shop/sales/incidents/repository.py", "shop/recovery/reposi
 DEMAND, CLAIMS = "shop/sales/incidents/demand.py", "shop/orders/claims.py"
 OF_LOSSES, OF_RECEIPTS, OF_LEASE = (f"tests/recovery/test_{name}.py" for name in ("losses", "receipts", "lease"))
 OF_POISON, OF_STEPS, OF_NOTICED = (
-    "tests/pipeline/test_poison.py",
+    "tests/orders/test_poison.py",
     "tests/recovery/test_steps.py",
     "tests/recovery/test_noticed.py",
 )

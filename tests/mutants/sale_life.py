@@ -5,7 +5,7 @@ from tests.mutants.mutant import Edit, Mutant, breaks
 CONTROLLER, CHANGES, SERVICE = (f"shop/sales/{name}.py" for name in ("controller", "changes", "service"))
 READING, INVARIANTS = "shop/audit/reading.py", "shop/audit/invariants.py"
 OF_ADMINS, OF_LOSSES = "tests/api/test_sales_admin.py", "tests/recovery/test_losses.py"
-OF_AUDIT, OF_VIOLATIONS = "tests/audit/test_full_pass.py", "tests/audit/test_violations.py"
+OF_AUDIT, OF_VIOLATIONS = "tests/recovery/audit/test_full_pass.py", "tests/recovery/audit/test_violations.py"
 STOPPING = "shop/audit/live/stopping.py"
 
 WARM_UP = """\
@@ -52,7 +52,7 @@ MUTANTS = (
         CHANGES,
         "            await _return_units(session, sale, change.units_delta)\n        return True\n",
         "            pass\n        return True\n",
-        "tests/sales/test_changes.py::test_units_that_the_ledger_refuses_are_back_in_the_product",
+        "tests/selling/test_sale_changes.py::test_units_that_the_ledger_refuses_are_back_in_the_product",
     ),
     breaks(
         "units_out_of_nothing",
@@ -77,7 +77,7 @@ MUTANTS = (
         SERVICE,
         "    if sale.alarm is not None:\n",
         "    if False:\n",
-        "tests/sales/test_changes.py::test_a_sale_that_an_alarm_has_stopped_is_not_resumed",
+        "tests/selling/test_sale_changes.py::test_a_sale_that_an_alarm_has_stopped_is_not_resumed",
     ),
     breaks(
         "change_missing_in_the_ledger_is_passed_over",
@@ -167,7 +167,7 @@ MUTANTS = (
         "shop/sales/incidents/repository.py",
         "    may_begin = true() if by_operator else Sale.stopped_at.is_(None)\n",
         "    may_begin = true()\n",
-        "tests/audit/test_stopping.py::test_nothing_but_an_operator_recovers_a_stopped_sale",
+        "tests/recovery/audit/test_stopping.py::test_nothing_but_an_operator_recovers_a_stopped_sale",
     ),
     breaks(
         "verified_without_comparing",
@@ -175,7 +175,7 @@ MUTANTS = (
         "shop/audit/live/repository.py",
         "SaleAudit.epoch == seen.epoch, SaleAudit.verified_seq == seen.seq)",
         "SaleAudit.epoch == seen.epoch)",
-        "tests/audit/test_auditors.py::test_an_auditor_that_was_stopped_and_thaws_changes_nothing",
+        "tests/recovery/audit/test_auditors.py::test_an_auditor_that_was_stopped_and_thaws_changes_nothing",
     ),
     Mutant(
         "audit_forgets_closing_orders",

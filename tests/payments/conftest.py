@@ -11,7 +11,7 @@ from shop.embedded import EmbeddedServers
 from shop.sandbox.server import SandboxPlan
 from tests.conftest import settings_of
 from tests.harness import Shop, running_shop
-from tests.sandbox.running import serving
+from tests.payments.sandbox.running import serving
 
 REDIS_NUMBER = 2  # the numbers of sales are those of the clean and the live shop
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tests.harness import wait_until
-from tests.sandbox.running import HOST, read_request
+from tests.payments.sandbox.running import HOST, read_request
 
 Reply = Callable[[asyncio.StreamWriter], Awaitable[None]]
 

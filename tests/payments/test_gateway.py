@@ -31,7 +31,7 @@ from tests.payments.raw import (
     says_when,
     stalls,
 )
-from tests.sandbox.running import Sandbox, running_sandbox, settings_of_a_shop
+from tests.payments.sandbox.running import Sandbox, running_sandbox, settings_of_a_shop
 
 ORDER = UUID("018f2f6e-0000-8000-8000-000000000001")
 SOON_SECONDS = 10.0

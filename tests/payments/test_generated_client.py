@@ -11,8 +11,8 @@ import pytest
 from openapi_python_client import generate
 from openapi_python_client.config import Config, ConfigFile, MetaType
 
+from tests.orders.waiting.streams import EventStream
 from tests.payments.conftest import Paying
-from tests.waiting.streams import EventStream
 
 EMAIL, PASSWORD = "generated@example.com", "correct horse battery"
 

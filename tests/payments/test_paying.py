@@ -22,9 +22,9 @@ from shop.payments.gateway import HttpGateway
 from shop.payments.models import Payment
 from tests.harness import new_user_id, wait_until
 from tests.orders.catalogue import line, placed
+from tests.orders.waiting.streams import following
 from tests.payments.conftest import Paying
 from tests.payments.orders import event_of, intent_of, make_due, one_bought, order_of, payment_of, tell
-from tests.waiting.streams import following
 
 HOOK = "/v1/payments/webhook"
 

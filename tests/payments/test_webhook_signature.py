@@ -12,7 +12,7 @@ from shop.errors import WebhookInvalid, WebhookUnsigned
 from shop.payments.webhook_signature import parse_webhook
 from shop.settings import Settings
 from tests.payments.raw import EVENT
-from tests.sandbox.running import settings_of_a_shop
+from tests.payments.sandbox.running import settings_of_a_shop
 
 OLD = "whsec_b2xkLW9sZC1vbGQtb2xkLW9sZC1vbGQtb2xkLW9sZA=="
 NEW = "whsec_bmV3LW5ldy1uZXctbmV3LW5ldy1uZXctbmV3LW5ldw=="

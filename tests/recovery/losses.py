@@ -8,8 +8,8 @@ from shop.embedded import ValkeyServer
 from shop.sales.incidents import repository as recoveries
 from shop.sales.incidents.models import Recovery
 from shop.sales.models import Sale
+from tests.crowd import recorded
 from tests.harness import Shop, wait_until
-from tests.pipeline.crowd import recorded
 
 RECOVERED_SECONDS = 30.0
 

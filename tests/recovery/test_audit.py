@@ -8,8 +8,8 @@ from shop.ledger.keys import ledger_keys
 from shop.sales.models import LedgerRow
 from shop.settings import Settings
 from shop.worker import running_worker
+from tests.crowd import Crowd
 from tests.lua.ledgers import command
-from tests.pipeline.crowd import Crowd
 from tests.processes import own_shop
 from tests.recovery.losses import assert_kept, until_recovered
 

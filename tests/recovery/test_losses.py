@@ -10,8 +10,8 @@ from shop.redis import load_scripts
 from shop.sales.incidents.demand import recover
 from shop.settings import Settings
 from shop.worker import running_worker
+from tests.crowd import Crowd
 from tests.harness import TESTER, new_user_id, outcome, wait_until
-from tests.pipeline.crowd import Crowd
 from tests.processes import own_shop
 from tests.recovery.losses import assert_kept, keep_copy, put_back, unfinished, until_recovered, until_sold
 

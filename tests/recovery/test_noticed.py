@@ -22,9 +22,9 @@ from shop.sales.repository import update_sale
 from shop.settings import Settings
 from shop.worker import Context, running_worker
 from shop.worker.running import controller_of
+from tests.crowd import recorded
 from tests.harness import TESTER, Shop, new_user_id, outcome, wait_until
 from tests.lua.ledgers import command
-from tests.pipeline.crowd import recorded
 from tests.processes import own_shop
 from tests.recovery.losses import assert_kept, unfinished, until_recovered
 

@@ -11,8 +11,8 @@ from shop.sales.incidents.models import Recovery, RecoveryAnswer, RecoveryClaim
 from shop.sales.models import LedgerRow, Sale, SaleEpoch
 from shop.settings import Settings
 from shop.worker import running_worker
+from tests.crowd import Crowd
 from tests.harness import Shop
-from tests.pipeline.crowd import Crowd
 from tests.processes import own_shop
 from tests.recovery.losses import assert_kept, until_recovered
 

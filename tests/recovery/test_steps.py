@@ -10,8 +10,8 @@ from shop.sales.incidents.demand import recover
 from shop.sales.models import Sale
 from shop.settings import Settings
 from shop.worker import running_worker
+from tests.crowd import Crowd
 from tests.harness import TESTER, Shop
-from tests.pipeline.crowd import Crowd
 from tests.processes import OwnShop, own_shop
 from tests.recovery.losses import assert_kept, unfinished, until_recovered
 

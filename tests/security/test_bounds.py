@@ -1,4 +1,4 @@
-"""Whatever a client may send has a bound that the document tells; bytes and time are bounded in `tests/connections`."""
+"""Whatever a client may send has a bound that the document tells; bytes and time are bounded in `tests/server`."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 """A forged token names nobody, at the purchase's lane and at the ordinary routes: two verifiers must not differ.
 
-What each of them does with a token is in `tests/test_auth.py`; here it is sent.
+What each of them does with a token is in `tests/security/test_auth.py`; here it is sent.
 """
 
 import base64

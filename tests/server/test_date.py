@@ -7,9 +7,9 @@ from email.utils import format_datetime, parsedate_to_datetime
 
 import httpx
 
-from tests.connections.raw import exchange
 from tests.harness import Shop, new_user_id, outcome, running_shop, slowdown, wait_until
 from tests.processes import copy_of, lasting
+from tests.server.raw import exchange
 
 AGE_SECONDS_MAX = 2
 # Longer than a Date may be old, so that one that stands still is seen.

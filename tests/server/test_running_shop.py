@@ -1,8 +1,8 @@
 """The API that the tests run in their own process is served as a process of production is."""
 
-from tests.connections.raw import LIVEZ, wire
 from tests.harness import Shop, running_shop
 from tests.processes import copy_of
+from tests.server.raw import LIVEZ, wire
 
 
 async def test_the_running_shop_accepts_as_many_connections_of_an_address_as_its_settings_say(shop: Shop) -> None:
