@@ -45,7 +45,7 @@ up: $(UV_INSTALLED)
 	@$(RUN) shop up $(ARGS)
 
 locust: $(UV_INSTALLED)
-	@$(RUN) --group load locust -f loadtests/locustfile.py $(ARGS)
+	@$(RUN) --group load locust -f loadtests/crowd/locustfile.py $(ARGS)
 
 test: $(UV_INSTALLED)
 	@$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder $(RERUN) $(ARGS)

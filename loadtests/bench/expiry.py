@@ -21,7 +21,7 @@ from loadtests.bench.purchases import UNITS, Report
 from loadtests.bench.rounds import MICROSECONDS, Spread, spread
 from loadtests.bench.sales import fill, forget, open_sales, row, until_drained
 from loadtests.bench.stage import HOST, NotMeasured, Stage
-from loadtests.http import Address, Pool
+from loadtests.client.http import Address, Pool
 from shop.ledger import client as ledger
 from shop.orders.models import Order, OrderStatus
 from shop.payments.contract import Intent, ProviderEvent

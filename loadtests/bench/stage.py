@@ -214,7 +214,7 @@ async def stage(directory: Path | None) -> AsyncIterator[Stage]:
         database = Database(settings, application_name="shop-bench", pool_max=2, statement_seconds=120)
         client = connect(settings.redis_url, settings)
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "loadtests.generator",
+            sys.executable, "-m", "loadtests.bench.generator",
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         try:

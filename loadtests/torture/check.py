@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from loadtests.afterlife import released_wrongly
+from loadtests.judge.afterlife import released_wrongly
 from loadtests.torture.crowd import Crowd
 from loadtests.torture.driver import OnSale
 from loadtests.torture.purchases import Purchase

@@ -10,7 +10,7 @@ import random
 import time
 from collections import Counter
 
-from loadtests.http import Address, HttpError, Pool, Response
+from loadtests.client.http import Address, HttpError, Pool, Response
 from loadtests.torture.driver import Driver, OnSale
 from loadtests.torture.purchases import Purchase, attempt_of
 from shop.auth import issue_token

@@ -5,7 +5,7 @@ import time
 
 from sqlalchemy import Select, func, select
 
-from loadtests.record import SALE_ENDED, SOLD_OUT
+from loadtests.client.answers import NOT_ENOUGH_UNITS, SALE_ENDED, SOLD_OUT
 from loadtests.torture.crowd import Crowd
 from loadtests.torture.driver import Driver, OnSale
 from loadtests.torture.purchases import Purchase
@@ -23,7 +23,7 @@ POLL_SECONDS = 0.05
 PROBES = 2
 # The sweep comes every second, and takes a moment.
 OVERDUE_AFTER_SECONDS = 2
-REGULAR = frozenset({SOLD_OUT, "not_enough_units", SALE_ENDED})
+REGULAR = frozenset({SOLD_OUT, NOT_ENOUGH_UNITS, SALE_ENDED})
 
 
 class NotHealed(Exception):

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator
 
 from sqlalchemy import select
 
-from loadtests import history
-from loadtests.http import ConnectError
-from loadtests.record import RESERVED
-from loadtests.told import entries_of, rules_of
+from loadtests.client.answers import REPLAYED, RESERVED
+from loadtests.client.http import ConnectError
+from loadtests.judge import history
+from loadtests.judge.told import entries_of, rules_of
 from loadtests.torture.check import Finding, order_id_of
 from loadtests.torture.driver import OnSale
 from loadtests.torture.healing import HEAL_SECONDS_BAR
@@ -64,7 +64,7 @@ def attempts_of(sale: OnSale, purchase: Purchase) -> Iterator[history.Attempt]:
             continue
         code, order_id = attempt.code, attempt.order_id
         if order_id is not None:
-            code = history.RESERVED if code == RESERVED else history.REPLAYED
+            code = RESERVED if code == RESERVED else REPLAYED
         elif attempt.unknown:
             code, order_id = history.UNKNOWN, order_id_of(sale, purchase)
         yield history.Attempt(

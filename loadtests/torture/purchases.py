@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from loadtests.answers import read_answer
-from loadtests.http import AnswerUnreadableError, Response
-from loadtests.record import Attempt
+from loadtests.client.answers import read_answer
+from loadtests.client.http import AnswerUnreadableError, Response
+from loadtests.crowd.record import Attempt
 
 
 class _Statement(msgspec.Struct):

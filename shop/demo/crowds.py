@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from loadtests.customers import Fate
+from loadtests.crowd.customers import Fate
 from shop.local import LocalShop, NotStarted
 
 CROWD_SECONDS_MAX = 240
@@ -36,7 +36,7 @@ def run_rush(
 ) -> None:
     """Let a crowd rush for so many units; what it was told is in the record file. Raises NotStarted if it fails."""
     command = [
-        "loadtests.rush", "--base-url", shop.base_url, "--sale", str(sale_id), "--tokens", str(tokens),
+        "loadtests.crowd.rush", "--base-url", shop.base_url, "--sale", str(sale_id), "--tokens", str(tokens),
         "--seed", str(seed), "--connections", str(connections), "--timeout", str(CROWD_SECONDS_MAX),
         "--record", str(record_file),
     ]  # fmt: skip
@@ -46,7 +46,7 @@ def run_rush(
 def run_customers(shop: LocalShop, orders: Path, count: int, console: Console) -> Counter[str]:
     """Let buyers do what they want with their orders; how many did what, came too `late`, or `failed`."""
     command = [
-        "loadtests.customers", "--base-url", shop.base_url, "--provider-url", shop.provider_url,
+        "loadtests.crowd.customers", "--base-url", shop.base_url, "--provider-url", shop.provider_url,
         "--orders", str(orders), "--timeout", str(CUSTOMERS_SECONDS_MAX),
     ]  # fmt: skip
     return Counter(_run(command, lambda progress: _customers_screen(count, progress), console, may_fail=True))

@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import redis.asyncio as aioredis
 
-from loadtests import afterlife
-from loadtests.record import CrowdRecord, CrowdSummary
-from loadtests.retries import Retries
-from loadtests.verify import Verdict, verify
+from loadtests.crowd.record import CrowdRecord, CrowdSummary
+from loadtests.judge import afterlife
+from loadtests.judge.retries import Retries
+from loadtests.judge.verify import Verdict, verify
 from shop.audit.service import audit_sale
 from shop.database import Database
 from shop.demo.stage import Stage, database_of

@@ -12,11 +12,11 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from loadtests import afterlife
-from loadtests.customers import Customer, Fate, draw_fates, write_customers
-from loadtests.record import CrowdRecord, read_record, summarize
-from loadtests.retries import retry
-from loadtests.summary import json_line, print_afterlife, print_summary
+from loadtests.crowd.customers import Customer, Fate, draw_fates, write_customers
+from loadtests.crowd.record import CrowdRecord, read_record, summarize
+from loadtests.judge import afterlife
+from loadtests.judge.report import json_line, print_afterlife, print_summary
+from loadtests.judge.retries import retry
 from shop import terminal
 from shop.demo import proof
 from shop.demo.crowds import run_customers, run_rush

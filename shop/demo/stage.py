@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from loadtests.rush import read_tokens
+from loadtests.crowd.rush import read_tokens
 from shop.auth import COMMAND_LINE, issue_token
 from shop.database import Database
 from shop.local import LocalShop

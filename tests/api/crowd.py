@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from loadtests.http import Address, Pool
+from loadtests.client.http import Address, Pool
 from shop.sales.models import Sale
 from tests.harness import Shop
 

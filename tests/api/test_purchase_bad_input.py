@@ -12,7 +12,7 @@ import httpx
 import jwt
 import pytest
 
-from loadtests.http import Address, Connection, Response
+from loadtests.client.http import Address, Connection, Response
 from shop.auth import ALGORITHM, issue_token
 from shop.ledger.keys import ledger_keys
 from shop.sales.models import Sale

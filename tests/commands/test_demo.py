@@ -92,7 +92,7 @@ async def test_buyers_who_come_after_their_hold_are_told_so_and_everything_still
 
     async def buyers() -> psutil.Process | None:
         assert demo.poll() is None, errors.read_text()
-        return next((each for each in family(demo.pid) if runs("loadtests.customers", each)), None)
+        return next((each for each in family(demo.pid) if runs("loadtests.crowd.customers", each)), None)
 
     stopped = await wait_until(buyers, within=DEMO_SECONDS, reason="the buyers come")
     stopped.suspend()
@@ -122,7 +122,7 @@ async def test_a_demo_that_is_killed_takes_everything_along(directory: Path) -> 
     async def crowd() -> list[psutil.Process]:
         assert demo.poll() is None, errors.read_text()
         processes = family(demo.pid)
-        return processes if any(runs("loadtests.rush", process) for process in processes) else []
+        return processes if any(runs("loadtests.crowd.rush", process) for process in processes) else []
 
     processes = await wait_until(crowd, within=DEMO_SECONDS, reason="the crowd is there")
     assert len(processes) >= 6

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from loadtests.bench.generator import latency_of, play
 from loadtests.bench.loops import is_complete
 from loadtests.bench.messages import Plan
 from loadtests.bench.requests import Shoppers, idempotency_key, purchase_requests, user_id
-from loadtests.generator import latency_of, play
 from shop.auth import TokenVerifier
 from shop.settings import Settings
 
@@ -250,7 +250,7 @@ def test_percentiles_are_in_milliseconds() -> None:
 async def test_as_a_process_it_answers_each_line_with_a_line() -> None:
     async with server(accept) as shop:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "loadtests.generator", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            sys.executable, "-m", "loadtests.bench.generator", stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         lines = "".join(json.dumps(_plain(shop.port, name)) + "\n" for name in ("a", "b"))
         output, _ = await process.communicate(lines.encode())

@@ -2,8 +2,9 @@
 
 from uuid import uuid4
 
-from loadtests.record import RESERVED, Attempt
-from loadtests.retries import Retries, are_unique, promises, retry
+from loadtests.client.answers import RESERVED
+from loadtests.crowd.record import Attempt
+from loadtests.judge.retries import Retries, are_unique, promises, retry
 from tests.commands.test_rush import Endpoint, Script, answer, endpoint, in_turn, refusal, replayed
 
 FIRST, SECOND = str(uuid4()), str(uuid4())

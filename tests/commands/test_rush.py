@@ -19,10 +19,10 @@ from uuid import uuid4
 
 import pytest
 
-from loadtests.crowd import Progress, RushPlan, rush, shoppers_of
-from loadtests.http import Address, Connection, ConnectionLostError, HttpError, Pool
-from loadtests.record import CrowdRecord, percentile, read_record, summarize, write_record
-from loadtests.rush import read_tokens
+from loadtests.client.http import Address, Connection, ConnectionLostError, HttpError, Pool
+from loadtests.crowd.record import CrowdRecord, percentile, read_record, summarize, write_record
+from loadtests.crowd.rush import read_tokens
+from loadtests.crowd.shoppers import Progress, RushPlan, rush, shoppers_of
 
 
 @dataclass(frozen=True)
@@ -567,7 +567,17 @@ def test_an_address_that_the_client_cannot_speak_to_and_a_header_of_two_lines_ar
 async def start_command(base_url: str, directory: Path, *words: str, shoppers: int) -> asyncio.subprocess.Process:
     tokens = directory / "tokens.txt"
     tokens.write_text("".join(f"user-{number} token-{number}\n" for number in range(shoppers)))
-    command = [sys.executable, "-m", "loadtests.rush", "--base-url", base_url, "--sale", "7", "--tokens", str(tokens)]
+    command = [
+        sys.executable,
+        "-m",
+        "loadtests.crowd.rush",
+        "--base-url",
+        base_url,
+        "--sale",
+        "7",
+        "--tokens",
+        str(tokens),
+    ]
     return await asyncio.create_subprocess_exec(
         *command,
         *("--record", str(directory / "record.jsonl"), *words),

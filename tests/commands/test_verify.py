@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 from sqlalchemy.exc import NoResultFound
 
-from loadtests.record import Attempt, CrowdRecord
-from loadtests.summary import json_line, print_summary
-from loadtests.verify import Verdict, thresholds, verify
+from loadtests.crowd.record import Attempt, CrowdRecord
+from loadtests.judge.report import json_line, print_summary
+from loadtests.judge.verify import Verdict, thresholds, verify
 from shop.database import Database
 from shop.orders.models import Order, OrderLine, OrderStatus
 from shop.products.models import Product

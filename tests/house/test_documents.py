@@ -131,4 +131,4 @@ def test_the_documents_call_no_program_that_a_fresh_clone_has_not() -> None:
         for block in re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
             assert not re.search(r"^\s*(\w+=\S+ )*(uv|uvx|pip|locust|pytest|docker)\b", block, re.MULTILINE), page
     made = subprocess.run(["make", "-n", "locust"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
-    assert "locust -f loadtests/locustfile.py" in made.stdout
+    assert "locust -f loadtests/crowd/locustfile.py" in made.stdout

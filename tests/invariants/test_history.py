@@ -12,20 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtests.history import (
-    OVER_LIMIT,
-    REPLAYED,
-    RESERVED,
-    SENTENCES_MAX,
-    SOLD_OUT,
-    UNKNOWN,
-    Attempt,
-    Entry,
-    Rules,
-    check_history,
-)
-from loadtests.http import Address, Connection, HttpError, Pool
-from loadtests.told import attempt_of, entries_of, rules_of
+from loadtests.client.answers import OVER_LIMIT, REPLAYED, RESERVED, SOLD_OUT
+from loadtests.client.http import Address, Connection, HttpError, Pool
+from loadtests.judge.history import SENTENCES_MAX, UNKNOWN, Attempt, Entry, Rules, check_history
+from loadtests.judge.told import attempt_of, entries_of, rules_of
 from shop.ledger.receipts import Signer
 from shop.sales.models import Sale
 from tests.harness import DEADLINE_SECONDS, Shop, new_user_id

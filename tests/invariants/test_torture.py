@@ -12,8 +12,8 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
-from loadtests.afterlife import released_wrongly
 from loadtests.chaos import ChaosProxy
+from loadtests.judge.afterlife import released_wrongly
 from loadtests.torture.check import Finding, check_sale
 from loadtests.torture.crowd import Crowd
 from loadtests.torture.driver import Driver, OnSale

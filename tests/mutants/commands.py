@@ -24,7 +24,7 @@ MUTANTS: tuple[Mutant, ...] = (
     breaks(
         "retry_that_finds_another_order",
         "The demo takes any answer to a retry for the order that was promised.",
-        "loadtests/retries.py",
+        "loadtests/judge/retries.py",
         "            return (read.code, read.order_id) == (REPLAYED, order_id)\n",
         "            return read.order_id is not None\n",
         "tests/commands/test_retries.py::test_a_retry_that_gets_another_order_a_new_one_or_none_does_not_hold",

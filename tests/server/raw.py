@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from loadtests.http import Address
+from loadtests.client.http import Address
 from shop.problem_json import MEDIA_TYPE, refusals
 from tests.harness import Shop
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.http import Address
+from loadtests.client.http import Address
 from shop.sales.models import Sale
 from tests.harness import Shop
 from tests.server.connections.conftest import hurried

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from loadtests.http import Address, ConnectError, Connection, ConnectionLostError, Response
+from loadtests.client.http import Address, ConnectError, Connection, ConnectionLostError, Response
 from shop.sales.models import Sale
 from tests.crowd import recorded
 from tests.harness import Shop, new_user_id, wait_until

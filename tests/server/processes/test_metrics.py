@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.http import Address, Connection
+from loadtests.client.http import Address, Connection
 from shop.local import environment_of
 from shop.metrics_page import FILES_UNREADABLE as UNREADABLE
 from shop.sales.models import Sale

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 
-from loadtests.http import Address, Connection
+from loadtests.client.http import Address, Connection
 from tests.harness import wait_until
 from tests.server.processes.crowd import ANSWER_SECONDS, assert_all_recorded, buying
 from tests.server.processes.served import NAME, ServedApi

@@ -9,17 +9,19 @@ from typing import NamedTuple
 
 import msgspec
 
-from loadtests.http import ConnectError
+from loadtests.client.answers import (
+    BARE,
+    NOT_ENOUGH_UNITS,
+    OVER_LIMIT,
+    RESERVED,
+    SALE_ENDED,
+    SALE_NOT_STARTED,
+    SOLD_OUT,
+)
+from loadtests.client.http import ConnectError
 
 HUNG_UP = "hung_up"
 UNANSWERED = "unanswered"
-RESERVED = "reserved"
-REPLAYED = "replayed"
-SALE_NOT_STARTED = "sale_not_started"
-SOLD_OUT = "sold_out"
-OVER_LIMIT = "over_limit"
-SALE_ENDED = "sale_ended"
-BARE = "http_"
 
 
 class Attempt(NamedTuple):
@@ -51,6 +53,16 @@ class Attempt(NamedTuple):
     def final(self) -> bool:
         """Whether it is a refusal that asking again would not change."""
         return 300 <= self.status < 500 and self.status != 429 and self.code != SALE_NOT_STARTED
+
+
+def outcome_of_click(attempts: Sequence[Attempt]) -> str | None:
+    """What a click came to, or None when it has to be repeated. As long as one half of it is unknown, a refusal of the
+    other half is not the last word."""
+    if any(attempt.order_id for attempt in attempts):
+        return RESERVED
+    if any(attempt.unknown for attempt in attempts):
+        return None
+    return next((attempt.code for attempt in attempts if attempt.final), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +109,7 @@ class CrowdSummary:
 def summarize(record: CrowdRecord) -> CrowdSummary:
     """Count what the crowd was told."""
     outcomes = Counter(record.outcomes)
-    sold_out = outcomes[SOLD_OUT] + outcomes["not_enough_units"]
+    sold_out = outcomes[SOLD_OUT] + outcomes[NOT_ENOUGH_UNITS]
     expected = outcomes[RESERVED] + sold_out + outcomes[OVER_LIMIT] + outcomes[SALE_ENDED]
     latencies = reserve_latencies_ms(record)
     return CrowdSummary(

@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from loadtests.record import CrowdRecord, summarize
+from loadtests.crowd.record import CrowdRecord, summarize
 from shop.orders.models import Order, OrderLine
 from shop.sales.models import Sale
 

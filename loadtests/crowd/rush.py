@@ -1,4 +1,4 @@
-"""`python -m loadtests.rush`: send a crowd to a sale, from a process of its own."""
+"""`python -m loadtests.crowd.rush`: send a crowd to a sale, from a process of its own."""
 
 import asyncio
 import gc
@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from loadtests.crowd import RushPlan, rush
-from loadtests.http import Address
-from loadtests.record import (
+from loadtests.client.http import Address
+from loadtests.crowd.record import (
     CrowdRecord,
     summarize,
     write_record,
 )
+from loadtests.crowd.shoppers import RushPlan, rush
 
 
 def read_tokens(path: Path) -> list[tuple[str, str]]:
@@ -38,7 +38,9 @@ def read_tokens(path: Path) -> list[tuple[str, str]]:
 
 app = typer.Typer(add_completion=False)
 
-EXAMPLE = "Example: python -m loadtests.rush --base-url http://127.0.0.1:8000 --sale 1 --tokens tokens.txt --seed 7"
+EXAMPLE = (
+    "Example: python -m loadtests.crowd.rush --base-url http://127.0.0.1:8000 --sale 1 --tokens tokens.txt --seed 7"
+)
 
 
 @app.command(epilog=EXAMPLE)

@@ -1,7 +1,7 @@
 """The crowd as Locust users, to be grown slowly and watched in a browser.
 
 Each user takes the next token of the file SHOP_TOKENS, waits for the sale SHOP_SALE, buys one unit, follows the order,
-and leaves. `loadtests.rush` is the faster crowd, and the one whose record proves something.
+and leaves. `loadtests.crowd.rush` is the faster crowd, and the one whose record proves something.
 """
 
 import os

@@ -1,19 +1,20 @@
 """An answer of the shop as far as a shopper needs it: what it means, which order, and how long to wait."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 import msgspec
 
-from loadtests.http import AnswerUnreadableError, Response
-from loadtests.record import (
-    BARE,
-    REPLAYED,
-    RESERVED,
-    SALE_NOT_STARTED,
-    Attempt,
-)
+from loadtests.client.http import AnswerUnreadableError, Response
+
+RESERVED = "reserved"
+REPLAYED = "replayed"
+SALE_NOT_STARTED = "sale_not_started"
+SOLD_OUT = "sold_out"
+NOT_ENOUGH_UNITS = "not_enough_units"
+OVER_LIMIT = "over_limit"
+SALE_ENDED = "sale_ended"
+BARE = "http_"
 
 
 class _Members(msgspec.Struct, gc=False):
@@ -64,13 +65,3 @@ def _seconds_until(moment: str) -> float | None:
     except (ValueError, TypeError):
         return None
     return seconds if seconds > 0 else None
-
-
-def outcome_of_click(attempts: Sequence[Attempt]) -> str | None:
-    """What a click came to, or None when it has to be repeated. As long as one half of it is unknown, a refusal of the
-    other half is not the last word."""
-    if any(attempt.order_id for attempt in attempts):
-        return RESERVED
-    if any(attempt.unknown for attempt in attempts):
-        return None
-    return next((attempt.code for attempt in attempts if attempt.final), None)

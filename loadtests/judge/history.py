@@ -31,12 +31,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-RESERVED = "reserved"
-REPLAYED = "replayed"
+from loadtests.client.answers import NOT_ENOUGH_UNITS, OVER_LIMIT, REPLAYED, RESERVED, SOLD_OUT
+
 UNKNOWN = "unknown"
-SOLD_OUT = "sold_out"
-NOT_ENOUGH_UNITS = "not_enough_units"
-OVER_LIMIT = "over_limit"
 
 ORDER_KINDS = frozenset({"reserved", "honoured"})
 # Ten times what a latch waits between two polls: a busy process polls late.

@@ -1,7 +1,7 @@
 """The crowd: thousands of shoppers who all want one unit of one sale, and the record of every answer they got.
 
 The seed decides who clicks twice, who hangs up and who sends no key; when things happen is up to the machine. The crowd
-only asks and writes down: whether it was told the truth is for `loadtests.verify` to say.
+only asks and writes down: whether it was told the truth is for `loadtests.judge.verify` to say.
 """
 
 import asyncio
@@ -12,16 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from loadtests.answers import outcome_of_click, read_answer
-from loadtests.http import Address, HttpError, Pool
-from loadtests.record import (
-    HUNG_UP,
-    RESERVED,
-    SALE_NOT_STARTED,
-    UNANSWERED,
-    Attempt,
-    CrowdRecord,
-)
+from loadtests.client.answers import RESERVED, SALE_NOT_STARTED, read_answer
+from loadtests.client.http import Address, HttpError, Pool
+from loadtests.crowd.record import HUNG_UP, UNANSWERED, Attempt, CrowdRecord, outcome_of_click
 
 PROGRESS_INTERVAL_SECONDS = 0.1
 BODY = b'{"quantity": 1}'

@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from loadtests.record import CrowdSummary
-from loadtests.retries import Retries
-from loadtests.verify import Threshold, Verdict
+from loadtests.crowd.record import CrowdSummary
+from loadtests.judge.retries import Retries
+from loadtests.judge.verify import Threshold, Verdict
 from shop.ledger.order_ids import ids_of_sale
 from shop.orders.models import Order, OrderStatus
 from shop.payments.service import money_report

@@ -8,10 +8,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from loadtests.answers import read_answer
-from loadtests.crowd import BODY
-from loadtests.http import Address, HttpError, Pool, Response
-from loadtests.record import REPLAYED, Attempt
+from loadtests.client.answers import REPLAYED, read_answer
+from loadtests.client.http import Address, HttpError, Pool, Response
+from loadtests.crowd.record import Attempt
+from loadtests.crowd.shoppers import BODY
 
 RETRIES_MAX = 5_000
 CONNECTIONS = 32

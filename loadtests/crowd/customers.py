@@ -1,4 +1,4 @@
-"""`python -m loadtests.customers`: what buyers do with their orders: pay, be declined first, cancel, forget."""
+"""`python -m loadtests.crowd.customers`: what buyers do with their orders: pay, be declined first, cancel, forget."""
 
 import asyncio
 import itertools
@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import typer
 
-from loadtests.http import Address, HttpError, Pool, Response
+from loadtests.client.http import Address, HttpError, Pool, Response
 
 CONNECT_SECONDS_MAX = 5.0
 REQUEST_SECONDS_MAX = 20.0
@@ -191,7 +191,7 @@ def read_customers(path: Path) -> list[Customer]:
 app = typer.Typer(add_completion=False)
 
 EXAMPLE = (
-    "Example: python -m loadtests.customers --base-url http://127.0.0.1:8000 --provider-url http://127.0.0.1:8900"
+    "Example: python -m loadtests.crowd.customers --base-url http://127.0.0.1:8000 --provider-url http://127.0.0.1:8900"
     " --orders orders.txt"
 )
 

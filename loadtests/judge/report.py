@@ -7,9 +7,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from loadtests import afterlife
-from loadtests.afterlife import Afterlife
-from loadtests.verify import Threshold, Verdict, thresholds
+from loadtests.judge import afterlife
+from loadtests.judge.afterlife import Afterlife
+from loadtests.judge.verify import Threshold, Verdict, thresholds
 from shop.currencies import written
 
 PASSED, FAILED = "✓", "✗"

@@ -1,11 +1,12 @@
-"""The history of a sale as `loadtests.history` judges it: what the answers said, and what the rows say."""
+"""The history of a sale as `loadtests.judge.history` judges it: what the answers said, and what the rows say."""
 
 import msgspec
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from loadtests.history import REPLAYED, RESERVED, UNKNOWN, Attempt, Entry, Rules
-from loadtests.http import ConnectError, HttpError
+from loadtests.client.answers import REPLAYED, RESERVED
+from loadtests.client.http import ConnectError, HttpError
+from loadtests.judge.history import UNKNOWN, Attempt, Entry, Rules
 from shop.ledger.order_ids import ids_of_sale
 from shop.ledger.receipts import Receipt, Signer, Witness
 from shop.orders.models import Order
