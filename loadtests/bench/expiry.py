@@ -128,11 +128,7 @@ class Provider:
             "webhook-signature": self.signer.sign(event_id, at, body.decode()),
         }
         request = self.address.request("POST", "/v1/payments/webhook", headers=headers, body=body)
-        connection = await self.pool.borrow()
-        try:
-            answer = await connection.exchange(request, timeout_seconds=PAYMENT_SECONDS_MAX)
-        finally:
-            self.pool.give_back(connection)
+        answer = await self.pool.exchange(request, timeout_seconds=PAYMENT_SECONDS_MAX)
         return answer.status == HTTPStatus.NO_CONTENT
 
 

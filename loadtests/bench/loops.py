@@ -9,6 +9,7 @@ from typing import cast
 
 from loadtests.bench.accounting import cpu_seconds
 from loadtests.bench.messages import OWN, Plan
+from loadtests.client.http import is_complete
 
 CONNECTS_AT_ONCE = 128
 CONNECT_SECONDS_MAX = 3.0
@@ -48,17 +49,6 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._loop.lost(self)
-
-
-def is_complete(data: bytes) -> bool:
-    """Whether an answer, which must have a Content-Length, is all there."""
-    head = data.find(b"\r\n\r\n")
-    if head < 0:
-        return False
-    at = data.find(b"content-length:", 0, head)
-    if at < 0:
-        at = data[:head].lower().index(b"content-length:")
-    return len(data) >= head + 4 + int(data[at + 15 : data.find(b"\r", at)])
 
 
 class ClosedLoop:

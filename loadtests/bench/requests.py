@@ -2,12 +2,17 @@
 
 import base64
 import hmac
+import re
 
 import msgspec
 
+from loadtests.client.http import Address
+from loadtests.client.purchases import purchase_request
+
 USER_ID_CHARACTERS = 12  # as long as the shop's own
 KEY_CHARACTERS = 36  # as long as a UUID
-BODY = b'{"quantity": 1}'
+# What stands in the one request that all others are made of.
+TOKEN, KEY = "a token", "a key"
 
 
 class Shoppers(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,10 +42,8 @@ def idempotency_key(name: str, number: int) -> str:
 
 def purchase_requests(shoppers: Shoppers, *, host: str, port: int, path: str) -> list[bytes]:
     """One purchase of one unit by each shopper. It costs about 5 µs a request."""
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(BODY)}\r\nAuthorization: Bearer "
-    ).encode()
+    request = purchase_request(Address(host, port), path, token=TOKEN, key=KEY).decode()
+    before, between, after = (part.encode() for part in re.split(f"{TOKEN}|{KEY}", request))
     issued = f'"iat":{shoppers.issued_at},"exp":{shoppers.issued_at + shoppers.lifetime_seconds}'
     claims = f'","role":"shopper","iss":"{shoppers.issuer}","aud":"{shoppers.audience}",{issued}}}'
     header, secret = _encoded(b'{"alg":"HS256","typ":"JWT"}') + b".", shoppers.secret.encode()
@@ -49,7 +52,7 @@ def purchase_requests(shoppers: Shoppers, *, host: str, port: int, path: str) ->
         signed = header + _encoded(f'{{"sub":"{user_id(shoppers.name, number)}{claims}'.encode())
         signature = _encoded(hmac.digest(secret, signed, "sha256"))
         key = idempotency_key(shoppers.name, number).encode()
-        requests.append(b"%b%b.%b\r\nIdempotency-Key: %b\r\n\r\n%b" % (head, signed, signature, key, BODY))
+        requests.append(b"%b%b.%b%b%b%b" % (before, signed, signature, between, key, after))
     return requests
 
 

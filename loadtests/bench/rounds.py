@@ -8,8 +8,8 @@ import msgspec
 
 from loadtests.bench.messages import OWN, Plan, Round
 from loadtests.bench.plan import CONNECTIONS, THROTTLED_BELOW
-from loadtests.bench.sales import purchase_path
 from loadtests.bench.stage import NotMeasured, Stage
+from loadtests.client.purchases import purchase_path
 
 WARMUP_SECONDS = 0.25
 # Answers per second that a contender is trusted with before it was seen.

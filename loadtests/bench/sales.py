@@ -10,6 +10,8 @@ from sqlalchemy import update
 
 from loadtests.bench.requests import idempotency_key, purchase_requests, user_id
 from loadtests.bench.stage import HOST, POLL_SECONDS, NotMeasured, Stage
+from loadtests.client.http import is_complete
+from loadtests.client.purchases import purchase_path
 from shop.auth import COMMAND_LINE
 from shop.ledger import client as ledger
 from shop.ledger.client import LastOrder, LoadedSale, RedisClock, ReserveRequest
@@ -24,17 +26,13 @@ from shop.sales.schemas import SaleCreate
 LOAD_SECONDS_MAX = 30.0
 DRAIN_SECONDS_MAX = 300.0
 ANSWER_SECONDS_MAX = 5.0
+READ_BYTES = 64 * 1024
 FILL_BATCH = 256
 # For the few sales that other parts make of the same product.
 SPARE_STOCK = 1_000
 FILL_SECONDS_MAX = 5.0
 LASTS = timedelta(hours=6)
 HOLD_SECONDS = 24 * 3600
-
-
-def purchase_path(sale_id: int) -> str:
-    """Where a sale is bought."""
-    return f"/v1/seckill/sales/{sale_id}/orders"
 
 
 async def prepare_sales(stage: Stage, units: Sequence[int]) -> None:
@@ -88,12 +86,11 @@ async def purchase_answer(stage: Stage, sale_id: int) -> bytes:
     (request,) = purchase_requests(stage.shoppers(1), host=HOST, port=port, path=purchase_path(sale_id))
     answer = b""
     reader, writer = await asyncio.open_connection(HOST, port)
-    with suppress(TimeoutError, asyncio.IncompleteReadError):
+    with suppress(TimeoutError):
         async with asyncio.timeout(ANSWER_SECONDS_MAX):
             writer.write(request)
-            answer = await reader.readuntil(b"\r\n\r\n")
-            length = answer.lower().partition(b"content-length:")[2].partition(b"\r")[0]
-            answer += await reader.readexactly(int(length))
+            while not is_complete(answer) and (data := await reader.read(READ_BYTES)):
+                answer += data
     writer.close()
     return answer
 

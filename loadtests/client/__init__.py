@@ -1,1 +1,1 @@
-"""How a program buys: the HTTP client of every crowd, and what an answer of the shop means to a shopper."""
+"""How a program buys: the HTTP client of every crowd, the request of a purchase, and what an answer means."""

@@ -1,5 +1,6 @@
-"""An answer of the shop as far as a shopper needs it: what it means, which order, and how long to wait."""
+"""An answer of the shop as far as a shopper needs it: what it means, which order, how long to wait, what was signed."""
 
+import base64
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -18,22 +19,43 @@ BARE = "http_"
 
 
 class _Members(msgspec.Struct, gc=False):
-    """What the crowd reads of an order or of a problem document."""
+    """What a shopper reads of an order or of a problem document."""
 
     id: str | None = None
     code: str | None = None
     starts_at: str | None = None
+    receipt: str | None = None
+    witness: str | None = None
 
 
 class Answer(NamedTuple):
-    """The code of an answer, the order it names, and the wait it asks for in seconds."""
+    """The code of an answer, the order it names, the wait it asks for in seconds, and its receipt or witness."""
 
     code: str
-    order_id: str | None
-    wait_seconds: float | None
+    order_id: str | None = None
+    wait_seconds: float | None = None
+    statement: str | None = None
+
+
+class Position(NamedTuple):
+    """Right after this event of this epoch; number 0 is the beginning of the epoch."""
+
+    epoch: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}.{self.seq}"
+
+
+class _Statement(msgspec.Struct, gc=False):
+    """What a receipt and a witness both say about the ledger."""
+
+    epoch: int
+    seq: int
 
 
 _members = msgspec.json.Decoder(_Members)
+_statement = msgspec.json.Decoder(_Statement)
 
 
 def read_answer(response: Response) -> Answer:
@@ -44,13 +66,23 @@ def read_answer(response: Response) -> Answer:
         members = _Members()
     if 200 <= response.status < 300:
         if not members.id:
-            return Answer(AnswerUnreadableError.code, None, None)
-        return Answer(REPLAYED if response.status == 200 else RESERVED, members.id, None)
+            return Answer(AnswerUnreadableError.code)
+        return Answer(REPLAYED if response.status == 200 else RESERVED, members.id, statement=members.receipt)
     code = members.code or f"{BARE}{response.status}"
     wait_seconds = _retry_after(response)
     if code == SALE_NOT_STARTED and members.starts_at:
         wait_seconds = _seconds_until(members.starts_at) or wait_seconds
-    return Answer(code, None, wait_seconds)
+    return Answer(code, None, wait_seconds, members.witness)
+
+
+def read_position(statement: str | None) -> Position | None:
+    """Where an answer was decided, if it says so; the signature of its receipt or witness is not looked at."""
+    payload = (statement or "").partition(".")[0]
+    try:
+        said = _statement.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except ValueError:  # It is not base64, not JSON, or no statement.
+        return None
+    return Position(said.epoch, said.seq)
 
 
 def _retry_after(response: Response) -> float | None:

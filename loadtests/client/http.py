@@ -79,6 +79,17 @@ class Address:
         return head.encode("latin-1") + b"\r\n\r\n" + body
 
 
+def is_complete(data: bytes) -> bool:
+    """Whether an answer, which must have a Content-Length, is all there: for who cannot afford to parse it."""
+    head = data.find(b"\r\n\r\n")
+    if head < 0:
+        return False
+    at = data.find(b"content-length:", 0, head)
+    if at < 0:
+        at = data[:head].lower().index(b"content-length:")
+    return len(data) >= head + 4 + int(data[at + 15 : data.find(b"\r", at)])
+
+
 class Connection(asyncio.Protocol):
     """A kept-alive connection. After anything but a whole answer it is closed: the next answer might be the last's."""
 
@@ -203,6 +214,14 @@ class Pool:
 
     def give_back(self, connection: Connection) -> None:
         self._slots.put_nowait(connection)
+
+    async def exchange(self, request: bytes, *, timeout_seconds: float) -> Response:
+        """Wait for a connection, send a request on it, and wait for its answer. Raises every HttpError."""
+        connection = await self.borrow()
+        try:
+            return await connection.exchange(request, timeout_seconds=timeout_seconds)
+        finally:
+            self.give_back(connection)
 
     def close(self) -> None:
         """Close the connections that are not lent."""

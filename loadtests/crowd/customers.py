@@ -157,11 +157,7 @@ class _Places:
 
     async def _exchange(self, address: Address, request: bytes) -> Response | None:
         try:
-            connection = await self._pools[address].borrow()
-            try:
-                return await connection.exchange(request, timeout_seconds=REQUEST_SECONDS_MAX)
-            finally:
-                self._pools[address].give_back(connection)
+            return await self._pools[address].exchange(request, timeout_seconds=REQUEST_SECONDS_MAX)
         except HttpError:
             return None
 

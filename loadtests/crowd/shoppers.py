@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from loadtests.client.answers import RESERVED, SALE_NOT_STARTED, read_answer
 from loadtests.client.http import Address, HttpError, Pool
+from loadtests.client.purchases import purchase_path, purchase_request
 from loadtests.crowd.record import HUNG_UP, UNANSWERED, Attempt, CrowdRecord, outcome_of_click
 
 PROGRESS_INTERVAL_SECONDS = 0.1
-BODY = b'{"quantity": 1}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,11 +228,8 @@ class _Crowd:
         return max(grown * self._jitter.uniform(0.5, 1.0), plan.pause_min_seconds)
 
     def _request(self, shopper: Shopper) -> bytes:
-        headers = {"Authorization": f"Bearer {shopper.token}", "Content-Type": "application/json"}
-        if shopper.key is not None:
-            headers["Idempotency-Key"] = shopper.key
-        path = f"/v1/seckill/sales/{self._plan.sale_id}/orders"
-        return self._address.request("POST", path, headers=headers, body=BODY)
+        path = purchase_path(self._plan.sale_id)
+        return purchase_request(self._address, path, token=shopper.token, key=shopper.key)
 
 
 async def _report(crowd: _Crowd, on_progress: Callable[[Progress], None]) -> None:

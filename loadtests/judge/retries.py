@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from loadtests.client.answers import REPLAYED, read_answer
 from loadtests.client.http import Address, HttpError, Pool, Response
+from loadtests.client.purchases import purchase_path, purchase_request
 from loadtests.crowd.record import Attempt
-from loadtests.crowd.shoppers import BODY
 
 RETRIES_MAX = 5_000
 CONNECTIONS = 32
@@ -60,9 +60,7 @@ async def retry(base_url: str, sale_id: int, attempts: Sequence[Attempt], token_
     pool = Pool(address, size=CONNECTIONS, connect_timeout_seconds=CONNECT_SECONDS_MAX)
 
     async def finds(user: str, key: str, order_id: str) -> bool:
-        headers = {"Authorization": f"Bearer {token_of[user]}", "Idempotency-Key": key}
-        path = f"/v1/seckill/sales/{sale_id}/orders"
-        request = address.request("POST", path, headers={**headers, "Content-Type": "application/json"}, body=BODY)
+        request = purchase_request(address, purchase_path(sale_id), token=token_of[user], key=key)
         for _ in range(TRIES_MAX):
             answer = await _exchange(pool, request)
             if answer is None or answer.status in {429, 503, 504}:
@@ -81,10 +79,6 @@ async def retry(base_url: str, sale_id: int, attempts: Sequence[Attempt], token_
 
 async def _exchange(pool: Pool, request: bytes) -> Response | None:
     try:
-        connection = await pool.borrow()
-        try:
-            return await connection.exchange(request, timeout_seconds=REQUEST_SECONDS_MAX)
-        finally:
-            pool.give_back(connection)
+        return await pool.exchange(request, timeout_seconds=REQUEST_SECONDS_MAX)
     except HttpError:
         return None

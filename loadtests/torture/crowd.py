@@ -9,10 +9,14 @@ import itertools
 import random
 import time
 from collections import Counter
+from contextlib import suppress
 
+from loadtests.client.answers import Answer, read_answer
 from loadtests.client.http import Address, HttpError, Pool, Response
+from loadtests.client.purchases import purchase_path, purchase_request
+from loadtests.crowd.record import Attempt
 from loadtests.torture.driver import Driver, OnSale
-from loadtests.torture.purchases import Purchase, attempt_of
+from loadtests.torture.purchases import Purchase
 from shop.auth import issue_token
 from shop.settings import Settings
 
@@ -92,25 +96,23 @@ class Crowd:
 
     async def ask(self, purchase: Purchase) -> None:
         """Ask once, and note what came back."""
-        headers = {
-            "Authorization": f"Bearer {purchase.token}",
-            "Content-Type": "application/json",
-            "Idempotency-Key": purchase.key,
-        }
-        path = f"/v1/seckill/sales/{purchase.sale_id}/orders"
-        body = b'{"quantity": %d}' % purchase.quantity
-        request = self._address.request("POST", path, headers=headers, body=body)
-        sent_at = time.monotonic()
+        path, key, quantity = purchase_path(purchase.sale_id), purchase.key, purchase.quantity
+        request = purchase_request(self._address, path, token=purchase.token, key=key, quantity=quantity)
+        status, sent_at = 0, time.monotonic()
         self.in_flight += 1
         try:
-            response, error_code = await self._exchange(request)
+            response = await self._pool.exchange(request, timeout_seconds=REQUEST_SECONDS_MAX)
+            status, answer = response.status, read_answer(response)
+        except HttpError as error:
+            answer = Answer(error.code)
         finally:
             self.in_flight -= 1
-        attempt = attempt_of(purchase, response, error_code, sent_at, time.monotonic())
+        told = (status, answer.code, answer.order_id, sent_at, time.monotonic())
+        attempt = Attempt(purchase.number, purchase.user_id, key, *told)
         self.requests += 1
         self.tally[attempt.code] += 1
         self.acknowledged += attempt.order_id is not None and not purchase.promised
-        purchase.record(attempt, response)
+        purchase.record(attempt, answer.statement)
 
     async def until_known(self, purchase: Purchase) -> None:
         """Ask with the same key until the answer is final, as a real client would."""
@@ -169,16 +171,6 @@ class Crowd:
         if chance() < CANCELS_SHARE:
             await self.cancel(purchase)
 
-    async def _exchange(self, request: bytes) -> tuple[Response | None, str]:
-        try:
-            connection = await self._pool.borrow()
-            try:
-                return await connection.exchange(request, timeout_seconds=REQUEST_SECONDS_MAX), ""
-            finally:
-                self._pool.give_back(connection)
-        except HttpError as error:
-            return None, error.code
-
     async def _until_told(
         self,
         method: str,
@@ -194,9 +186,10 @@ class Crowd:
         request = self._address.request(method, path, headers=fields)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            response, _ = await self._exchange(request)
             self.requests += 1
-            if response is not None and response.status in final:
-                return response
+            with suppress(HttpError):
+                response = await self._pool.exchange(request, timeout_seconds=REQUEST_SECONDS_MAX)
+                if response.status in final:
+                    return response
             await asyncio.sleep(RETRY_SECONDS_MIN)
         return None

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Iterator
 
 from sqlalchemy import select
 
-from loadtests.client.answers import REPLAYED, RESERVED
-from loadtests.client.http import ConnectError
-from loadtests.judge import history
-from loadtests.judge.told import entries_of, rules_of
+from loadtests.judge.history import check_history
+from loadtests.judge.operations import Entry, Operation, Rules, operation_of
+from loadtests.judge.rows import entries_of, rules_of
 from loadtests.torture.check import Finding, order_id_of
 from loadtests.torture.driver import OnSale
 from loadtests.torture.healing import HEAL_SECONDS_BAR
@@ -22,7 +21,7 @@ MEMORY_SECONDS = HEAL_SECONDS_BAR
 async def check_ledger(testbed: Testbed, sale: OnSale, finding: Finding) -> None:
     """Check a sale by its ledger; call it when everything is drained."""
 
-    async def read() -> tuple[list[LedgerRow], dict[int, SaleChange], list[history.Entry], history.Rules]:
+    async def read() -> tuple[list[LedgerRow], dict[int, SaleChange], list[Entry], Rules]:
         async with testbed.database.transaction() as session:
             query = select(LedgerRow).where(LedgerRow.sale_id == sale.id).order_by(LedgerRow.epoch, LedgerRow.seq)
             rows = list((await session.execute(query)).scalars())
@@ -33,8 +32,8 @@ async def check_ledger(testbed: Testbed, sale: OnSale, finding: Finding) -> None
     rows, changes, entries, rules = await testbed.asking(read)
     for sentence in sold_while_closed(rows, changes):
         finding.breaks("I10", f"sale {sale.id}: {sentence}")
-    attempts = [attempt for purchase in sale.purchases for attempt in attempts_of(sale, purchase)]
-    judged = history.check_history(attempts, entries, {sale.id: rules}, memory_seconds=MEMORY_SECONDS)
+    operations = [each for purchase in sale.purchases for each in operations_of(sale, purchase)]
+    judged = check_history(operations, entries, {sale.id: rules}, memory_seconds=MEMORY_SECONDS)
     for sentence in judged:
         finding.breaks("history", sentence)
 
@@ -57,24 +56,10 @@ def sold_while_closed(rows: Iterable[LedgerRow], changes: dict[int, SaleChange])
     return found
 
 
-def attempts_of(sale: OnSale, purchase: Purchase) -> Iterator[history.Attempt]:
+def operations_of(sale: OnSale, purchase: Purchase) -> Iterator[Operation]:
     """The attempts of a purchase as the judge of histories reads them; one that was never sent is none."""
+    asked_for, quantity = order_id_of(sale, purchase), purchase.quantity
     for attempt, epoch, seq in purchase.told:
-        if attempt.code == ConnectError.code:
-            continue
-        code, order_id = attempt.code, attempt.order_id
-        if order_id is not None:
-            code = RESERVED if code == RESERVED else REPLAYED
-        elif attempt.unknown:
-            code, order_id = history.UNKNOWN, order_id_of(sale, purchase)
-        yield history.Attempt(
-            purchase.sale_id,
-            epoch,
-            purchase.user_id,
-            order_id,
-            purchase.quantity,
-            code,
-            seq if epoch else None,
-            attempt.sent_at,
-            attempt.received_at,
-        )
+        operation = operation_of(attempt, sale_id=sale.id, quantity=quantity, epoch=epoch, seq=seq, asked_for=asked_for)
+        if operation is not None:
+            yield operation

@@ -35,11 +35,7 @@ async def click_all(shop: Shop, sale: Sale, clicks: Sequence[Click], *, connecti
     async def one(click: Click) -> Answered:
         headers = shop.headers(click.user_id, key=click.key)
         request = address.request("POST", shop.purchase_path(sale), headers=headers, body=b'{"quantity":1}')
-        connection = await pool.borrow()
-        try:
-            answer = await connection.exchange(request, timeout_seconds=ANSWER_SECONDS)
-        finally:
-            pool.give_back(connection)
+        answer = await pool.exchange(request, timeout_seconds=ANSWER_SECONDS)
         body = json.loads(answer.body)
         return Answered({202: "reserved", 200: "replayed"}.get(answer.status) or body["code"], body)
 

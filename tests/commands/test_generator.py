@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from loadtests.bench.generator import latency_of, play
-from loadtests.bench.loops import is_complete
 from loadtests.bench.messages import Plan
 from loadtests.bench.requests import Shoppers, idempotency_key, purchase_requests, user_id
+from loadtests.client.http import is_complete
 from shop.auth import TokenVerifier
 from shop.settings import Settings
 

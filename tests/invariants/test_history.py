@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtests.client.answers import OVER_LIMIT, REPLAYED, RESERVED, SOLD_OUT
-from loadtests.client.http import Address, Connection, HttpError, Pool
-from loadtests.judge.history import SENTENCES_MAX, UNKNOWN, Attempt, Entry, Rules, check_history
-from loadtests.judge.told import attempt_of, entries_of, rules_of
-from shop.ledger.receipts import Signer
+from loadtests.client.answers import OVER_LIMIT, REPLAYED, RESERVED, SOLD_OUT, Answer, read_answer
+from loadtests.client.http import Address, HttpError, Pool
+from loadtests.crowd.record import Attempt
+from loadtests.judge.history import SENTENCES_MAX, check_history
+from loadtests.judge.operations import UNKNOWN, Entry, Operation, Rules, operation_of
+from loadtests.judge.rows import entries_of, rules_of
+from shop.ledger.receipts import Receipt, Signer, Witness
 from shop.sales.models import Sale
 from tests.harness import DEADLINE_SECONDS, Shop, new_user_id
 
@@ -30,10 +32,10 @@ CANCELS_AT_ONCE = 4
 
 
 def judge(
-    attempts: Iterable[Attempt], rows: Iterable[Entry], rules: Rules = RULES, *, known: frozenset[str] = frozenset()
+    operations: Iterable[Operation], rows: Iterable[Entry], rules: Rules = RULES, *, known: frozenset[str] = frozenset()
 ) -> list[str]:
     """What is wrong with the history of the one sale."""
-    return check_history(attempts, rows, {SALE: rules}, known=known)
+    return check_history(operations, rows, {SALE: rules}, known=known)
 
 
 def row(
@@ -64,11 +66,11 @@ def told(
     order: str | None = None,
     quantity: int = 1,
     epoch: int = 1,
-) -> Attempt:
+) -> Operation:
     """An answer; the order of a user is named after the user."""
     if code in (RESERVED, REPLAYED) and order is None:
         order = f"order-{user}"
-    return Attempt(SALE, epoch, user, order, quantity, code, seq, sent_at, answered_at)
+    return Operation(SALE, epoch, user, order, quantity, code, seq, sent_at, answered_at)
 
 
 # Three buyers, one after another.
@@ -113,10 +115,10 @@ def test_a_refusal_is_not_older_than_the_answers_before_it(code: str) -> None:
 def test_sold_out_may_be_as_old_as_a_latch_remembers_and_no_older() -> None:
     """Two units came back at 7.0; the latch of another process was told so with its next poll."""
     rows = [*ALL_SOLD, row(5, "dan", kind="released", quantity=2, balance=2), row(6, "eve", balance=1)]
-    attempts = [*TOLD_ALL, told(RESERVED, "eve", 6, 8.0, 8.1)]
+    operations = [*TOLD_ALL, told(RESERVED, "eve", 6, 8.0, 8.1)]
 
-    assert judge([*attempts, told(SOLD_OUT, "fay", 4, 9.0, 9.2)], rows) == []
-    [sentence] = judge([*attempts, told(SOLD_OUT, "fay", 4, 9.2, 9.3)], rows)
+    assert judge([*operations, told(SOLD_OUT, "fay", 4, 9.0, 9.2)], rows) == []
+    [sentence] = judge([*operations, told(SOLD_OUT, "fay", 4, 9.2, 9.3)], rows)
     assert "sold_out at 1.4 to fay was sent after the answer reserved at 1.6 to eve" in sentence
 
 
@@ -159,7 +161,7 @@ def test_a_row_has_the_number_that_was_promised(code: str) -> None:
 
 
 def test_swapped_numbers_disagree_with_the_rows_even_if_nobody_waited() -> None:
-    together = [replace(attempt, sent_at=0, answered_at=9) for attempt in TOLD]
+    together = [replace(operation, sent_at=0, answered_at=9) for operation in TOLD]
     together[0], together[1] = replace(together[0], seq=2), replace(together[1], seq=1)
 
     assert len([sentence for sentence in judge(together, ROWS) if "has its row at" in sentence]) == 2
@@ -183,7 +185,7 @@ def test_a_number_is_given_to_one_order() -> None:
     [(SOLD_OUT, 1, 4, 3), ("not_enough_units", 3, 3, 4), ("not_enough_units", 5, 1, 0)],
 )
 def test_a_refusal_for_want_of_units_is_true_at_its_place(code: str, quantity: int, right: int, wrong: int) -> None:
-    def refused(seq: int) -> list[Attempt]:
+    def refused(seq: int) -> list[Operation]:
         return [*(replace(each, sent_at=0) for each in TOLD_ALL), told(code, "eve", seq, 0, 1, quantity=quantity)]
 
     assert judge(refused(right), ALL_SOLD) == []
@@ -195,9 +197,12 @@ def test_a_refusal_for_want_of_units_is_true_at_its_place(code: str, quantity: i
 def test_over_limit_is_true_at_its_place(seq: int, quantity: int, is_right: bool) -> None:
     """Dan has two units from 4 to 5, where they go back."""
     rows = [*ALL_SOLD, row(5, "dan", kind="released", quantity=2, balance=2)]
-    attempts = [*(replace(each, sent_at=0) for each in TOLD_ALL), told(OVER_LIMIT, "dan", seq, 0, 9, quantity=quantity)]
+    operations = [
+        *(replace(each, sent_at=0) for each in TOLD_ALL),
+        told(OVER_LIMIT, "dan", seq, 0, 9, quantity=quantity),
+    ]
 
-    assert bool(judge(attempts, rows)) is not is_right
+    assert bool(judge(operations, rows)) is not is_right
 
 
 def test_over_limit_is_also_true_for_whoever_has_made_all_their_orders() -> None:
@@ -205,10 +210,10 @@ def test_over_limit_is_also_true_for_whoever_has_made_all_their_orders() -> None
     for number in range(1, 4):
         rows.append(row(2 * number - 1, "ann", order=f"order-{number}", balance=UNITS - 1))
         rows.append(row(2 * number, "ann", order=f"order-{number}", kind="released", balance=UNITS))
-    attempts = [told(RESERVED, "ann", 2 * number - 1, 0, 9, order=f"order-{number}") for number in range(1, 4)]
+    operations = [told(RESERVED, "ann", 2 * number - 1, 0, 9, order=f"order-{number}") for number in range(1, 4)]
 
-    assert judge([*attempts, told(OVER_LIMIT, "ann", 6, 0, 9)], rows) == []
-    assert "with 0 units in 2 orders" in judge([*attempts, told(OVER_LIMIT, "ann", 4, 0, 9)], rows)[0]
+    assert judge([*operations, told(OVER_LIMIT, "ann", 6, 0, 9)], rows) == []
+    assert "with 0 units in 2 orders" in judge([*operations, told(OVER_LIMIT, "ann", 4, 0, 9)], rows)[0]
 
 
 def test_a_witness_is_not_beyond_the_last_row() -> None:
@@ -233,7 +238,7 @@ def test_a_row_that_nobody_was_told_of_belongs_to_a_purchase_of_unknown_outcome(
     ],
     ids=["another user", "another quantity", "another order", "a known outcome"],
 )
-def test_a_purchase_that_did_not_ask_for_a_row_does_not_explain_it(other: Attempt) -> None:
+def test_a_purchase_that_did_not_ask_for_a_row_does_not_explain_it(other: Operation) -> None:
     assert "asked for by nobody" in judge([*TOLD[:2], other], ROWS)[0]
 
 
@@ -267,9 +272,9 @@ def test_a_purchase_explains_one_row_and_none_from_before_it_was_sent() -> None:
 )
 def test_the_rows_are_a_ledger(rows: Sequence[Entry], said: str) -> None:
     users = {each.user_id or "": each for each in rows}
-    attempts = [told(UNKNOWN, user, None, 0, 1, quantity=each.quantity) for user, each in users.items()]
+    operations = [told(UNKNOWN, user, None, 0, 1, quantity=each.quantity) for user, each in users.items()]
 
-    assert said in judge(attempts, rows)[0]
+    assert said in judge(operations, rows)[0]
 
 
 # Cid's row was lost in the first epoch, and the order was honoured in the second.
@@ -277,10 +282,10 @@ AFTER_LOSS = [*ROWS[:2], row(1, "cid", kind="honoured", delta=0, balance=3, epoc
 
 
 def test_an_order_whose_number_was_lost_has_its_row_in_a_later_epoch() -> None:
-    """What it was told as its place is judged no more; the next epoch lies above the first."""
-    attempts = [*TOLD, told(RESERVED, "dan", 2, 6, 7, epoch=2), told(REPLAYED, "cid", 1, 8, 9, epoch=2)]
+    """What it was told as its position is judged no more; the next epoch lies above the first."""
+    operations = [*TOLD, told(RESERVED, "dan", 2, 6, 7, epoch=2), told(REPLAYED, "cid", 1, 8, 9, epoch=2)]
 
-    assert judge(attempts, AFTER_LOSS, NEXT_EPOCH) == []
+    assert judge(operations, AFTER_LOSS, NEXT_EPOCH) == []
 
 
 def test_a_promise_that_no_epoch_has_kept_is_lost() -> None:
@@ -289,10 +294,10 @@ def test_a_promise_that_no_epoch_has_kept_is_lost() -> None:
 
 def test_a_repeat_in_a_later_epoch_tells_the_number_of_the_first() -> None:
     """A new ledger begins with the orders that are recorded, under the numbers that they have."""
-    attempts = [*TOLD, told(RESERVED, "dan", 2, 6, 7, epoch=2)]
+    operations = [*TOLD, told(RESERVED, "dan", 2, 6, 7, epoch=2)]
 
-    assert judge([*attempts, told(REPLAYED, "ann", 1, 8, 9, epoch=2)], AFTER_LOSS, NEXT_EPOCH) == []
-    assert judge([*attempts, told(REPLAYED, "ann", 2, 8, 9, epoch=2)], AFTER_LOSS, NEXT_EPOCH) != []
+    assert judge([*operations, told(REPLAYED, "ann", 1, 8, 9, epoch=2)], AFTER_LOSS, NEXT_EPOCH) == []
+    assert judge([*operations, told(REPLAYED, "ann", 2, 8, 9, epoch=2)], AFTER_LOSS, NEXT_EPOCH) != []
 
 
 def test_nothing_is_decided_in_an_epoch_after_the_next_one_has_answered() -> None:
@@ -304,20 +309,20 @@ def test_nothing_is_decided_in_an_epoch_after_the_next_one_has_answered() -> Non
 
 
 def test_a_witness_of_a_lost_number_is_not_judged() -> None:
-    attempts = [*TOLD, told(RESERVED, "dan", 2, 6, 7, epoch=2)]
+    operations = [*TOLD, told(RESERVED, "dan", 2, 6, 7, epoch=2)]
 
-    assert judge([*attempts, told(SOLD_OUT, "eve", 4, 5, 6)], AFTER_LOSS, NEXT_EPOCH) == []
+    assert judge([*operations, told(SOLD_OUT, "eve", 4, 5, 6)], AFTER_LOSS, NEXT_EPOCH) == []
 
 
 def test_limits_go_on_in_a_later_epoch() -> None:
     """Ann has a unit from the first epoch."""
     rows = [*ROWS, row(1, "ann", order="second", balance=2, epoch=2), row(2, "ann", order="third", balance=1, epoch=2)]
-    attempts = [
+    operations = [
         *TOLD,
         *(told(RESERVED, "ann", n, 6, 7, order=order, epoch=2) for n, order in ((1, "second"), (2, "third"))),
     ]
 
-    [sentence] = judge(attempts, rows, NEXT_EPOCH)
+    [sentence] = judge(operations, rows, NEXT_EPOCH)
     assert "user ann has 3 units in 3 orders at 2.2" in sentence
 
 
@@ -325,16 +330,16 @@ def test_limits_go_on_in_a_later_epoch() -> None:
 def test_units_that_a_recovery_gave_back_count_no_more(given_back: dict[str, int], *, is_right: bool) -> None:
     """It releases what closed orders owe when it begins an epoch, without an event; then their user may buy again."""
     rows = [*ROWS, row(1, "ann", order="again", quantity=2, balance=1, epoch=2)]
-    attempts = [*TOLD, told(RESERVED, "ann", 1, 6, 7, order="again", quantity=2, epoch=2)]
+    operations = [*TOLD, told(RESERVED, "ann", 1, 6, 7, order="again", quantity=2, epoch=2)]
 
-    assert (judge(attempts, rows, replace(NEXT_EPOCH, given_back=given_back)) == []) == is_right
+    assert (judge(operations, rows, replace(NEXT_EPOCH, given_back=given_back)) == []) == is_right
 
 
 def test_an_order_gives_its_units_back_to_one_epoch_only() -> None:
     rows = [*ROWS, row(4, "ann", kind="released", balance=3), row(1, "dan", balance=2, epoch=2)]
-    attempts = [*TOLD, told(RESERVED, "dan", 1, 6, 7, epoch=2)]
+    operations = [*TOLD, told(RESERVED, "dan", 1, 6, 7, epoch=2)]
 
-    [sentence] = judge(attempts, rows, replace(NEXT_EPOCH, given_back={"order-ann": 2}))
+    [sentence] = judge(operations, rows, replace(NEXT_EPOCH, given_back={"order-ann": 2}))
     assert "order order-ann gave its units back before epoch 2, which it did not hold" in sentence
 
 
@@ -355,7 +360,7 @@ class Simulation:
     """A ledger that answers one purchase after another, each at a moment between its beginning and its end."""
 
     draw: random.Random
-    attempts: list[Attempt] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
     rows: list[Entry] = field(default_factory=list)
 
     def run(self, purchases: int) -> "Simulation":
@@ -375,7 +380,7 @@ class Simulation:
                 seq += 1
             order = f"order{number}" if code == RESERVED else None
             assert span[0] <= begun <= span[1]
-            self.attempts.append(told(code, user, seq, *span, order=order, quantity=quantity))
+            self.operations.append(told(code, user, seq, *span, order=order, quantity=quantity))
             if held.get(user) and self.draw.random() < 0.3:
                 left = self._release(user, held, left)
         return self
@@ -402,17 +407,17 @@ class Simulation:
 FREE = replace(RULES, orders_per_user=1_000)
 
 
-def pairs_out_of_order(attempts: Sequence[Attempt]) -> int:
+def pairs_out_of_order(operations: Sequence[Operation]) -> int:
     """How many answers contradict one before them, by the definition: each against each."""
 
-    def contradicts(before: Attempt, after: Attempt) -> bool:
+    def contradicts(before: Operation, after: Operation) -> bool:
         slack = 1.0 if after.code == SOLD_OUT else 0.0
         if before.answered_at >= after.sent_at - slack:
             return False
         told_before, told_after = before.seq or 0, after.seq or 0
         return told_after <= told_before if after.code == RESERVED else told_after < told_before
 
-    return sum(any(contradicts(before, after) for before in attempts) for after in attempts)
+    return sum(any(contradicts(before, after) for before in operations) for after in operations)
 
 
 @settings(max_examples=60, deadline=None)
@@ -420,7 +425,7 @@ def pairs_out_of_order(attempts: Sequence[Attempt]) -> int:
 def test_what_a_ledger_answered_is_right_whenever_the_answers_came(draw: random.Random, purchases: int) -> None:
     simulation = Simulation(draw).run(purchases)
 
-    assert judge(simulation.attempts, simulation.rows, FREE) == []
+    assert judge(simulation.operations, simulation.rows, FREE) == []
 
 
 @settings(max_examples=60, deadline=None)
@@ -428,16 +433,16 @@ def test_what_a_ledger_answered_is_right_whenever_the_answers_came(draw: random.
 def test_the_sweep_finds_what_comparing_each_with_each_finds(draw: random.Random, purchases: int) -> None:
     """With the moments of the answers shuffled, so that many contradict each other."""
     simulation = Simulation(draw).run(purchases)
-    moments = [(each.sent_at, each.answered_at) for each in simulation.attempts]
+    moments = [(each.sent_at, each.answered_at) for each in simulation.operations]
     draw.shuffle(moments)
-    attempts = [
+    operations = [
         replace(each, sent_at=sent_at, answered_at=answered_at)
-        for each, (sent_at, answered_at) in zip(simulation.attempts, moments, strict=True)
+        for each, (sent_at, answered_at) in zip(simulation.operations, moments, strict=True)
     ]
 
-    found = judge(attempts, simulation.rows, FREE)
+    found = judge(operations, simulation.rows, FREE)
 
-    assert sum("was sent after" in sentence for sentence in found) == pairs_out_of_order(attempts)
+    assert sum("was sent after" in sentence for sentence in found) == pairs_out_of_order(operations)
     assert all("was sent after" in sentence for sentence in found)
 
 
@@ -445,13 +450,13 @@ def test_the_sweep_finds_what_comparing_each_with_each_finds(draw: random.Random
 @given(st.randoms(use_true_random=False), st.integers(10, 60))
 def test_an_answer_that_is_told_another_ones_number_is_found(draw: random.Random, purchases: int) -> None:
     simulation = Simulation(draw).run(purchases)
-    promised = [number for number, each in enumerate(simulation.attempts) if each.code == RESERVED]
+    promised = [number for number, each in enumerate(simulation.operations) if each.code == RESERVED]
     first, second = draw.sample(promised, 2)
-    attempts = list(simulation.attempts)
-    attempts[first] = replace(attempts[first], seq=simulation.attempts[second].seq)
-    attempts[second] = replace(attempts[second], seq=simulation.attempts[first].seq)
+    operations = list(simulation.operations)
+    operations[first] = replace(operations[first], seq=simulation.operations[second].seq)
+    operations[second] = replace(operations[second], seq=simulation.operations[first].seq)
 
-    assert judge(attempts, simulation.rows, FREE) != []
+    assert judge(operations, simulation.rows, FREE) != []
 
 
 @dataclass
@@ -463,7 +468,7 @@ class Rush:
     pool: Pool
     address: Address
     signer: Signer
-    attempts: list[Attempt] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
     # A cancel waits for the row by asking again and again: all of them at once would keep the worker from writing it.
     cancels: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CANCELS_AT_ONCE))
 
@@ -482,48 +487,47 @@ class Rush:
 
     async def _queue(self, wishes: Iterator[tuple[str, int, str, bool]]) -> None:
         for user_id, quantity, key, cancels in wishes:
-            attempt = await self._buy(user_id, quantity, key)
-            if cancels and attempt is not None and attempt.code == RESERVED:
+            operation = await self._buy(user_id, quantity, key)
+            if cancels and operation is not None and operation.code == RESERVED:
                 async with self.cancels:
-                    await self._cancel(attempt)
+                    await self._cancel(operation)
 
-    async def _buy(self, user_id: str, quantity: int, key: str) -> Attempt | None:
+    async def _buy(self, user_id: str, quantity: int, key: str) -> Operation | None:
         request = self.address.request(
             "POST",
             self.shop.purchase_path(self.sale),
             headers={**self.shop.headers(user_id, key=key), "Content-Type": "application/json"},
             body=b'{"quantity":%d}' % quantity,
         )
-        connection = await self.pool.borrow()
-        sent_at = time.monotonic()
-        answer = await self._exchange(connection, request)
-        attempt = attempt_of(
-            answer,
-            signer=self.signer,
-            sale_id=self.sale.id,
-            user_id=user_id,
-            quantity=quantity,
-            sent_at=sent_at,
-            answered_at=time.monotonic(),
-        )
-        if attempt is not None:
-            self.attempts.append(attempt)
-        return attempt
-
-    async def _exchange(self, connection: Connection, request: bytes) -> tuple[int, bytes] | HttpError:
+        status, sent_at = 0, time.monotonic()
         try:
-            response = await connection.exchange(request, timeout_seconds=DEADLINE_SECONDS)
+            response = await self.pool.exchange(request, timeout_seconds=DEADLINE_SECONDS)
+            status, answer = response.status, read_answer(response)
         except HttpError as error:
-            return error
-        finally:
-            self.pool.give_back(connection)
-        return response.status, response.body
+            answer = Answer(error.code)
+        told = (status, answer.code, answer.order_id, sent_at, time.monotonic())
+        attempt = Attempt(0, user_id, key, *told)
+        epoch, seq = self._position(answer)
+        operation = operation_of(attempt, sale_id=self.sale.id, quantity=quantity, epoch=epoch, seq=seq)
+        if operation is not None:
+            self.operations.append(operation)
+        return operation
 
-    async def _cancel(self, attempt: Attempt) -> None:
+    def _position(self, answer: Answer) -> tuple[int, int]:
+        """What the shop has signed about it. Raises Forged if it has not."""
+        if answer.statement is None:
+            return 0, 0
+        if answer.order_id is None:
+            witness = self.signer.read(Witness, answer.statement)
+            return witness.epoch, witness.seq
+        receipt = self.signer.read(Receipt, answer.statement)
+        return receipt.epoch, receipt.seq
+
+    async def _cancel(self, operation: Operation) -> None:
         client = await self.shop.client()
         for _ in range(CANCEL_TRIES_MAX):
             answer = await client.post(
-                f"/v1/orders/{attempt.order_id}/cancel", headers=self.shop.headers(attempt.user_id)
+                f"/v1/orders/{operation.order_id}/cancel", headers=self.shop.headers(operation.user_id)
             )
             if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                 break
@@ -544,15 +548,15 @@ async def test_a_real_rush_with_cancels_is_right_and_swapped_numbers_are_found(s
     async with shop.database.transaction() as session:
         entries, rules = await entries_of(session, sale.id), {sale.id: await rules_of(session, sale.id)}
 
-    codes = {code: sum(attempt.code == code for attempt in rush.attempts) for code in (RESERVED, REPLAYED, SOLD_OUT)}
-    assert len(rush.attempts) == PURCHASES
+    codes = {code: sum(each.code == code for each in rush.operations) for code in (RESERVED, REPLAYED, SOLD_OUT)}
+    assert len(rush.operations) == PURCHASES
     assert min(codes.values()) > 0, codes
     # A latch may be polled late on a busy machine.
-    assert check_history(rush.attempts, entries, rules, memory_seconds=DEADLINE_SECONDS) == []
+    assert check_history(rush.operations, entries, rules, memory_seconds=DEADLINE_SECONDS) == []
 
-    promised = [number for number, attempt in enumerate(rush.attempts) if attempt.code == RESERVED]
+    promised = [number for number, operation in enumerate(rush.operations) if operation.code == RESERVED]
     for first, second in itertools.pairwise(promised[:: len(promised) // 8]):
-        swapped = list(rush.attempts)
-        swapped[first] = replace(swapped[first], seq=rush.attempts[second].seq)
-        swapped[second] = replace(swapped[second], seq=rush.attempts[first].seq)
+        swapped = list(rush.operations)
+        swapped[first] = replace(swapped[first], seq=rush.operations[second].seq)
+        swapped[second] = replace(swapped[second], seq=rush.operations[first].seq)
         assert check_history(swapped, entries, rules, memory_seconds=DEADLINE_SECONDS) != []
