@@ -3,14 +3,16 @@
 from uuid import uuid4
 
 import msgspec
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shop.errors import OriginRefused
 from shop.problem_json import MEDIA_TYPE, problem
+from shop.seckill.admission import PurchaseAdmission
 from shop.seckill.requests import REQUEST_ID
+from shop.server.answers import Answer
 from shop.settings import Settings
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
@@ -61,6 +63,15 @@ class Cors(CORSMiddleware):
                 return
         await super().__call__(scope, receive, send)
 
+    def answer_headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        """What `send` adds to an answer."""
+        origin, headers = Headers(scope=scope).get("origin"), MutableHeaders({"Vary": "Origin"})
+        if origin is not None:
+            headers.update(self.simple_headers)
+            if not self.allow_all_origins and self.is_allowed_origin(origin):
+                headers["Access-Control-Allow-Origin"] = origin
+        return headers.raw
+
     def _preflight(self, path: str, asked: Headers) -> Response:
         """204, or what of the question is not allowed."""
         response = self.preflight_response(asked)
@@ -75,3 +86,29 @@ class Cors(CORSMiddleware):
         return Response(
             msgspec.json.encode(document), status_code=refusal.status, media_type=MEDIA_TYPE, headers=headers
         )
+
+
+class CorsAdmission:
+    """The admission of purchases, with what pages of other origins may see of its refusals and its answers."""
+
+    def __init__(self, admission: PurchaseAdmission, cors: Cors) -> None:
+        self.bulk_start = admission.bulk_start
+        self.is_bulk = admission.is_bulk
+        self._admission = admission
+        self._cors = cors
+
+    def admit(self, scope: Scope) -> bytes | None:
+        """See `shop.server.admission.Admission`."""
+        if (refusal := self._admission.admit(scope)) is None:
+            return None
+        return b"".join(b"%b: %b\r\n" % header for header in self._cors.answer_headers(scope)) + refusal
+
+    def admit_unparsed(self, data: bytes) -> bytes | None:
+        """None where there may be an Origin: that is for a parser."""
+        return None if b"\norigin" in data.lower() else self._admission.admit_unparsed(data)
+
+    def answer(self, scope: Scope, body: bytes) -> Answer | None:
+        """See `shop.server.admission.Admission`."""
+        if (answer := self._admission.answer(scope, body)) is None:
+            return None
+        return answer._replace(headers=[*answer.headers, *self._cors.answer_headers(scope)])

@@ -27,7 +27,7 @@ import shop.users.listing.router
 import shop.users.router
 from shop.app import document, operator, problems
 from shop.app.context import RequestContext
-from shop.app.cors import Cors
+from shop.app.cors import Cors, CorsAdmission
 from shop.app.directory import follow_directory, follow_latches
 from shop.app.forwarding import Forwarded
 from shop.app.heartbeat import send_heartbeats
@@ -197,7 +197,6 @@ def create_app(settings: Settings) -> ShopApp:
         Forwarded(RequestContext(Methods(PageHeaders(fastapi), fastapi.routes), settings), settings),
         settings=settings,
         registry=registry,
-        admission=admission,
         checker=checker,
         limiter=limiter,
         changes=changes,
@@ -207,8 +206,11 @@ def create_app(settings: Settings) -> ShopApp:
         status_of=Statuses(database).status_of,
     )
     fastapi.state.polls = polls
-    connections = Connections(settings, admission, gate, on_stop=changes.stop)
-    return ShopApp(fastapi, Cors(lane, settings) if settings.cors_origins else lane)
+    cors = Cors(lane, settings) if settings.cors_origins else None
+    connections = Connections(
+        settings, CorsAdmission(admission, cors) if cors else admission, gate, on_stop=changes.stop
+    )
+    return ShopApp(fastapi, cors or lane)
 
 
 async def _supervise_follower(

@@ -13,8 +13,6 @@ from shop.seckill.tally import Tally
 from shop.server.answers import CONTENT_TYPE_PROBLEM, Answer, PreparedProblem, with_length
 from shop.server.gate import OverloadGate
 
-# Set in the scope of a purchase that the gate was asked for before the application was.
-ADMITTED = "shop.admitted"
 OVERLOADED = PreparedProblem(Overloaded())
 # The headers of that answer, for its length and the request's id.
 OVERLOADED_HEADERS = [
@@ -46,18 +44,13 @@ class PurchaseAdmission:
         sale_id = sale_in_path(scope["path"]) if scope["method"] == "POST" else None
         if sale_id is None:
             return None
-        if self.admits(sale_id):
-            scope[ADMITTED] = True
-            return None
-        return self._overloaded(scope["path"], purchase_headers(scope).request_id)
-
-    def admits(self, sale_id: int) -> bool:
-        """Whether a purchase of this sale may begin now."""
         found = self._registry.find(sale_id)
         if found is not None and found.group.latch.closed:
             self._gate.count_latched()
-            return True
-        return self._gate.admits(0.0 if found is None else found.group.queued_seconds)
+            return None
+        if self._gate.admits(0.0 if found is None else found.group.queued_seconds):
+            return None
+        return self._overloaded(scope["path"], purchase_headers(scope).request_id)
 
     def admit_unparsed(self, data: bytes) -> bytes | None:
         """The same for what may be a whole purchase; to parse it would be half of what the refusal costs."""

@@ -9,12 +9,11 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shop.errors import Overloaded, ShopError, SoldOut
+from shop.errors import ShopError, SoldOut
 from shop.ledger.receipts import Signer
 from shop.order_changes import Changes
 from shop.rate_limit import RateLimiter, limit
 from shop.seckill.accepted import accepted_body
-from shop.seckill.admission import ADMITTED, PurchaseAdmission
 from shop.seckill.checking import Checker, Wish
 from shop.seckill.group_commit import GroupCommit
 from shop.seckill.polls import Polls
@@ -41,7 +40,6 @@ class PurchaseLane:
         *,
         settings: Settings,
         registry: Registry,
-        admission: PurchaseAdmission,
         checker: Checker,
         limiter: RateLimiter,
         changes: Changes,
@@ -53,7 +51,6 @@ class PurchaseLane:
         """`status_of` an order that was there before: what its row says by now, or None if that is not known."""
         self._app = app
         self._registry = registry
-        self._admission = admission
         self._checker = checker
         self._limiter = limiter
         self._signer = Signer(settings.secret)
@@ -75,8 +72,6 @@ class PurchaseLane:
         headers = purchase_headers(scope)
         request_id = headers.request_id or self._request_ids.new()
         try:
-            if ADMITTED not in scope and not self._admission.admits(sale_id):
-                raise Overloaded
             body = await read_body(receive, self._body_bytes_max)
             wish = self._checker.check(headers, body)
             found = self._registry.find(sale_id)

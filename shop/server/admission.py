@@ -1,5 +1,6 @@
 """What the server asks of the application before it begins a request: all that it knows of it."""
 
+import asyncio
 from typing import Any, Protocol
 
 from shop.server.answers import Answer
@@ -20,5 +21,8 @@ class Admission(Protocol):
     def admit_unparsed(self, data: bytes) -> bytes | None:
         """The same for what may be a whole request; None in every doubt."""
 
-    def answer(self, scope: dict[str, Any], body: bytes) -> Answer | None:
-        """The answer to a whole request that needs nobody to be asked; None leaves it to the application."""
+    def answer(self, scope: dict[str, Any], body: bytes) -> "Answer | asyncio.Future[Answer] | None":
+        """The answer to a whole request, or a future that brings it; None leaves it to the application, in a task.
+
+        An exception of the future is answered 500; if it is cancelled, the connection is closed.
+        """

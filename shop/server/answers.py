@@ -49,9 +49,16 @@ async def respond(send: Send, status: int, headers: Headers, body: bytes, reques
     await send({"type": "http.response.body", "body": body})
 
 
-async def refuse(send: Send, error: ShopError, path: str, request_id: bytes) -> None:
-    """Send the problem document of a refusal."""
-    document = problem(error, instance=path, request_id=request_id.decode())
+def refusal(error: ShopError, path: str, request_id: bytes) -> Answer:
+    """The problem document of a refusal."""
+    body = msgspec.json.encode(problem(error, instance=path, request_id=request_id.decode()))
     headers = [CONTENT_TYPE_PROBLEM]
     headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-    await respond(send, error.status, headers, msgspec.json.encode(document), request_id)
+    return Answer(error.status, with_length(headers, body, request_id), body)
+
+
+async def refuse(send: Send, error: ShopError, path: str, request_id: bytes) -> None:
+    """Send the problem document of a refusal."""
+    answer = refusal(error, path, request_id)
+    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+    await send({"type": "http.response.body", "body": answer.body})

@@ -18,7 +18,6 @@ import structlog
 
 from shop.errors import Overloaded
 from shop.server.admission import Admission
-from shop.server.answers import Answer
 from shop.server.connection_cap import ConnectionCap
 from shop.server.gate import OverloadGate
 from shop.server.heads import answer_head
@@ -53,6 +52,7 @@ class Connections:
         self.outbox = Outbox()
         self.body_bytes_usual = settings.purchase_body_bytes_max
         self.stop = on_stop
+        self.answer = admission.answer
         self._admission = admission
         self._settings = settings
         self.cap = ConnectionCap(settings)
@@ -84,31 +84,20 @@ class Connections:
         self._parked.pop(connection, None)
 
     def refusal(self, connection: "ShopProtocol", scope: dict[str, Any]) -> bytes | None:
-        """What follows `refusal_start` if a request is not even begun, because the process has too much to do.
-
-        What pages of other origins may see is said by the application, so it refuses them by itself.
-        """
-        if (full := self.cap.refusal(connection, scope)) is not None:
-            return full
-        if self._settings.cors_origins and any(name == b"origin" for name, _ in scope["headers"]):
-            return None
-        return self._admission.admit(scope)
+        """What follows `refusal_start` if a request is not even begun, because the process has too much to do."""
+        full = self.cap.refusal(connection, scope)
+        return full if full is not None else self._admission.admit(scope)
 
     def refusal_unparsed(self, data: bytes) -> bytes | None:
         """The same for what may be a whole purchase, if others were refused in this iteration already."""
-        if not self.gate.refusing or (self._settings.cors_origins and b"\norigin" in data.lower()):
-            return None
-        return self._admission.admit_unparsed(data)
+        return self._admission.admit_unparsed(data) if self.gate.refusing else None
 
-    def refusal_start(self, own: list[tuple[bytes, bytes]]) -> bytes:
+    def refusal_start(self, connection: "ShopProtocol", *, keep_alive: bool) -> bytes:
         """The status line of a refusal and the server's own headers, which it replaces once a second."""
+        own = connection.server_state.default_headers
         if own is not self._own_headers:
             self._own_headers, self._refusal_start = own, answer_head(Overloaded.status, own, ())
-        return self._refusal_start
-
-    def answer(self, scope: dict[str, Any], body: bytes) -> Answer | None:
-        """The answer to a whole request that needs nobody to be asked; the application's, where pages may see it."""
-        return None if self._settings.cors_origins else self._admission.answer(scope, body)
+        return self._refusal_start if keep_alive else self._refusal_start + b"connection: close\r\n"
 
     def refused(self, connection: "ShopProtocol") -> None:
         """A purchase was refused; while saturated, its connection is parked."""

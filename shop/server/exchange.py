@@ -1,7 +1,6 @@
 """One request and its answer on a connection, as ASGI sees them."""
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -9,10 +8,11 @@ import structlog
 from starlette.types import ASGIApp, Message
 
 from shop.errors import ShopError
-from shop.server.answers import Answer, refuse
+from shop.server.answers import Answer, refusal
 from shop.server.heads import answer_head
 
 if TYPE_CHECKING:
+    from shop.server.connections import Connections
     from shop.server.protocol import ShopProtocol
 
 UNREAD_BYTES_MAX = 64 * 1024
@@ -30,6 +30,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_admitted",
         "_body",
         "_chunked",
         "_complete",
@@ -47,32 +48,47 @@ class Exchange:
         "scope",
     )
 
-    def __init__(self, connection: "ShopProtocol", scope: dict[str, Any], *, keep_alive: bool) -> None:
+    def __init__(self, connection: "ShopProtocol", scope: dict[str, Any], *, keep_alive: bool, admitted: bool) -> None:
+        """One that is not `admitted` has others before it: the admission is asked when its answer is the next one."""
         self.scope = scope
         self.keep_alive = keep_alive
         self.begun = False
         self.ready = False
         self._connection = connection
+        self._admitted = admitted
         self._body = b""
         self._more_body = True
         self._delivered = False
         self._waiter: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Future[Any] | None = None
         self._disconnected = False
         self._complete = False
         self._head: bytes | None = None
         self._chunked = False
         self._left: int | None = 0
 
-    def start(self, app: ASGIApp, at_once: Callable[[dict[str, Any], bytes], Answer | None]) -> None:
-        """Answer with what is known already; else let the application answer, if it may run and does not yet."""
+    def start(self, app: ASGIApp, connections: "Connections") -> None:
+        """Refuse it, or answer with what the admission says; else let the application answer, in a task."""
+        connection = self._connection
         if not self.ready or self._task is not None:
             return
-        if not self._more_body and self._connection.writable is None and (answer := at_once(self.scope, self._body)):
+        if not self._admitted and (refused := connections.refusal(connection, self.scope)) is not None:
+            self._complete = True
+            connection.write(connections.refusal_start(connection, keep_alive=self.keep_alive) + refused)
+            connection.answered(self)
+            return
+        answer = None
+        if not self._more_body and connection.writable is None:
+            answer = connections.answer(self.scope, self._body)
+        if answer is None:
+            self._task = connection.loop.create_task(self._run(app))
+        elif isinstance(answer, Answer):
             self._answer(answer)
             return
-        self._task = self._connection.loop.create_task(self._run(app))
-        self._connection.server_state.tasks.add(self._task)
+        else:
+            self._task = answer
+            answer.add_done_callback(self._answer_later)
+        connection.server_state.tasks.add(self._task)  # type: ignore[arg-type]
 
     @property
     def runs(self) -> bool:
@@ -110,27 +126,35 @@ class Exchange:
             await app(self.scope, self.receive, self.send)
             if not self._complete and not self._disconnected:
                 raise RuntimeError("the application has not answered")
-        except Exception as error:
-            request_id = uuid4().hex
-            log.error("unforeseen", path=self.scope["path"], request_id=request_id, exc_info=error)
-            await self._fail(request_id)
+        except Exception as error:  # noqa: BLE001 - it is logged, and answered 500
+            self._fail(error)
         except BaseException:
             self._connection.close()  # Stopped in the midst: what became of it is unknown.
             raise
         finally:
             self._connection.server_state.tasks.discard(self._task)
 
-    async def _fail(self, request_id: str) -> None:
+    def _answer_later(self, answered: "asyncio.Future[Answer]") -> None:
+        self._connection.server_state.tasks.discard(answered)
+        if answered.cancelled():
+            self._connection.close()
+        elif (error := answered.exception()) is not None:
+            self._fail(error)
+        elif not self._disconnected:
+            self._answer(answered.result())
+
+    def _fail(self, error: BaseException) -> None:
+        request_id = uuid4().hex
+        log.error("unforeseen", path=self.scope["path"], request_id=request_id, exc_info=error)
         if self.begun or self._complete or self._disconnected:
             self._connection.close()
             return
-        self._head = None
-        await refuse(self.send, ShopError(), self.scope["path"], request_id.encode())
+        self._answer(refusal(ShopError(), self.scope["path"], request_id.encode()))
 
     def _answer(self, answer: Answer) -> None:
         status, headers, body = answer
         self._begin(status, headers)
-        self._write(body)
+        self._write(b"" if self.scope["method"] == "HEAD" else body)
         self._complete = True
         self._connection.answered(self)
 

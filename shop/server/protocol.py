@@ -166,10 +166,11 @@ class ShopProtocol(SendingProtocol):
             raise BadRequest("A request has one Host")
         set_target(scope, self._url)
         keep_alive = version == "1.1" and parser.should_keep_alive() and not self._stopping
-        if not self.exchanges and (refusal := self._connections.refusal(self, scope)) is not None:
+        first = not self.exchanges
+        if first and (refusal := self._connections.refusal(self, scope)) is not None:
             self._refuse_early(refusal, keep_alive=keep_alive)
             return
-        exchange = Exchange(self, scope, keep_alive=keep_alive)
+        exchange = Exchange(self, scope, keep_alive=keep_alive, admitted=first)
         self._coming = exchange
         self.exchanges.append(exchange)
         if len(self.exchanges) > 1:
@@ -270,7 +271,7 @@ class ShopProtocol(SendingProtocol):
 
     def _start_oldest(self) -> None:
         if self.exchanges:
-            self.exchanges[0].start(self.app, self._connections.answer)
+            self.exchanges[0].start(self.app, self._connections)
 
     @property
     def _idle(self) -> bool:
@@ -281,8 +282,7 @@ class ShopProtocol(SendingProtocol):
         """Answer without the application. The body is read and forgotten, unless the client waits to be asked."""
         self._refused_early = True
         self._closing = not (keep_alive and self._asked_to_go_on)
-        start = self._connections.refusal_start(self.server_state.default_headers)
-        self.write(start + (b"connection: close\r\n" if self._closing else b"") + refusal)
+        self.write(self._connections.refusal_start(self, keep_alive=not self._closing) + refusal)
         if self._closing:
             self.linger()
         else:

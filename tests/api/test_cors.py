@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from pydantic import ValidationError
+from starlette.responses import Response
 
+from shop.app.cors import Cors
 from shop.sales.models import Sale
 from shop.settings import Settings
 from tests.api.answers import problem_of
@@ -83,6 +85,34 @@ async def test_a_page_sees_the_headers_of_every_answer_of_the_lane(open_to_one: 
         assert exposed(answer) == EXPOSED
         seen.append(outcome(answer))
     assert seen == ["reserved", "replayed", "invalid", "idempotency_mismatch", "rate_limited"]
+
+
+async def test_a_page_sees_the_headers_of_an_answer_from_memory(live_shop: Shop, open_to_one: Shop) -> None:
+    """Sold out is said before the application is asked."""
+    sale = await live_shop.open_sale(units=1)
+    await open_to_one.until_loaded(sale)
+    await open_to_one.bought(sale)
+    await open_to_one.until_told(sale, "sold_out")
+    client = await open_to_one.client()
+    for _ in range(3):
+        headers = {**open_to_one.headers(new_user_id()), "Origin": ORIGIN}
+        answer = await client.post(open_to_one.purchase_path(sale), headers=headers, json={"quantity": 1})
+        assert (outcome(answer), exposed(answer)) == ("sold_out", EXPOSED)
+
+
+@pytest.mark.parametrize("origins", [[ORIGIN], ["*"]])
+@pytest.mark.parametrize("origin", [ORIGIN, "https://evil.example", None])
+async def test_what_is_said_before_the_application_has_the_headers_that_are_added_to_its_answers(
+    origins: list[str], origin: str | None
+) -> None:
+    headers = [] if origin is None else [(b"origin", origin.encode())]
+    cors = Cors(Response(), Settings(_env_file=None, environment="development", cors_origins=origins))
+    transport = httpx.ASGITransport(app=cors)
+    async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+        answer = await client.get("/", headers=headers)
+
+    added = [header for header in answer.headers.raw if header[0] != b"content-length"]
+    assert sorted(cors.answer_headers({"type": "http", "headers": headers})) == sorted(added)
 
 
 async def test_a_page_sees_the_headers_of_other_routes_and_of_problems(open_to_one: Shop) -> None:
