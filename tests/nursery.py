@@ -20,9 +20,10 @@ from typing import Any
 
 import psutil
 
+from tests.source_tree import ROOT
+
 END_SECONDS = 20.0
 POLL_SECONDS = 0.02
-ROOT = Path(__file__).parent.parent
 
 # For `demo` and `up`: any free port, because other shops may run on this machine.
 ANY_PORT = {"SHOP_API_PORT": "0", "SHOP_METRICS_PORT": "0"}

@@ -1,51 +1,17 @@
 """A buyer's orders over HTTP, whether their rows are there yet or only their entries in the ledger."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
-from sqlalchemy import text
 
 from shop.ledger import client as ledger
 from shop.ledger.order_ids import numbered_order_id
-from shop.sales.models import Sale
 from tests.api.answers import problem_of
-from tests.harness import Shop, new_user_id, outcome, wait_until
-
-
-@asynccontextmanager
-async def recording_held_up(shop: Shop, sale: Sale) -> AsyncIterator[None]:
-    """Nothing of the sale is recorded while the block lasts: its row is locked."""
-    async with shop.database.transaction() as session:
-        await session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-        await session.execute(text("SELECT 1 FROM sales WHERE id = :id FOR UPDATE"), {"id": sale.id})
-        yield
-
-
-async def read(shop: Shop, order_id: str, user_id: str) -> httpx.Response:
-    return await (await shop.client()).get(f"/v1/orders/{order_id}", headers=shop.headers(user_id))
-
-
-async def cancel(shop: Shop, order_id: str, user_id: str) -> httpx.Response:
-    return await (await shop.client()).post(f"/v1/orders/{order_id}/cancel", headers=shop.headers(user_id))
-
-
-async def list_orders(shop: Shop, user_id: str, **query: Any) -> httpx.Response:
-    return await (await shop.client()).get("/v1/orders", headers=shop.headers(user_id), params=query)
-
-
-async def until_released(shop: Shop, order_id: str, user_id: str) -> dict[str, Any]:
-    async def released() -> dict[str, Any] | None:
-        found: dict[str, Any] = (await read(shop, order_id, user_id)).json()
-        return found if found["released_at"] else None
-
-    order: dict[str, Any] = await wait_until(released, reason="the units are back")
-    return order
+from tests.api.orders import cancel, list_orders, read, recording_held_up, until_released
+from tests.harness import Shop, new_user_id, outcome
 
 
 async def test_an_order_is_never_missing_between_the_promise_and_its_row(shop: Shop) -> None:

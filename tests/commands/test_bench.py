@@ -27,8 +27,7 @@ from loadtests.bench.report import markdown, write_readme
 from loadtests.bench.results import Results, judge, ratios_of
 from loadtests.bench.rounds import Spread, Summary, kept, spread, summarize, throttled
 from loadtests.bench.stage import NotMeasured
-
-ROOT = Path(__file__).parents[2]
+from tests.source_tree import ROOT
 
 
 def a_round(per_second: float, *, api_us: float = 50.0, redis_us: float = 5.0, status: str = "202") -> Round:

@@ -5,7 +5,7 @@ from uuid import uuid4
 from loadtests.client.answers import RESERVED
 from loadtests.crowd.record import Attempt
 from loadtests.judge.retries import Retries, are_unique, promises, retry
-from tests.commands.test_rush import Endpoint, Script, answer, endpoint, in_turn, refusal, replayed
+from tests.commands.endpoint import Endpoint, Script, answer, endpoint, in_turn, refusal, replayed
 
 FIRST, SECOND = str(uuid4()), str(uuid4())
 

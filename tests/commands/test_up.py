@@ -20,7 +20,8 @@ from shop.local import NotStarted
 from shop.local.ports import listen_as_before, listen_somewhere
 from shop.local.starting import secret_of
 from tests.harness import wait_until
-from tests.nursery import ANY_PORT, ROOT, Child, alive, environment, family, run, start
+from tests.nursery import ANY_PORT, Child, alive, environment, family, run, start
+from tests.source_tree import ROOT
 
 UP_SECONDS = 90.0
 

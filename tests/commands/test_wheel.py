@@ -17,8 +17,9 @@ import pytest
 from shop.local import environment_of
 from shop.settings import Settings
 from tests.harness import wait_until
-from tests.nursery import ANY_PORT, ROOT, alive, environment, family
+from tests.nursery import ANY_PORT, alive, environment, family
 from tests.processes import copy_of
+from tests.source_tree import ROOT
 
 BUILD_SECONDS = 110.0
 EXTRA = "embedded"

@@ -19,8 +19,8 @@ from shop.orders.models import Order, OrderStatus
 from shop.settings import Settings
 from tests.conftest import settings_of
 from tests.harness import wait_until
-from tests.house.test_rules import ROOT
 from tests.notifications.outbox import make_order
+from tests.source_tree import ROOT
 
 HOUR = 3_600
 START_SECONDS = 180.0  # a new interpreter on a busy machine

@@ -3,8 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
@@ -16,23 +15,13 @@ from shop.orders.persister import APPLICATION_NAME
 from shop.settings import Settings
 from tests.crowd import Crowd, assert_each_recorded_once
 from tests.faults.full_disk import full, small_disk
+from tests.faults.operating import HEALED_SECONDS, operator
 from tests.harness import Shop, outcome, running_shop, wait_until
 from tests.processes import copy_of, own_shop
 
-HEALED_SECONDS = 30.0
 ROLE = "limited"
 KEPT = {"shop-api": 8, "shop-worker": 4, "shop-persister": 4}  # with four of each pool
 WAL_SEGMENTS_MAX = 20  # switched until there is no room for another
-
-
-@asynccontextmanager
-async def operator(settings: Settings) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """A connection of the server's own user to the shop's database."""
-    connection = await asyncpg.connect(settings.database_url.replace("+asyncpg", ""))
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 async def until_readable(shop: Shop) -> None:

@@ -20,7 +20,7 @@ from shop.readiness import READ_ONLY
 from shop.settings import Settings
 from tests.api.answers import problem_of
 from tests.crowd import Crowd, assert_each_recorded_once
-from tests.faults.test_postgres import HEALED_SECONDS, operator
+from tests.faults.operating import HEALED_SECONDS, operator
 from tests.harness import Shop, create_database, keyed, wait_until
 from tests.processes import copy_of, own_shop
 

@@ -23,10 +23,10 @@ from shop.stopping import cancel_and_wait
 from shop.worker import running_worker
 from tests.crowd import Crowd, assert_each_recorded_once
 from tests.harness import DEADLINE_SECONDS, LOGINS, Shop, as_user, new_user_id, outcome, wait_until
-from tests.nursery import ROOT
 from tests.ports import unused_port
 from tests.processes import OwnShop, copy_of, own_shop
 from tests.recovery.losses import assert_kept, until_recovered
+from tests.source_tree import ROOT
 
 HOUR_MS = 3_600_000
 BACKLOG_MAX = 12

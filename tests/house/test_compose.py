@@ -1,15 +1,14 @@
 """What docker-compose.yml and the image are given: every setting, bounds, and no secret that they do not need."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from shop.settings import NOT_FOR_PRODUCTION, Settings
+from tests.source_tree import ROOT
 
-ROOT = Path(__file__).parents[2]
 SHOPS = ["migrate", "api-1", "api-2", "worker"]
 OF_API_ALONE = {"SHOP_CORS_ORIGINS", "SHOP_TRUSTED_PROXIES"}
 # The containers' own addresses: nginx and the metrics know them.

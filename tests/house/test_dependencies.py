@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.test_rules import ROOT, files
+from tests.source_tree import ROOT, files
 
 OURS = frozenset({"shop", "loadtests"})
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

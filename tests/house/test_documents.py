@@ -1,6 +1,5 @@
 """The documents name tests and files; each of those is there, and no row is without one or a word about why."""
 
-import ast
 import re
 import subprocess
 from functools import lru_cache
@@ -8,7 +7,7 @@ from functools import lru_cache
 import pytest
 
 from shop.ledger.keys import LedgerKeys
-from tests.house.test_rules import ROOT, files
+from tests.source_tree import ROOT, all_tests, files
 
 PAGES = sorted(
     str(page.relative_to(ROOT))
@@ -31,17 +30,6 @@ RISKS = 10
 FOUND = 59
 # What a row without a test must begin with.
 WHY = re.compile(r"open: \S")
-
-
-@lru_cache
-def all_tests() -> frozenset[str]:
-    """The name of every test."""
-    return frozenset(
-        node.name
-        for file in files("tests")
-        for node in ast.parse(file.read_text()).body
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
-    )
 
 
 @lru_cache

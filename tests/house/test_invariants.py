@@ -5,9 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.house.test_documents import all_tests
-from tests.house.test_rules import ROOT
 from tests.mutants.all_mutants import MUTANTS
+from tests.source_tree import ROOT, all_tests
 
 PAGE = ROOT / "docs" / "invariants.md"
 CITING = ("shop", "tests", "loadtests", "lua", "docs")

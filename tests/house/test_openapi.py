@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Iterator
 from copy import deepcopy
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jsonschema_rs
@@ -14,8 +13,8 @@ import schemathesis
 from shop.app.factory import create_app
 from shop.problem_json import MEDIA_TYPE, refusals
 from shop.settings import Settings
+from tests.source_tree import ROOT
 
-ROOT = Path(__file__).parents[2]
 # They ask nobody and refuse nothing; `readyz` has a document of its own.
 NEVER_REFUSES = frozenset({"livez", "read_version", "welcome"})
 OWN_DOCUMENT = frozenset({"readyz"})

@@ -3,7 +3,6 @@
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import jsonschema_rs
@@ -13,8 +12,7 @@ import shop.errors
 from shop.advice import ADVICE
 from shop.errors import ShopError
 from shop.problem_json import problem, problem_components, refusals
-
-ROOT = Path(__file__).parents[2]
+from tests.source_tree import ROOT
 
 
 class Raised(NamedTuple):

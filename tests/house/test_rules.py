@@ -9,22 +9,13 @@ import pytest
 from importlinter.cli import lint_imports
 
 from shop.settings import Settings
+from tests.source_tree import ROOT, files, named
 
-ROOT = Path(__file__).parents[2]
 LINES_MAX = 300
 VAGUE_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "manager", "managers", "base", "misc"})
 MIGRATION = re.compile(r"20\d\d_[01]\d_[0-3]\d_[a-z0-9]+(_[a-z0-9]+)*")
 # What reads the clock of the process, which decides about no order.
 CLOCKS = frozenset({"time.time", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"})
-
-
-def files(*folders: str) -> list[Path]:
-    """The Python files of these folders."""
-    return sorted(file for folder in folders for file in (ROOT / folder).rglob("*.py"))
-
-
-def named(file: Path) -> str:
-    return str(file.relative_to(ROOT))
 
 
 def calls(file: Path) -> Iterator[tuple[str, ast.Call]]:
@@ -86,6 +77,18 @@ def test_every_module_says_what_it_owns(folder: str) -> None:
 
 def _docstring(file: Path) -> str | None:
     return ast.get_docstring(ast.parse(file.read_text()))
+
+
+def test_what_tests_share_is_no_test_module() -> None:
+    """It has a module with a name of its own, in the folder that it is about."""
+    shared = {
+        f"{named(file)}: {name}"
+        for file in files("tests")
+        for name in imported(file)
+        if re.match(r"tests\.(\w+\.)*test_", name)
+    }
+
+    assert shared == set()
 
 
 def test_no_file_of_the_shop_holds_two_things() -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.house.test_rules import ROOT, named
+from tests.source_tree import ROOT, named
 
 FOLDERS = ("deploy", "docs", "loadtests", "lua", "migrations", "shop", "tests")
 SUFFIXES = frozenset({".py", ".lua", ".md", ".yml", ".yaml", ".toml", ".html", ".conf", ".sh", ".example"})

@@ -9,7 +9,7 @@ from shop.migrating import migrate
 from shop.redis import connect
 from tests.conftest import settings_of
 from tests.harness import LOGINS
-from tests.invariants.test_model import play
+from tests.invariants.machine import play
 from tests.invariants.world import CrashingDatabase, World
 
 SALES = 200  # what the generator remembers of its choices is forgotten with each round

@@ -1,7 +1,6 @@
 """`python -m tests.mutants`: break the shop in many small ways, each in a copy, and see that a test notices."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -12,8 +11,8 @@ from rich.table import Table
 from tests.mutants.all_mutants import MUTANTS
 from tests.mutants.mutant import Mutant, Stale, require_fitting
 from tests.mutants.verdicts import Judged, Verdict, judge_all
+from tests.source_tree import ROOT
 
-ROOT = Path(__file__).parents[2]
 NOT_ALL_KILLED = 1
 JOBS = 2
 

@@ -12,8 +12,8 @@ from tests.mutants.interpreter import OUT_OF_TIME
 from tests.mutants.mutant import Edit, Mutant, Stale, breaks, named_tests, require_fitting
 from tests.mutants.running import Outcome, belongs, run_tests
 from tests.mutants.verdicts import Judged, Verdict, judge_all
+from tests.source_tree import ROOT
 
-ROOT = Path(__file__).parents[2]
 # The installed shop has no ANSWER: whoever runs these tests with another code than the copy's finds them red.
 FILES = {
     "pyproject.toml": "[tool.pytest.ini_options]\nasyncio_mode = 'auto'\n",

@@ -29,7 +29,7 @@ from shop.sales.schemas import SaleCreate
 from shop.settings import Settings
 from shop.users import repository as users
 from shop.users.models import Role
-from tests.harness import TESTER, new_user_id
+from tests.harness import TESTER, new_user_id, wait_until
 
 _numbers = itertools.count(1)
 
@@ -187,3 +187,16 @@ async def deliver(database: Database, settings: Settings, **ways: Any) -> None:
 
 def ids(orders_: Iterable[Order]) -> list[UUID]:
     return [order.id for order in orders_]
+
+
+async def reserved(database: Database, settings: Settings, count: int = 1) -> None:
+    """So many orders were reserved and collected."""
+    expected = len(await told(database)) + count
+    for _ in range(count):
+        await make_order(database)
+
+    async def collected() -> bool:
+        await all_collected(database, settings)
+        return len(await told(database)) == expected
+
+    await wait_until(collected, reason=f"{count} reservations are collected")

@@ -9,9 +9,8 @@ import pytest
 from shop.database import Database
 from shop.notifications.addresses import AddressRefused, check_url, checked, is_public
 from shop.settings import Settings
-from tests.notifications.outbox import deliver, make_webhook, the_delivery
+from tests.notifications.outbox import deliver, make_webhook, reserved, the_delivery
 from tests.notifications.receivers import always, certificate, merchant
-from tests.notifications.test_delivering import reserved
 from tests.processes import copy_of
 
 NAME = "merchant.example"

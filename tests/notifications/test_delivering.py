@@ -24,8 +24,8 @@ from tests.notifications.outbox import (
     make_order,
     make_webhook,
     read_webhook,
+    reserved,
     the_delivery,
-    told,
 )
 from tests.notifications.receivers import FLOOD, FLOOD_BYTES, HANG, merchant
 from tests.processes import copy_of
@@ -37,19 +37,6 @@ DAY = timedelta(hours=24)
 def near(settings: Settings) -> Settings:
     """Webhooks may be on this machine."""
     return copy_of(settings, webhook_private_addresses_allowed=True, delivery_timeout_seconds=5.0)
-
-
-async def reserved(database: Database, settings: Settings, count: int = 1) -> None:
-    """So many orders were reserved and collected."""
-    expected = len(await told(database)) + count
-    for _ in range(count):
-        await make_order(database)
-
-    async def collected() -> bool:
-        await all_collected(database, settings)
-        return len(await told(database)) == expected
-
-    await wait_until(collected, reason=f"{count} reservations are collected")
 
 
 async def test_a_webhook_is_told_under_the_id_of_the_notification(database: Database, near: Settings) -> None:

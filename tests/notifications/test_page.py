@@ -1,7 +1,6 @@
 """docs/notifications.md says what is so: a merchant who copies its code can read what the shop sends."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,12 +9,12 @@ import pytest
 from shop.database import Database
 from shop.notifications.kinds import Kind
 from shop.settings import Settings
-from tests.notifications.outbox import deliver, make_webhook
+from tests.notifications.outbox import deliver, make_webhook, reserved
 from tests.notifications.receivers import merchant
-from tests.notifications.test_delivering import reserved
 from tests.processes import copy_of
+from tests.source_tree import ROOT
 
-PAGE = (Path(__file__).parents[2] / "docs" / "notifications.md").read_text()
+PAGE = (ROOT / "docs" / "notifications.md").read_text()
 
 
 def block(language: str) -> str:

@@ -1,5 +1,7 @@
 """A merchant can tell that the shop has spoken, with the library that everybody uses."""
 
+from datetime import timedelta
+
 import pytest
 from sqlalchemy import func, update
 from standardwebhooks import Webhook as Verifier
@@ -10,9 +12,8 @@ from shop.notifications import repository
 from shop.notifications.models import Webhook
 from shop.notifications.service import new_secret
 from shop.settings import Settings
-from tests.notifications.outbox import deliver, make_webhook
+from tests.notifications.outbox import deliver, make_webhook, reserved
 from tests.notifications.receivers import Request, merchant
-from tests.notifications.test_delivering import DAY, reserved
 from tests.processes import copy_of
 
 
@@ -47,7 +48,7 @@ async def test_after_a_rotation_both_secrets_sign_for_a_day(database: Database, 
     async with merchant() as receiver:
         webhook = await make_webhook(database, receiver.url())
         async with database.transaction() as session:
-            await repository.rotate_secret(session, webhook.id, new, overlap=DAY)
+            await repository.rotate_secret(session, webhook.id, new, overlap=timedelta(hours=24))
         await reserved(database, near)
         await deliver(database, near)
 

@@ -8,36 +8,39 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 import redis.asyncio as aioredis
-from sqlalchemy import func, select, update
+from sqlalchemy import select
 
 from shop.audit.service import audit_sale
 from shop.database import Database
-from shop.ledger import client as ledger
 from shop.ledger import loading
-from shop.ledger.client import LastOrder, RedisClock, ReserveRequest
-from shop.ledger.order_ids import keyed_order_id
 from shop.orders import repository
 from shop.orders.expiry import expire_due
 from shop.orders.life import By, move
 from shop.orders.models import Order, OrderEvent, OrderStatus
-from shop.orders.persister import Persister
 from shop.orders.release import sweep
 from shop.products.models import Product
-from shop.sales import service
-from shop.sales.loading import load, loaded_sale
 from shop.sales.models import Sale
 from shop.settings import Settings
 from shop.worker import Context, running_worker
 from shop.worker.jobs import ticks
 from tests.crowd import assert_each_recorded_once
-from tests.harness import TESTER, Shop, new_user_id, wait_until
-from tests.orders.test_release import available, orders_of, releases, until_released
+from tests.harness import Shop, wait_until
+from tests.orders.holds import (
+    available,
+    drain,
+    make_due,
+    orders_of,
+    releases,
+    reserve,
+    sold_out_sale,
+    statuses_of,
+    until_released,
+)
 from tests.processes import copy_of, own_shop
 
 PAIRS = 200
@@ -50,50 +53,6 @@ def quiet(settings: Settings, database: Database, redis: aioredis.Redis) -> Shop
     return Shop(copy_of(settings, expiry_batch_max=7, release_batch_max=3), database, redis, base_url="")
 
 
-async def sold_out_sale(shop: Shop, *, units: int) -> Sale:
-    """A sale of which every unit is held by an order that is recorded."""
-    draft = await shop.draft_sale(units=units, units_per_user=units)
-    async with shop.database.transaction() as session:
-        sale = await service.schedule(session, TESTER, draft.id)
-    await load(shop.database, shop.redis, sale, shop.settings)
-    assert set(await reserve(shop, sale, units)) == {"RESERVED"}
-    await drain(shop, sale)
-    return sale
-
-
-async def reserve(shop: Shop, sale: Sale, orders: int) -> list[str]:
-    """Make orders in the ledger, and return its answers."""
-    found = loaded_sale(await shop.row(sale))
-    wishes = []
-    for _ in range(orders):
-        user = new_user_id()
-        wishes.append(ReserveRequest(keyed_order_id(sale.id, found.salt, user, "key"), user, 1))
-    answers = []
-    for start in range(0, orders, 256):
-        answers += await ledger.reserve(
-            shop.redis, found, wishes[start : start + 256], clock=RedisClock(), last=LastOrder(b"", 0), timeout=5
-        )
-    return [answer.word for answer in answers]
-
-
-async def drain(shop: Shop, sale: Sale) -> None:
-    """Record what the ledger has, as a worker does."""
-    persister = Persister(shop.database, shop.redis, sale.id, shop.settings, asyncio.Event())
-    state = await ledger.read_state(shop.redis, sale.id, 1)
-    assert state is not None
-    while (await shop.row(sale)).watermark < state.seq:
-        await persister.step()
-
-
-async def make_due(shop: Shop, *sales: Sale, order_ids: Sequence[UUID] | None = None) -> None:
-    """Let the holds of these sales run out, those of the first made first."""
-    due = update(Order).where(Order.sale_id.in_([sale.id for sale in sales]))
-    if order_ids is not None:
-        due = due.where(Order.id.in_(order_ids))
-    async with shop.database.transaction() as session:
-        await session.execute(due.values(expires_at=func.now() - func.make_interval(0, 0, 0, 1) / Order.seq))
-
-
 async def expire(shop: Shop) -> int:
     return await expire_due(shop.database, shop.redis, shop.settings)
 
@@ -104,10 +63,6 @@ async def events_of(shop: Shop, sale: Sale) -> Counter[tuple[UUID, str]]:
     async with shop.database.transaction() as session:
         rows = await session.execute(query.where(Order.sale_id == sale.id))
         return Counter((order_id, status) for order_id, status in rows)
-
-
-async def statuses_of(shop: Shop, sale: Sale) -> Counter[OrderStatus]:
-    return Counter(order.status for order in await orders_of(shop, sale))
 
 
 async def assert_all_back(shop: Shop, sale: Sale) -> None:

@@ -16,7 +16,7 @@ from shop.sales.models import Sale
 from shop.settings import Settings
 from tests.crowd import recorded
 from tests.harness import TESTER, Shop
-from tests.orders.test_expiry import reserve
+from tests.orders.holds import reserve
 from tests.processes import copy_of
 
 BATCH, ORDERS = 4, 11

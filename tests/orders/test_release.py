@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -12,7 +11,6 @@ import pytest
 from sqlalchemy import func, select, update
 
 from loadtests.chaos import LoseReply, LoseRequest, chaos_proxy
-from shop.ledger import client as ledger
 from shop.orders.expiry import expire_due
 from shop.orders.models import Order, OrderStatus
 from shop.orders.persister import Persister
@@ -22,10 +20,11 @@ from shop.products.models import Product
 from shop.sales import repository as sales
 from shop.sales import service
 from shop.sales.changes import apply_open_changes
-from shop.sales.models import LedgerRow, Sale
+from shop.sales.models import Sale
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.harness import TESTER, Shop, new_user_id, outcome, running_shop, wait_until
+from tests.orders.holds import available, close_by_hand, orders_of, releases, until_released
 from tests.processes import call_of, copy_of, own_shop
 
 PAIRS = 50
@@ -34,51 +33,10 @@ CHANGES = 200
 SOLD_MIN = 10
 
 
-async def available(shop: Shop, sale: Sale) -> int:
-    """The units that the ledger has now."""
-    state = await ledger.read_state(shop.redis, sale.id, 1)
-    assert state is not None
-    return state.available
-
-
 async def stock(shop: Shop, sale: Sale) -> int:
     """The units in stock of the sale's product."""
     async with shop.database.transaction() as session:
         return (await session.execute(select(Product.stock).where(Product.id == sale.product_id))).scalar_one()
-
-
-async def orders_of(shop: Shop, sale: Sale) -> Sequence[Order]:
-    """The rows of the sale's orders."""
-    async with shop.database.transaction() as session:
-        return (await session.execute(select(Order).where(Order.sale_id == sale.id))).scalars().all()
-
-
-async def releases(shop: Shop, sale: Sale) -> Counter[UUID | None]:
-    """How often the units of each order went back, by the recorded events."""
-    query = select(LedgerRow.order_id).where(LedgerRow.sale_id == sale.id, LedgerRow.kind == "released")
-    async with shop.database.transaction() as session:
-        return Counter((await session.execute(query)).scalars())
-
-
-async def close_by_hand(shop: Shop, sale: Sale) -> list[Owed]:
-    """Cancel the sale's open orders in Postgres alone, as a crash right after the commit leaves them."""
-    cancelled = (
-        update(Order)
-        .where(Order.sale_id == sale.id, Order.status == OrderStatus.RESERVED)
-        .values(status=OrderStatus.CANCELLED, closed_at=func.now())
-        .returning(Order.id, Order.seq)
-    )
-    async with shop.database.transaction() as session:
-        return [Owed(order_id, sale.id, seq or 0) for order_id, seq in await session.execute(cancelled)]
-
-
-async def until_released(shop: Shop, sale: Sale) -> None:
-    """Wait until every order of the sale is closed and its units are back."""
-
-    async def all_released() -> bool:
-        return all(order.released_at for order in await orders_of(shop, sale))
-
-    await wait_until(all_released, reason="the units are back")
 
 
 async def until_changed(shop: Shop, sale: Sale) -> None:

@@ -4,9 +4,7 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
-from sqlalchemy import select
 
-from shop.admin_events import AdminEvent
 from shop.auth import COMMAND_LINE, Identity, Revocations
 from shop.database import Database
 from shop.errors import UserBlocked, UserNotFound
@@ -15,25 +13,14 @@ from shop.stopping import cancel_and_wait
 from shop.users import following, repository, service
 from shop.users.passwords import Passwords
 from tests.harness import Shop, wait_until
+from tests.security.shoppers import actions, make_shopper
 
 PASSWORD = "correct horse battery"
-
-
-async def make_shopper(database: Database) -> str:
-    async with database.transaction() as session:
-        [user_id] = await service.make_shoppers(session, 1)
-    return user_id
 
 
 async def set_blocked(database: Database, user_id: str, *, blocked: bool) -> None:
     async with database.transaction() as session:
         await service.set_blocked(session, COMMAND_LINE, user_id=user_id, blocked=blocked)
-
-
-async def actions(database: Database, user_id: str) -> list[str]:
-    async with database.transaction() as session:
-        statement = select(AdminEvent.action).where(AdminEvent.subject_id == user_id).order_by(AdminEvent.id)
-        return list(await session.scalars(statement))
 
 
 def is_blocked(revocations: Revocations, user_id: str) -> bool:

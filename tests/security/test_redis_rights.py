@@ -16,6 +16,7 @@ from shop.redis_users import API, DEFAULT_USER_OFF, WORKER, RedisUser
 from shop.settings import Settings
 from tests.harness import LOGINS, Shop, new_user_id, outcome, wait_until
 from tests.processes import own_shop
+from tests.source_tree import ROOT
 
 USERS = pytest.mark.parametrize("user", [API, WORKER], ids=lambda user: user.name)
 URL_OF = {API.name: LOGINS.api_url, WORKER.name: LOGINS.worker_url}
@@ -132,7 +133,7 @@ def test_a_user_has_every_command_of_the_scripts(user: RedisUser) -> None:
 @USERS
 def test_the_containers_give_the_users_the_same_rights(user: RedisUser) -> None:
     """docker-compose.yml cannot read Python, so it says them again."""
-    compose = (Path(__file__).parents[2] / "docker-compose.yml").read_text()
+    compose = (ROOT / "docker-compose.yml").read_text()
 
     lines = re.findall(rf"^ +user {user.name} on >\$\{{[^}}]+\}} (.*)$", compose, re.MULTILINE)
     assert lines == [user.rules]

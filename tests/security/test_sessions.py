@@ -17,7 +17,7 @@ from shop.stopping import cancel_and_wait
 from shop.users import following, repository, service
 from shop.users.models import Role, User
 from tests.harness import Shop, new_user_id, running_shop, wait_until
-from tests.security.test_blocking import actions, make_shopper
+from tests.security.shoppers import actions, make_shopper
 
 PASSWORD, OTHER_PASSWORD = "correct horse battery", "another horse battery"
 ENDS_WITHIN_SECONDS = 1.0

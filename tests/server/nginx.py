@@ -22,9 +22,9 @@ from cryptography.x509.oid import NameOID
 
 from shop.processes import run_beside
 from tests.harness import wait_until
-from tests.house.test_rules import ROOT
 from tests.nursery import END_SECONDS
 from tests.ports import unused_port
+from tests.source_tree import ROOT
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")

@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from shop.problem_json import MEDIA_TYPE
-from tests.nursery import ROOT
 from tests.ports import unused_port
 from tests.server.nginx import Edge, edge, needs_nginx
+from tests.source_tree import ROOT
 
 pytestmark = needs_nginx
 

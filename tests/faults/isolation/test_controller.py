@@ -10,18 +10,13 @@ from shop.ledger.keys import DIRECTORY, ledger_keys
 from shop.redis import scripts_loaded
 from shop.sales import service
 from shop.sales.controller import Controller
-from shop.sales.models import Sale
 from tests.faults.isolation.counted import one_more_fails, scheduled
+from tests.faults.isolation.poisoned import poison
 from tests.harness import TESTER, Shop
 from tests.lua.ledgers import command
 
 # A row that Python cannot read, and one that it cannot compute with.
 POISONS = ["ends_at = '20000-01-01'", "starts_at = '-infinity'"]
-
-
-async def poison(bare_shop: Shop, sale: Sale, values: str) -> None:
-    async with bare_shop.database.transaction() as session:
-        await session.execute(text(f"UPDATE sales SET {values} WHERE id = :id"), {"id": sale.id})  # noqa: S608
 
 
 async def sold(redis: aioredis.Redis) -> set[int]:

@@ -19,8 +19,7 @@ from shop.seckill.tally import Tally
 from shop.server.sending import Outbox, SendingProtocol
 from shop.settings import Settings
 from tests.faults.isolation.counted import failing, failures, one_more_fails, scheduled
-from tests.faults.isolation.test_controller import poison
-from tests.faults.isolation.test_jobs import unreadable
+from tests.faults.isolation.poisoned import poison, unreadable
 from tests.harness import Shop, wait_until
 from tests.notifications.outbox import make_order
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 import redis.asyncio as aioredis
-from sqlalchemy import select, text, update
+from sqlalchemy import select, update
 
 from shop.database import Database
 from shop.isolation import Isolation
@@ -21,11 +21,11 @@ from shop.payments.provider import send_refunds
 from shop.products.models import Product
 from shop.settings import Settings
 from tests.faults.isolation.counted import failures, one_more_fails
+from tests.faults.isolation.poisoned import unreadable
 from tests.harness import Shop
 from tests.lua.ledgers import command
 from tests.notifications.outbox import make_order
-from tests.orders.test_expiry import make_due, sold_out_sale, statuses_of
-from tests.orders.test_release import available
+from tests.orders.holds import available, make_due, sold_out_sale, statuses_of
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 STOCK_MAX = 2**63 - 1
@@ -35,14 +35,6 @@ async def statuses(database: Database, orders: Sequence[Order]) -> list[str]:
     async with database.transaction() as session:
         found = {order_id: status for order_id, status in await session.execute(select(Order.id, Order.status))}  # noqa: C416
     return [found[order.id] for order in orders]
-
-
-async def unreadable(database: Database, table: str, column: str, **key: object) -> None:
-    """Let a row hold a time that no Python knows."""
-    [(name, value)] = key.items()
-    async with database.transaction() as session:
-        statement = text(f"UPDATE {table} SET {column} = '20000-01-01' WHERE {name} = :value")  # noqa: S608
-        await session.execute(statement, {"value": value})
 
 
 async def test_an_order_that_cannot_be_closed_lets_all_others_expire(

@@ -11,7 +11,7 @@ from shop.notifications.models import Notification
 from shop.orders.models import OrderStatus
 from shop.settings import Settings
 from tests.faults.isolation.counted import one_more_fails
-from tests.faults.isolation.test_jobs import unreadable
+from tests.faults.isolation.poisoned import unreadable
 from tests.notifications.outbox import (
     all_collected,
     deliver,

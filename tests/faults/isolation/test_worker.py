@@ -18,8 +18,7 @@ from shop.sales.loading import loaded_sale
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.faults.isolation.counted import failing, one_more_fails, scheduled
-from tests.faults.isolation.test_controller import poison
-from tests.faults.isolation.test_jobs import unreadable
+from tests.faults.isolation.poisoned import poison, unreadable
 from tests.harness import Shop, new_user_id, wait_until
 
 UNREADABLE = "ends_at = '20000-01-01'"

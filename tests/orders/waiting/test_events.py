@@ -16,7 +16,7 @@ from shop.orders.life import By, move
 from shop.orders.models import OrderStatus
 from shop.orders.schemas import OrderRead
 from tests.api.answers import problem_of
-from tests.api.test_orders import cancel, read, recording_held_up, until_released
+from tests.api.orders import cancel, read, recording_held_up, until_released
 from tests.harness import Shop, new_user_id, running_shop, wait_until
 from tests.orders.waiting.conftest import STREAMS_PER_ORDER
 from tests.orders.waiting.streams import follow_request, following

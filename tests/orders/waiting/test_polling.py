@@ -16,7 +16,7 @@ from shop.orders.versions import etag_of, matches, version_of
 from shop.seckill.polls import Polls
 from shop.settings import Settings
 from tests.api.answers import problem_of
-from tests.api.test_orders import cancel, recording_held_up, until_released
+from tests.api.orders import cancel, recording_held_up, until_released
 from tests.harness import Shop, new_user_id, running_shop, wait_until
 from tests.processes import copy_of
 

@@ -12,7 +12,7 @@ from shop.orders import repository
 from shop.sales.models import Sale
 from shop.seckill.waiting import WAIT_SECONDS_MAX, parse_wait
 from tests.api.answers import receipt_of
-from tests.api.test_orders import cancel, recording_held_up, until_released
+from tests.api.orders import cancel, recording_held_up, until_released
 from tests.harness import Shop, new_user_id, outcome, running_shop, wait_until
 from tests.processes import copy_of
 from tests.server.connections.wishes import Wish

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from shop.metrics_page import FILES_UNREADABLE
-from tests.house.test_rules import ROOT
+from tests.source_tree import ROOT
 
 RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
 TESTED = ROOT / "deploy" / "prometheus" / "rules_test.yml"

@@ -13,7 +13,7 @@ from shop.settings import Settings
 from shop.worker import running_worker
 from tests.harness import Shop, new_user_id, outcome
 from tests.lua.ledgers import command, everything
-from tests.orders.test_release import close_by_hand
+from tests.orders.holds import close_by_hand
 from tests.processes import own_shop
 
 

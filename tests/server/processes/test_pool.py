@@ -15,7 +15,8 @@ import pytest
 
 from shop.processes import INTERRUPTED, START_FAILED
 from tests.harness import wait_until
-from tests.nursery import ROOT, alive, family
+from tests.nursery import alive, family
+from tests.source_tree import ROOT
 
 STOP_SECONDS_MAX = 0.5
 
