@@ -16,6 +16,7 @@ import msgspec
 from fastapi import Depends, Request
 from fastapi.security import OAuth2PasswordBearer
 
+from shop.app_keys import AppKey
 from shop.errors import Forbidden, Unauthorized, UserBlocked
 from shop.settings import Settings
 from shop.signatures import HmacSha256, base64url, from_base64url
@@ -207,15 +208,16 @@ def _identity(subject: str, role: str, expires_at: int, generation: int) -> Iden
     return Identity(subject, role, expires_at, generation)
 
 
+VERIFIER = AppKey[TokenVerifier]("verifier")
+REVOCATIONS = AppKey[Revocations]("revocations")
+
 # The Authorize button of /docs asks this URL for a token.
 _bearer = OAuth2PasswordBearer(tokenUrl="/v1/auth/token", auto_error=False)
 
 
 async def _current_user(request: Request, token: Annotated[str | None, Depends(_bearer)]) -> Identity:
-    verifier: TokenVerifier = request.app.state.verifier
-    revocations: Revocations = request.app.state.revocations
-    identity = verifier.verify(token or "")
-    revocations.check(identity)
+    identity = VERIFIER.of(request).verify(token or "")
+    REVOCATIONS.of(request).check(identity)
     return identity
 
 

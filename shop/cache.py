@@ -23,8 +23,9 @@ import structlog
 from fastapi import Depends, Request
 from redis.exceptions import RedisError
 
+from shop import metrics
+from shop.app_keys import AppKey
 from shop.errors import Overloaded
-from shop.metrics import CACHE
 from shop.redis import CONNECTION_ERRORS
 from shop.settings import Settings
 
@@ -37,7 +38,7 @@ EXISTENCE = b"?"  # instead of a generation
 POLL_SECONDS = 0.02
 REDIS_ERRORS = (RedisError, *CONNECTION_ERRORS)
 
-_HIT, _MISS, _ABSENT, _ERROR = (CACHE.labels(result=result) for result in ("hit", "miss", "absent", "error"))
+_HIT, _MISS, _ABSENT, _ERROR = (metrics.CACHE.labels(result=result) for result in ("hit", "miss", "absent", "error"))
 _log = structlog.get_logger(__name__)
 
 
@@ -271,9 +272,11 @@ async def _run(load: Load) -> bytes | None:
     return await load()
 
 
+CACHE = AppKey[Cache]("cache")
+
+
 async def _cache(request: Request) -> Cache:
-    cache: Cache = request.app.state.cache
-    return cache
+    return CACHE.of(request)
 
 
 CacheDep = Annotated[Cache, Depends(_cache)]

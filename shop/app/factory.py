@@ -1,11 +1,9 @@
 """Put the API together: FastAPI with its routers, the purchase lane in front, the request context around both."""
 
-import asyncio
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -28,49 +26,26 @@ import shop.users.router
 from shop.app import document, operator, problems
 from shop.app.context import RequestContext
 from shop.app.cors import Cors, CorsAdmission
-from shop.app.directory import follow_directory, follow_latches
+from shop.app.following import following
 from shop.app.forwarding import Forwarded
-from shop.app.heartbeat import send_heartbeats
 from shop.app.methods import Methods
 from shop.app.pages import PageHeaders
-from shop.auth import Revocations, TokenVerifier
-from shop.cache import Cache
-from shop.clock import watch_clock
-from shop.database import Database
-from shop.kept_connections import keep_connections
-from shop.ledger.receipts import Signer
+from shop.app.state import AppState
 from shop.logs import configure_logs
-from shop.order_changes import Announcer, Changes
-from shop.orders.announcing import ANNOUNCER
-from shop.orders.following import OrderReader, poll_orders
-from shop.orders.payment_of import PAYMENTS
-from shop.orders.placing import order_limiter
 from shop.orders.repeats import Statuses
-from shop.payments.following import PaymentsOfOrders
-from shop.payments.gateway import HttpGateway
-from shop.pool_sizes import FOLLOWERS_POOL_MAX
 from shop.processes import die_with_parent
-from shop.rate_limit import rate_limiter
-from shop.redis import all_scripts, connect
+from shop.redis import all_scripts
 from shop.seckill.admission import PurchaseAdmission
 from shop.seckill.checking import Checker
-from shop.seckill.lane import ROUTE, PurchaseLane
-from shop.seckill.polls import Polls
-from shop.seckill.registry import Registry
+from shop.seckill.lane import PurchaseLane
 from shop.seckill.requests import RequestIds
-from shop.seckill.tally import Tally
 from shop.server.connections import STATE, Connections
 from shop.server.gate import OverloadGate
 from shop.settings import Settings, get_settings
-from shop.stopping import cancel_and_wait, supervise
-from shop.support.explaining.service import explain_limiter
-from shop.users.following import follow_revocations
-from shop.users.passwords import Passwords
-from shop.users.throttle import sign_in_limiters
 
 COLLECT_AFTER_ALLOCATIONS = 20_000
-FIRST_READ_SECONDS_MAX = 5.0
-FOLLOWERS_END_SECONDS = 0.5
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Connections]]]
 
 
 class ShopApp:
@@ -107,125 +82,55 @@ def _spare_the_collector() -> None:
 def create_app(settings: Settings) -> ShopApp:
     """The API. Nothing is connected before the first request or the lifespan. Raises ScriptMissing."""
     all_scripts()
-    ledger = connect(settings.redis_url, settings)
-    side = ledger if settings.side_redis_url == settings.redis_url else connect(settings.side_redis_url, settings)
-    subscription = connect(settings.side_redis_url, settings, connections_max=1)
-    announcer, changes = Announcer(side, settings), Changes(subscription, settings)
-    database = Database(
-        settings, application_name="shop-api", info={ANNOUNCER: announcer, PAYMENTS: PaymentsOfOrders()}
-    )
-    # What the process must learn waits behind no request: a closed sale sends its whole crowd to Postgres, until
-    # the process has learned that it sells again.
-    followed = Database(settings, application_name="shop-api", pool_max=FOLLOWERS_POOL_MAX)
-    verifier, revocations, passwords = TokenVerifier(settings), Revocations(), Passwords(settings)
-    gateway = HttpGateway(settings)
-    gate = OverloadGate(
-        delay_seconds_max=settings.overload_delay_seconds, refused_at_once_max=settings.overload_refused_at_once_max
-    )
+    state = AppState.connect(settings)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        # They are asked to stop first; one that waits for a server that hangs is then cancelled, until it has ended.
-        stopping, listed, read = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        followers: dict[str, Callable[[], Awaitable[None]]] = {
-            "directory": lambda: follow_directory(
-                registry,
-                followed,
-                ledger,
-                settings,
-                limiter=limiter,
-                requests=database,
-                first_read=listed,
-                stopping=stopping,
-            ),
-            "heartbeat": lambda: send_heartbeats(registry, followed, settings, stopping),
-            "latches": lambda: follow_latches(registry, tally, settings, stopping),
-            "revocations": lambda: follow_revocations(followed, revocations, settings, read=read, stopping=stopping),
-            "clock": lambda: watch_clock(stopping),
-            "connections": lambda: connections.keep(stopping),
-            "kept_connections": lambda: keep_connections(
-                {followed: FOLLOWERS_POOL_MAX, database: settings.database_pool_kept}, stopping
-            ),
-            "changes": lambda: changes.follow(stopping),
-            "changed_orders": lambda: poll_orders(followed, changes, settings, stopping),
-        }
-        async with asyncio.TaskGroup() as group:
-            following = [
-                group.create_task(_supervise_follower(name, follow, settings, stopping))
-                for name, follow in followers.items()
-            ]
-            # A process that does not know what is on sale would refuse the crowd that its predecessor served, and one
-            # that does not know what was revoked would serve those whom its predecessor refused.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(FIRST_READ_SECONDS_MAX):
-                    await listed.wait()
-                    await read.wait()
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Connections]]:
+        async with following(state, connections):
             yield {STATE: connections}
-            stopping.set()
-            await cancel_and_wait(following, within=FOLLOWERS_END_SECONDS)
-        await announcer.close()
-        tally.flush()
-        passwords.close()
-        await database.close()
-        await followed.close()
-        await gateway.close()
-        for client in {ledger, side, subscription}:
-            await client.aclose(close_connection_pool=True)
+        await state.close()
 
-    fastapi = _fastapi(settings, lifespan)
-    fastapi.state.settings = settings
-    fastapi.state.database = database
-    fastapi.state.ledger = ledger
-    fastapi.state.gateway = gateway
-    fastapi.state.changes = changes
-    fastapi.state.order_reader = OrderReader(database, settings)
-    fastapi.state.cache = Cache(side, settings)
-    fastapi.state.verifier = verifier
-    fastapi.state.revocations = revocations
-    revocations.told = changes.wake_accounts
-    fastapi.state.passwords = passwords
-    fastapi.state.limiters = sign_in_limiters(side, settings)
-    fastapi.state.order_limiter = order_limiter(side, settings)
-    fastapi.state.explain_limiter = explain_limiter(side, settings)
-    limiter = rate_limiter(
-        side, settings, name="buy", rate_per_second=settings.purchase_rate_per_second, burst=settings.purchase_burst
-    )
-    registry, tally, polls = Registry(Signer(settings.secret)), Tally("POST", ROUTE), Polls(settings)
-    checker, request_ids = Checker(verifier, revocations), RequestIds()
-    admission = PurchaseAdmission(registry=registry, gate=gate, checker=checker, request_ids=request_ids, tally=tally)
-    lane = PurchaseLane(
-        Forwarded(RequestContext(Methods(PageHeaders(fastapi), fastapi.routes), settings), settings),
-        settings=settings,
-        registry=registry,
-        checker=checker,
-        limiter=limiter,
-        changes=changes,
-        polls=polls,
-        request_ids=request_ids,
-        tally=tally,
-        status_of=Statuses(database).status_of,
-    )
-    fastapi.state.polls = polls
+    fastapi = _fastapi(lifespan)
+    state.put_into(fastapi)
+    checker, request_ids = Checker(state.verifier, state.revocations), RequestIds()
+    lane = _lane(fastapi, state, checker, request_ids)
     cors = Cors(lane, settings) if settings.cors_origins else None
-    connections = Connections(
-        settings, CorsAdmission(admission, cors) if cors else admission, gate, on_stop=changes.stop
-    )
+    connections = _connections(state, checker, request_ids, cors)
     return ShopApp(fastapi, cors or lane)
 
 
-async def _supervise_follower(
-    name: str, follow: Callable[[], Awaitable[None]], settings: Settings, stopping: asyncio.Event
-) -> None:
-    await supervise(
-        name,
-        follow,
-        stopping,
-        delay_min_seconds=settings.retry_delay_min_seconds,
-        delay_max_seconds=settings.retry_delay_max_seconds,
+def _lane(fastapi: FastAPI, state: AppState, checker: Checker, request_ids: RequestIds) -> PurchaseLane:
+    """The lane, and behind it whatever surrounds every other request."""
+    settings = state.settings
+    return PurchaseLane(
+        Forwarded(RequestContext(Methods(PageHeaders(fastapi), fastapi.routes), settings), settings),
+        settings=settings,
+        registry=state.registry,
+        checker=checker,
+        limiter=state.purchase_limiter,
+        changes=state.changes,
+        polls=state.polls,
+        request_ids=request_ids,
+        tally=state.tally,
+        status_of=Statuses(state.database).status_of,
     )
 
 
-def _fastapi(settings: Settings, lifespan: object) -> FastAPI:
+def _connections(state: AppState, checker: Checker, request_ids: RequestIds, cors: Cors | None) -> Connections:
+    """The connections of the server, which asks the lane's admission before it begins a request."""
+    settings = state.settings
+    gate = OverloadGate(
+        delay_seconds_max=settings.overload_delay_seconds, refused_at_once_max=settings.overload_refused_at_once_max
+    )
+    admission = PurchaseAdmission(
+        registry=state.registry, gate=gate, checker=checker, request_ids=request_ids, tally=state.tally
+    )
+    return Connections(
+        settings, CorsAdmission(admission, cors) if cors else admission, gate, on_stop=state.changes.stop
+    )
+
+
+def _fastapi(lifespan: Lifespan) -> FastAPI:
     app = FastAPIOffline(
         **document.ABOUT,
         version=version("shop"),

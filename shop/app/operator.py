@@ -9,10 +9,12 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 
 from shop.advice import ADVICE, ADVICE_BY_CLASS
+from shop.app_keys import SETTINGS
 from shop.errors import Invalid, NotFound
 from shop.json_bodies import JsonRoute
 from shop.problem_json import RETRYABLE_STATUSES, problem_of_code, problems
 from shop.readiness import log_changes, readiness, summary
+from shop.request_session import DATABASE, LEDGER
 
 router = APIRouter(tags=["operator"], route_class=JsonRoute)
 
@@ -122,8 +124,7 @@ async def explain_error(
 )
 async def readyz(request: Request) -> JSONResponse:
     """Whether this process can sell: Postgres, migrations, Redis, scripts and durability."""
-    state = request.app.state
-    checks = await readiness(state.database, state.ledger, state.settings)
+    checks = await readiness(DATABASE.of(request), LEDGER.of(request), SETTINGS.of(request))
     log_changes(checks)
     ready, shown = summary(checks, lambda failing: failing.reason)
     return JSONResponse(shown, status_code=200 if ready else 503)

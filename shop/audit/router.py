@@ -16,6 +16,7 @@ from shop.errors import (
 from shop.json_bodies import JsonRoute
 from shop.ledger.order_ids import SALE_ID_MAX
 from shop.problem_json import REFUSED_TO_OTHERS, problems
+from shop.request_session import DATABASE, LEDGER
 
 router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
@@ -29,4 +30,4 @@ async def audit_sale(
     sale_id: Annotated[int, Digits(1, SALE_ID_MAX, SaleNotFound), Path()], admin: CurrentAdmin, request: Request
 ) -> AuditReport:
     """Prove I1–I6 of a sale from Postgres and Redis at one watermark, and tell what its audits have found so far."""
-    return await audit(request.app.state.database, request.app.state.ledger, sale_id)
+    return await audit(DATABASE.of(request), LEDGER.of(request), sale_id)

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.convertors import StringConvertor, register_url_convertor
 
+from shop.app_keys import SETTINGS
 from shop.auth import ActorDep, CurrentAdmin
 from shop.bounds import ROW_ID_MAX, Digits, Limit, WrittenId
 from shop.errors import (
@@ -27,7 +28,7 @@ from shop.notifications.schemas import (
     WebhookWithSecret,
 )
 from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
-from shop.request_session import SessionDep
+from shop.request_session import DATABASE, SessionDep
 
 
 class _NotDead(StringConvertor):
@@ -57,8 +58,7 @@ async def create_webhook(
     new: WebhookCreate, request: Request, actor: ActorDep, response: Response
 ) -> WebhookWithSecret:
     """Tell a URL of what happens to orders from now on. The secret that signs is in this answer and in no other."""
-    state = request.app.state
-    webhook = await service.create(state.database, actor, new, state.settings)
+    webhook = await service.create(DATABASE.of(request), actor, new, SETTINGS.of(request))
     response.headers["Location"] = f"/v1/admin/webhooks/{webhook.id}"
     response.headers["Cache-Control"] = "no-store"
     return WebhookWithSecret.model_validate(webhook)
@@ -103,7 +103,7 @@ async def retry_dead_letter(
     delivery_id: DeliveryId, request: Request, actor: ActorDep, session: SessionDep
 ) -> DeliveryRead:
     """Try a dead letter anew, at once and then for a day. Asking twice is the same as once."""
-    return await service.retry(session, actor, delivery_id, request.app.state.settings)
+    return await service.retry(session, actor, delivery_id, SETTINGS.of(request))
 
 
 @router.get("/{webhook_id:webhook}", responses=problems(*REFUSED_TO_OTHERS, WebhookNotFound))
@@ -117,8 +117,8 @@ async def read_webhook(webhook_id: WebhookId, admin: CurrentAdmin, session: Sess
 )
 async def change_webhook(webhook_id: WebhookId, patch: WebhookPatch, request: Request, actor: ActorDep) -> WebhookRead:
     """Change the fields that are sent. Enabling it again also forgets that it failed."""
-    state = request.app.state
-    return WebhookRead.model_validate(await service.change(state.database, actor, webhook_id, patch, state.settings))
+    changed = await service.change(DATABASE.of(request), actor, webhook_id, patch, SETTINGS.of(request))
+    return WebhookRead.model_validate(changed)
 
 
 @router.delete("/{webhook_id:webhook}", status_code=204, responses=problems(*REFUSED_TO_OTHERS, WebhookNotFound))

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse
 
-from shop.auth import CurrentUser
+from shop.app_keys import SETTINGS, AppKey
+from shop.auth import REVOCATIONS, CurrentUser
 from shop.client_addresses import counted_as
 from shop.database import see_one_moment
 from shop.errors import (
@@ -24,12 +25,12 @@ from shop.errors import (
 from shop.json_bodies import JsonRoute
 from shop.order_changes import Changes, Listener
 from shop.orders import service
-from shop.orders.following import is_final, stream
+from shop.orders.following import OrderReader, is_final, stream
+from shop.orders.router import POLLS
 from shop.orders.schemas import OrderId
 from shop.orders.versions import last_seen, version_of
 from shop.problem_json import problems
-from shop.request_session import SessionDep
-from shop.settings import Settings
+from shop.request_session import LEDGER, SessionDep
 
 EVENT = {
     "type": "object",
@@ -46,12 +47,15 @@ EVENT = {
 # A proxy must neither keep the events nor hold them back until there are more.
 HEADERS = {"Cache-Control": "private, no-store", "Vary": "Authorization", "X-Accel-Buffering": "no"}
 
+CHANGES = AppKey[Changes]("changes")
+ORDER_READER = AppKey[OrderReader]("order_reader")
+
 router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
 
 def counted_address(request: Request) -> str | None:
     """What the client's address counts as; None for a trusted proxy, which is many clients."""
-    settings: Settings = request.app.state.settings
+    settings = SETTINGS.of(request)
     host = request.client.host if request.client else None
     if settings.proxies.trust_peer(host) or host is None:
         return None
@@ -60,8 +64,8 @@ def counted_address(request: Request) -> str | None:
 
 async def _listener(order_id: OrderId, buyer: CurrentUser, request: Request) -> AsyncIterator[Listener]:
     """It listens before the state is read, and until the response is over."""
-    changes: Changes = request.app.state.changes
-    with changes.listening(order_id.bytes, account=buyer.user_id, address=counted_address(request)) as listener:
+    address = counted_address(request)
+    with CHANGES.of(request).listening(order_id.bytes, account=buyer.user_id, address=address) as listener:
         yield listener
 
 
@@ -97,18 +101,19 @@ async def follow_order(
     A comment comes when there was nothing else for a while. The stream ends when the order is closed and its units
     are back, and after ten minutes or when the server stops: then come back with `Last-Event-ID`.
     """
-    state = request.app.state
     await see_one_moment(session)
-    order = await service.read(session, state.ledger, order_id=order_id, buyer_id=buyer.user_id, polls=state.polls)
+    order = await service.read(
+        session, LEDGER.of(request), order_id=order_id, buyer_id=buyer.user_id, polls=POLLS.of(request)
+    )
     seen = last_seen(last_event_id)
     if seen == version_of(order) and is_final(order):
         return Response(status_code=204)
     events = stream(
         order,
         listener,
-        state.order_reader,
-        state.settings,
+        ORDER_READER.of(request),
+        SETTINGS.of(request),
         seen=seen,
-        good_seconds=partial(state.revocations.good_seconds, buyer),
+        good_seconds=partial(REVOCATIONS.of(request).good_seconds, buyer),
     )
     return EventSourceResponse(events, headers=HEADERS)

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
+from shop.app_keys import SETTINGS, AppKey
 from shop.auth import CurrentUser
 from shop.bounds import Digits, Hyphenated, Limit
 from shop.cache import CacheDep
@@ -46,8 +47,10 @@ from shop.ledger.order_ids import SALE_ID_MAX
 from shop.orders import claims, placing, repeats, repository, service, versions
 from shop.orders.schemas import OrderId, OrderPage, OrderRead, OrderRequest, OrderSummary, PurchaseRead
 from shop.problem_json import REFUSED_BODIES, problems
+from shop.rate_limit import RateLimiter
 from shop.rate_limit import limit as admit
-from shop.request_session import SessionDep
+from shop.request_session import DATABASE, LEDGER, SessionDep
+from shop.seckill.polls import Polls
 from shop.seckill.requests import PurchaseRequest
 from shop.seckill.waiting import WAIT_SECONDS_MAX
 
@@ -98,6 +101,9 @@ PLACE_PROBLEMS = problems(
 # A browser keeps the answer, and asks each time whether it still holds.
 REVALIDATED = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
 
+ORDER_LIMITER = AppKey[RateLimiter]("order_limiter")
+POLLS = AppKey[Polls]("polls")
+
 router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
 
@@ -147,7 +153,7 @@ async def purchase(
         user_id=buyer.user_id,
         key=None if idempotency_key is None else parse_key(idempotency_key),
         quantity=wish.quantity,
-        settings=request.app.state.settings,
+        settings=SETTINGS.of(request),
     )
     response.status_code = 200
     response.headers["Location"] = f"/v1/orders/{order.id}"
@@ -182,15 +188,14 @@ async def place_order(
     idempotency_key: NeededKey,
 ) -> OrderRead:
     """Order products of the catalogue at its prices, all lines or none. The key makes a retry the same order."""
-    state = request.app.state
-    await admit(state.order_limiter, buyer.user_id)
+    await admit(ORDER_LIMITER.of(request), buyer.user_id)
     placed = await placing.place(
         session,
         cache,
         user_id=buyer.user_id,
         key=parse_key(idempotency_key),
         units={line.product_id: line.quantity for line in wish.lines},
-        settings=state.settings,
+        settings=SETTINGS.of(request),
     )
     response.headers["Location"] = f"/v1/orders/{placed.order.id}"
     if placed.replayed:
@@ -242,24 +247,24 @@ async def read_order(
     With its receipt, an order that was accepted and that the ledger has lost is restored, within the time that units
     are kept for that.
     """
-    state = request.app.state
     await see_one_moment(session)
     if if_none_match is not None:
         found = await repository.versions(session, [order_id], buyer.user_id)
         if found and versions.matches(if_none_match, tag := versions.etag_of(found[order_id])):
             return Response(status_code=304, headers={**REVALIDATED, "ETag": tag})
+    ledger, polls = LEDGER.of(request), POLLS.of(request)
     if receipt is None:
-        order = await service.read(session, state.ledger, order_id=order_id, buyer_id=buyer.user_id, polls=state.polls)
+        order = await service.read(session, ledger, order_id=order_id, buyer_id=buyer.user_id, polls=polls)
     else:
         await session.close()  # Its connection: the claim takes its own, several times.
         order = await claims.read(
-            state.database,
-            state.ledger,
+            DATABASE.of(request),
+            ledger,
             order_id=order_id,
             buyer_id=buyer.user_id,
             receipt=receipt,
-            polls=state.polls,
-            settings=state.settings,
+            polls=polls,
+            settings=SETTINGS.of(request),
         )
     headers = {**REVALIDATED, "ETag": versions.etag(order)}
     if if_none_match is not None and versions.matches(if_none_match, headers["ETag"]):
@@ -276,7 +281,11 @@ async def read_order(
 )
 async def cancel_order(order_id: OrderId, buyer: CurrentUser, request: Request, cache: CacheDep) -> OrderRead:
     """Give the held units back. Cancelling twice is the same as once."""
-    state = request.app.state
     return await service.cancel(
-        state.database, state.ledger, cache, order_id=order_id, buyer_id=buyer.user_id, settings=state.settings
+        DATABASE.of(request),
+        LEDGER.of(request),
+        cache,
+        order_id=order_id,
+        buyer_id=buyer.user_id,
+        settings=SETTINGS.of(request),
     )

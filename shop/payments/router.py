@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, Request, Response
 
+from shop.app_keys import SETTINGS, AppKey
 from shop.auth import ActorDep, CurrentAdmin, CurrentUser
 from shop.errors import (
     BodyTooLarge,
@@ -32,15 +33,18 @@ from shop.json_bodies import JsonRoute
 from shop.orders.schemas import OrderId
 from shop.payments import service
 from shop.payments.events import ingest
+from shop.payments.gateway import Gateway
 from shop.payments.returning import check_return_url
 from shop.payments.schemas import MoneyReport, PaymentRead, PaymentRequest, RefundRead, RefundRequest
 from shop.payments.totals import repository as totals
 from shop.payments.webhook_signature import parse_webhook
 from shop.problem_json import REFUSED_BODIES, problems
-from shop.request_session import SessionDep
+from shop.request_session import DATABASE, LEDGER, SessionDep
 
 # A body may be left out, and is no `null` then: some generators of clients cannot send one that may be either.
 WITHOUT_WISH = PaymentRequest()
+
+GATEWAY = AppKey[Gateway]("gateway")
 
 router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
@@ -86,15 +90,15 @@ async def start_payment(
     If the provider has ended it unpaid, asking again begins the next attempt while the hold lasts.
     """
     key = parse_key(idempotency_key)
-    state = request.app.state
-    return_url = None if wish.return_url is None else check_return_url(wish.return_url, state.settings)
+    settings = SETTINGS.of(request)
+    return_url = None if wish.return_url is None else check_return_url(wish.return_url, settings)
     started = await service.start(
-        state.database,
-        state.ledger,
-        state.gateway,
+        DATABASE.of(request),
+        LEDGER.of(request),
+        GATEWAY.of(request),
         order_id=order_id,
         buyer_id=buyer.user_id,
-        settings=state.settings,
+        settings=settings,
         key=key,
         return_url=return_url,
     )
@@ -112,7 +116,7 @@ async def start_payment(
 )
 async def receive_webhook(request: Request, session: SessionDep) -> None:
     """Take an event of the payment provider, once, in any order (Standard Webhooks)."""
-    event = parse_webhook(request.app.state.settings, request.headers, await request.body())
+    event = parse_webhook(SETTINGS.of(request), request.headers, await request.body())
     await ingest(session, event)
 
 
@@ -141,11 +145,16 @@ async def refund_order(
     order_id: OrderId, wish: RefundRequest, asked: AskedDep, actor: ActorDep, request: Request, session: SessionDep
 ) -> Response:
     """Give all the money of a paid order back, with or without its units. A repeat refunds nothing more."""
-    state = request.app.state
 
     async def work() -> RefundRead:
         return await service.refund(
-            session, state.database, state.ledger, actor, order_id=order_id, wish=wish, settings=state.settings
+            session,
+            DATABASE.of(request),
+            LEDGER.of(request),
+            actor,
+            order_id=order_id,
+            wish=wish,
+            settings=SETTINGS.of(request),
         )
 
     return answer(await once(session, asked, work, status=202))

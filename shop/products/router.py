@@ -29,7 +29,7 @@ from shop.products.schemas import (
     ProductRead,
     StockChange,
 )
-from shop.request_session import SessionDep
+from shop.request_session import DATABASE, SessionDep
 
 ProductId = Annotated[int, Digits(1, ROW_ID_MAX, ProductNotFound), Path()]
 StartingAfter = Annotated[WrittenId | None, Query(description="The last id of the page before.")]
@@ -42,7 +42,7 @@ async def list_products(
     request: Request, cache: CacheDep, limit: Limit = 20, starting_after: StartingAfter = None
 ) -> Response:
     """The catalogue, newest first."""
-    page = await service.read_public_page(request.app.state.database, cache, limit=limit, starting_after=starting_after)
+    page = await service.read_public_page(DATABASE.of(request), cache, limit=limit, starting_after=starting_after)
     return _json(page.body, _next_link("/v1/products", limit, page.next_cursor))
 
 
@@ -54,7 +54,7 @@ async def list_products(
 )
 async def read_product(product_id: ProductId, request: Request, cache: CacheDep) -> Response:
     """One product of the catalogue."""
-    return _json(await service.read_public(request.app.state.database, cache, product_id))
+    return _json(await service.read_public(DATABASE.of(request), cache, product_id))
 
 
 @router.get("/admin/products", tags=["admin"], responses=problems(*REFUSED_TO_OTHERS))

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from shop.app_keys import SETTINGS
 from shop.auth import Actor, ActorDep, CurrentAdmin
 from shop.bounds import Digits, Limit
 from shop.database import UNAVAILABLE_ERRORS, after_commit
@@ -27,7 +28,7 @@ from shop.idempotency.requests import KEY_PROBLEMS, REPLAYED, AskedDep
 from shop.json_bodies import JsonRoute
 from shop.ledger.order_ids import SALE_ID_MAX
 from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
-from shop.request_session import SessionDep
+from shop.request_session import DATABASE, LEDGER, SessionDep
 from shop.sales import phase, repository, service
 from shop.sales.changes import ChangeOutOfOrder, outcome_of
 from shop.sales.loading import load
@@ -199,13 +200,13 @@ async def _changed(
     request: Request, response: Response, ask: Callable[[AsyncSession], Awaitable[SaleChange]]
 ) -> ChangeRead:
     """Commit a numbered change, then offer it to the ledger; 202 when the ledger does not answer in time."""
-    state = request.app.state
-    async with state.database.transaction() as session:
+    database, settings = DATABASE.of(request), SETTINGS.of(request)
+    async with database.transaction() as session:
         change = await ask(session)
         sale = await repository.find(session, change.sale_id)
-    fault_point(state.settings, "before_answer")
+    fault_point(settings, "before_answer")
     try:
-        change = await outcome_of(state.database, state.ledger, change, sale.epoch if sale else 0, state.settings)
+        change = await outcome_of(database, LEDGER.of(request), change, sale.epoch if sale else 0, settings)
     except ChangeRefused as refusal:
         refusal.replayed = REPLAYED in response.headers
         raise
@@ -218,8 +219,7 @@ async def _changed(
 
 async def _load(request: Request, sale: Sale) -> None:
     """Load at once; what hinders it is logged, and the controller tries again."""
-    state = request.app.state
-    await load(state.database, state.ledger, sale, state.settings)
+    await load(DATABASE.of(request), LEDGER.of(request), sale, SETTINGS.of(request))
 
 
 async def _admin_read(session: AsyncSession, sale: Sale) -> SaleAdminRead:

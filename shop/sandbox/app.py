@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp
 
+from shop.app_keys import AppKey
 from shop.sandbox.behaviour import Behaviour
 from shop.sandbox.page import missing_page, payment_page
 from shop.sandbox.provider import Provider
@@ -27,6 +28,9 @@ AMOUNT_MINOR_MAX = 10**12
 EVENTS_MAX = 500
 SEQ_MAX = 2**62
 RESTART_SECONDS = 1.0
+
+PROVIDER = AppKey[Provider]("provider")
+API_KEY = AppKey[SecretStr]("api_key")
 
 
 class _Wish(BaseModel):
@@ -67,14 +71,13 @@ async def _idempotency_key(idempotency_key: Annotated[str | None, Header(max_len
 
 
 async def _authorized(request: Request, authorization: Annotated[str, Header()] = "") -> None:
-    expected = f"Bearer {request.app.state.api_key.get_secret_value()}"
+    expected = f"Bearer {API_KEY.of(request).get_secret_value()}"
     if not hmac.compare_digest(authorization.encode(), expected.encode()):
         raise Refused(401, "unauthorized", "The API key is missing or wrong")
 
 
 async def _provider(request: Request) -> Provider:
-    provider: Provider = request.app.state.provider
-    return provider
+    return PROVIDER.of(request)
 
 
 ProviderDep = Annotated[Provider, Depends(_provider)]
@@ -109,8 +112,8 @@ def create_app(provider: Provider, *, api_key: SecretStr, webhook_secret: str) -
     app = FastAPI(
         title="A payment provider's sandbox", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
     )
-    app.state.provider = provider
-    app.state.api_key = api_key
+    PROVIDER.put(app, provider)
+    API_KEY.put(app, api_key)
     app.include_router(api)
     app.include_router(public)
     app.add_exception_handler(Refused, _refused)

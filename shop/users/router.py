@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Path, Request, Response
 
+from shop.app_keys import SETTINGS, AppKey
 from shop.auth import ActorDep, CurrentAdmin, CurrentUser, issue_token
 from shop.errors import (
     EmailTaken,
@@ -20,9 +21,10 @@ from shop.errors import (
 )
 from shop.json_bodies import JsonRoute
 from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
-from shop.request_session import SessionDep
+from shop.request_session import DATABASE, SessionDep
 from shop.users import service
 from shop.users.models import User
+from shop.users.passwords import Passwords
 from shop.users.schemas import (
     Credentials,
     PasswordChange,
@@ -35,6 +37,8 @@ from shop.users.schemas import (
 from shop.users.throttle import throttle
 
 UserId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+PASSWORDS = AppKey[Passwords]("passwords")
 
 router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
@@ -53,7 +57,7 @@ async def register(new: Registration, request: Request, response: Response, sess
     """Make an account."""
     await throttle(request, email=service.canonical_email(new.email))
     user = await service.register(
-        session, request.app.state.passwords, email=new.email, password=new.password.get_secret_value()
+        session, PASSWORDS.of(request), email=new.email, password=new.password.get_secret_value()
     )
     response.headers["Location"] = "/v1/me"
     return UserRead.model_validate(user)
@@ -66,10 +70,9 @@ async def register(new: Registration, request: Request, response: Response, sess
 )
 async def sign_in(form: Annotated[Credentials, Form()], request: Request, response: Response) -> Token:
     """Give a token for an e-mail address and a password."""
-    state = request.app.state
     await throttle(request, email=service.canonical_email(form.username))
     user = await service.sign_in(
-        state.database, state.passwords, email=form.username, password=form.password.get_secret_value()
+        DATABASE.of(request), PASSWORDS.of(request), email=form.username, password=form.password.get_secret_value()
     )
     return _token(user, request, response)
 
@@ -111,13 +114,13 @@ async def change_password(change: PasswordChange, user: CurrentUser, request: Re
 
     A try counts as one to sign in.
     """
-    state = request.app.state
-    async with state.database.transaction() as session:
+    database = DATABASE.of(request)
+    async with database.transaction() as session:
         account = await service.account(session, user.user_id)
     await throttle(request, email=account.email)
     changed = await service.change_password(
-        state.database,
-        state.passwords,
+        database,
+        PASSWORDS.of(request),
         account,
         current=change.current_password.get_secret_value(),
         new=change.new_password.get_secret_value(),
@@ -160,7 +163,7 @@ async def sign_user_out(user_id: UserId, actor: ActorDep, session: SessionDep) -
 
 
 def _token(user: User, request: Request, response: Response) -> Token:
-    settings = request.app.state.settings
+    settings = SETTINGS.of(request)
     # RFC 6749, section 5.1: nobody on the way may keep it.
     response.headers["Cache-Control"] = "no-store"
     return Token(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import redis.asyncio as aioredis
 from fastapi import Request
 
+from shop.app_keys import AppKey
 from shop.client_addresses import counted_as
 from shop.rate_limit import RateLimiter, limit, rate_limiter
 from shop.settings import Settings
@@ -21,6 +22,9 @@ class SignInLimiters:
     ipv6_prefix_bits: int
 
 
+SIGN_IN_LIMITERS = AppKey[SignInLimiters]("sign_in_limiters")
+
+
 def sign_in_limiters(redis: aioredis.Redis, settings: Settings) -> SignInLimiters:
     """The two limiters, shared by all processes through `redis`."""
     return SignInLimiters(
@@ -32,7 +36,7 @@ def sign_in_limiters(redis: aioredis.Redis, settings: Settings) -> SignInLimiter
 
 async def throttle(request: Request, *, email: str) -> None:
     """Count one attempt from this address for this account. Raises RateLimited."""
-    limiters: SignInLimiters = request.app.state.limiters
+    limiters = SIGN_IN_LIMITERS.of(request)
     host = request.client.host if request.client else "local"
     await limit(limiters.address, counted_as(host, ipv6_prefix_bits=limiters.ipv6_prefix_bits))
     await limit(limiters.account, email)

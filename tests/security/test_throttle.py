@@ -1,15 +1,15 @@
 """Registering and signing in are throttled by address and by account, because each costs a hash."""
 
 import uuid
-from types import SimpleNamespace
 
 import pytest
 import redis.asyncio as aioredis
 from fastapi import Request
+from starlette.applications import Starlette
 
 from shop.errors import RateLimited
 from shop.settings import Settings
-from shop.users.throttle import sign_in_limiters, throttle
+from shop.users.throttle import SIGN_IN_LIMITERS, sign_in_limiters, throttle
 from tests.harness import Shop
 
 PASSWORD = "correct horse battery"
@@ -18,7 +18,8 @@ PASSWORD = "correct horse battery"
 def request_from(address: str, redis: aioredis.Redis, settings: Settings) -> Request:
     """A request to a process of its own, which knows only what Redis tells it."""
     strict = settings.model_copy(update={"sign_in_per_minute_per_address": 6, "sign_in_per_minute_per_account": 3})
-    app = SimpleNamespace(state=SimpleNamespace(limiters=sign_in_limiters(redis, strict)))
+    app = Starlette()
+    SIGN_IN_LIMITERS.put(app, sign_in_limiters(redis, strict))
     return Request({"type": "http", "headers": [], "client": (address, 1), "app": app})
 
 

@@ -7,6 +7,7 @@ from shop.errors import NotReady, OrderNotFound
 from shop.json_bodies import JsonRoute
 from shop.orders.schemas import OrderId
 from shop.problem_json import REFUSED_TO_OTHERS, problems
+from shop.request_session import DATABASE, LEDGER
 from shop.support.trail.schemas import OrderTrail
 from shop.support.trail.service import trail
 
@@ -23,4 +24,4 @@ async def read_trail(order_id: OrderId, admin: CurrentAdmin, request: Request) -
 
     An order that is accepted and not recorded yet is told from the ledger alone.
     """
-    return await trail(request.app.state.database, request.app.state.ledger, order_id)
+    return await trail(DATABASE.of(request), LEDGER.of(request), order_id)

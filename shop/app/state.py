@@ -1,0 +1,137 @@
+"""What one application holds: connected here, closed here, and put where its routers find what they need."""
+
+from dataclasses import dataclass
+
+import redis.asyncio as aioredis
+from starlette.applications import Starlette
+
+from shop.app_keys import SETTINGS
+from shop.auth import REVOCATIONS, VERIFIER, Revocations, TokenVerifier
+from shop.cache import CACHE, Cache
+from shop.database import Database
+from shop.ledger.receipts import Signer
+from shop.order_changes import Announcer, Changes
+from shop.orders.announcing import ANNOUNCER
+from shop.orders.events_router import CHANGES, ORDER_READER
+from shop.orders.following import OrderReader
+from shop.orders.payment_of import PAYMENTS
+from shop.orders.placing import order_limiter
+from shop.orders.router import ORDER_LIMITER, POLLS
+from shop.payments.following import PaymentsOfOrders
+from shop.payments.gateway import Gateway, HttpGateway
+from shop.payments.router import GATEWAY
+from shop.pool_sizes import FOLLOWERS_POOL_MAX
+from shop.rate_limit import RateLimiter, rate_limiter
+from shop.redis import connect
+from shop.request_session import DATABASE, LEDGER
+from shop.seckill.lane import ROUTE
+from shop.seckill.polls import Polls
+from shop.seckill.registry import Registry
+from shop.seckill.tally import Tally
+from shop.settings import Settings
+from shop.support.explaining.router import EXPLAIN_LIMITER
+from shop.support.explaining.service import explain_limiter
+from shop.users.passwords import Passwords
+from shop.users.router import PASSWORDS
+from shop.users.throttle import SIGN_IN_LIMITERS, SignInLimiters, sign_in_limiters
+
+
+@dataclass(frozen=True)
+class AppState:
+    """What one application holds. `followers_database` is the pool of those who learn what the process must know.
+
+    They wait behind no request: a closed sale sends its whole crowd to Postgres, until the process has learned that it
+    sells again.
+    """
+
+    settings: Settings
+    ledger: aioredis.Redis
+    side: aioredis.Redis
+    subscription: aioredis.Redis
+    database: Database
+    followers_database: Database
+    announcer: Announcer
+    changes: Changes
+    gateway: Gateway
+    passwords: Passwords
+    verifier: TokenVerifier
+    revocations: Revocations
+    cache: Cache
+    order_reader: OrderReader
+    sign_in_limiters: SignInLimiters
+    purchase_limiter: RateLimiter
+    order_limiter: RateLimiter
+    explain_limiter: RateLimiter
+    registry: Registry
+    tally: Tally
+    polls: Polls
+
+    @classmethod
+    def connect(cls, settings: Settings) -> "AppState":
+        """The clients of one application. Nothing is connected before the first request or the lifespan."""
+        ledger = connect(settings.redis_url, settings)
+        same = settings.side_redis_url == settings.redis_url
+        side = ledger if same else connect(settings.side_redis_url, settings)
+        subscription = connect(settings.side_redis_url, settings, connections_max=1)
+        announcer, changes = Announcer(side, settings), Changes(subscription, settings)
+        info = {ANNOUNCER: announcer, PAYMENTS: PaymentsOfOrders()}
+        database = Database(settings, application_name="shop-api", info=info)
+        revocations = Revocations()
+        revocations.told = changes.wake_accounts
+        return cls(
+            settings=settings,
+            ledger=ledger,
+            side=side,
+            subscription=subscription,
+            database=database,
+            followers_database=Database(settings, application_name="shop-api", pool_max=FOLLOWERS_POOL_MAX),
+            announcer=announcer,
+            changes=changes,
+            gateway=HttpGateway(settings),
+            passwords=Passwords(settings),
+            verifier=TokenVerifier(settings),
+            revocations=revocations,
+            cache=Cache(side, settings),
+            order_reader=OrderReader(database, settings),
+            sign_in_limiters=sign_in_limiters(side, settings),
+            purchase_limiter=_purchase_limiter(side, settings),
+            order_limiter=order_limiter(side, settings),
+            explain_limiter=explain_limiter(side, settings),
+            registry=Registry(Signer(settings.secret)),
+            tally=Tally("POST", ROUTE),
+            polls=Polls(settings),
+        )
+
+    def put_into(self, app: Starlette) -> None:
+        """Let the routes of this application have the pieces that they ask for."""
+        SETTINGS.put(app, self.settings)
+        LEDGER.put(app, self.ledger)
+        DATABASE.put(app, self.database)
+        CHANGES.put(app, self.changes)
+        GATEWAY.put(app, self.gateway)
+        PASSWORDS.put(app, self.passwords)
+        VERIFIER.put(app, self.verifier)
+        REVOCATIONS.put(app, self.revocations)
+        CACHE.put(app, self.cache)
+        ORDER_READER.put(app, self.order_reader)
+        SIGN_IN_LIMITERS.put(app, self.sign_in_limiters)
+        ORDER_LIMITER.put(app, self.order_limiter)
+        EXPLAIN_LIMITER.put(app, self.explain_limiter)
+        POLLS.put(app, self.polls)
+
+    async def close(self) -> None:
+        """Tell what is left to tell, then close every connection."""
+        await self.announcer.close()
+        self.tally.flush()
+        self.passwords.close()
+        await self.database.close()
+        await self.followers_database.close()
+        await self.gateway.close()
+        for client in {self.ledger, self.side, self.subscription}:
+            await client.aclose(close_connection_pool=True)
+
+
+def _purchase_limiter(redis: aioredis.Redis, settings: Settings) -> RateLimiter:
+    return rate_limiter(
+        redis, settings, name="buy", rate_per_second=settings.purchase_rate_per_second, burst=settings.purchase_burst
+    )
