@@ -152,7 +152,7 @@ MUTANTS = (
         "blocked_user_goes_on",
         "A user who was blocked may do everything but buy.",
         AUTH,
-        "    revocations.check(identity)\n",
+        "    REVOCATIONS.of(request).check(identity)\n",
         "",
         "tests/security/test_roles.py::test_a_blocked_account_may_do_nothing_that_needs_a_token",
     ),
