@@ -9,7 +9,8 @@ from rich.text import Text
 
 from loadtests.judge import afterlife
 from loadtests.judge.afterlife import Afterlife
-from loadtests.judge.verify import Threshold, Verdict, thresholds
+from loadtests.judge.invariants import Threshold
+from loadtests.judge.verify import Verdict, thresholds
 from shop.currencies import written
 
 PASSED, FAILED = "✓", "✗"

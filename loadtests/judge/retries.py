@@ -4,7 +4,6 @@ What the crowd was promised is asked for again, with the same keys, whatever has
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from loadtests.client.answers import REPLAYED, read_answer
 from loadtests.client.http import Address, HttpError, Pool, Response
 from loadtests.client.purchases import purchase_path, purchase_request
 from loadtests.crowd.record import Attempt
+from loadtests.judge.promises import are_unique, promises
 
 RETRIES_MAX = 5_000
 CONNECTIONS = 32
@@ -31,24 +31,6 @@ class Retries:
     @property
     def hold(self) -> bool:
         return self.unique and self.found == self.retried
-
-
-Click = tuple[str, str | None]
-
-
-def promises(attempts: Sequence[Attempt]) -> dict[Click, set[str]]:
-    """The ids that were promised to each user for each key."""
-    ids: defaultdict[Click, set[str]] = defaultdict(set)
-    for attempt in attempts:
-        if attempt.order_id is not None:
-            ids[attempt.user_id, attempt.key].add(attempt.order_id)
-    return dict(ids)
-
-
-def are_unique(promised: Mapping[Click, set[str]]) -> bool:
-    """Whether every click was promised one id, and no id to two clicks."""
-    ids = [order_id for each in promised.values() for order_id in each]
-    return len(ids) == len(set(ids)) == len(promised)
 
 
 async def retry(base_url: str, sale_id: int, attempts: Sequence[Attempt], token_of: Mapping[str, str]) -> Retries:

@@ -1,14 +1,54 @@
 """What Postgres has recorded of a sale, as the judges read it."""
 
-from sqlalchemy import select
+from typing import NamedTuple
+
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from loadtests.judge.operations import Entry, Rules
 from shop.ledger.order_ids import ids_of_sale
-from shop.orders.models import Order
+from shop.orders.models import Order, OrderLine
 from shop.sales.models import LedgerRow, Sale, SaleEpoch
 
 ROWS_PER_FETCH = 10_000
+
+
+class Row(NamedTuple):
+    """An order. `line_quantity` is the sum over its lines, `replaces` the order whose late money paid this one."""
+
+    user_id: str
+    quantity: int
+    line_quantity: int
+    status: str
+    live: bool
+    replaces: str | None
+
+
+async def rows_of_sale(session: AsyncSession, sale_id: int) -> dict[str, Row]:
+    """Every order of a sale by its id."""
+    ids = ids_of_sale(sale_id)
+    statement = (
+        select(
+            Order.id,
+            Order.user_id,
+            Order.quantity,
+            func.coalesce(func.sum(OrderLine.quantity), 0),
+            Order.status,
+            Order.released_at.is_(None),
+            Order.replaces,
+        )
+        .outerjoin(OrderLine, OrderLine.order_id == Order.id)
+        .where(Order.id.between(ids.first, ids.last))
+        .group_by(Order.id)
+        .execution_options(yield_per=ROWS_PER_FETCH)
+    )
+    rows: dict[str, Row] = {}
+    result = await session.stream(statement)
+    async for fetched in result.partitions(ROWS_PER_FETCH):
+        for order_id, user_id, quantity, line_quantity, status, live, replaces in fetched:
+            replaced = str(replaces) if replaces else None
+            rows[str(order_id)] = Row(user_id, quantity, line_quantity, status, live, replaced)
+    return rows
 
 
 async def entries_of(session: AsyncSession, sale_id: int) -> list[Entry]:

@@ -1,33 +1,18 @@
 """The proof after a run: what the crowd was told, held against what Postgres has written down.
 
-It reads and never writes, and believes neither side: a promise without a row is as wrong as a row without a promise.
+It reads and never writes, and believes neither side.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
-from uuid import UUID
 
-from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from loadtests.crowd.record import CrowdRecord, summarize
-from shop.orders.models import Order, OrderLine
+from loadtests.judge.invariants import Threshold, threshold_of
+from loadtests.judge.promises import Click, above_limit, is_kept, oversold, promises, unexplained
+from loadtests.judge.rows import Row, rows_of_sale
 from shop.sales.models import Sale
-
-ROWS_PER_FETCH = 10_000
-SALE_ID_SHIFT = 96
-
-INVARIANTS = {
-    "I1": "no gap in the ledger",
-    "I2": "every balance follows from the last",
-    "I3": "units are conserved",
-    "I4": "no oversell, by the rows",
-    "I5": "no buyer above the limit",
-    "I6": "every promise has its row",
-    "I9": "no row without a promise",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,27 +64,6 @@ class Verdict:
         return all(threshold.ok for threshold in thresholds(self))
 
 
-class Threshold(NamedTuple):
-    """A condition of a good run, whether it holds, and the figures to show beside it."""
-
-    name: str
-    ok: bool
-    shown: str
-
-
-class Row(NamedTuple):
-    """An order of the sale as Postgres has it.
-
-    `line_units` is the sum over its lines, `replaces` the order whose late money paid this one.
-    """
-
-    user_id: str
-    units: int
-    line_units: int
-    live: bool
-    replaces: str | None
-
-
 async def verify(
     session: AsyncSession,
     *,
@@ -116,8 +80,8 @@ async def verify(
     sale = await session.get_one(Sale, sale_id)
     rows = await rows_of_sale(session, sale_id)
     live = {order_id: row for order_id, row in rows.items() if row.live}
-    promises = {(a.order_id, a.user_id) for a in record.attempts if a.order_id is not None}
-    promised = {order_id for order_id, _ in promises}
+    clicks = promises(record.attempts)
+    promised = {order_id for order_ids in clicks.values() for order_id in order_ids}
     doubtful = {attempt.user_id for attempt in record.attempts if attempt.unknown}
     crowd = summarize(record)
     return Verdict(
@@ -130,10 +94,10 @@ async def verify(
         over_limit=crowd.over_limit,
         rate_limited=crowd.rate_limited,
         errors=crowd.errors,
-        persisted=sum(row.line_units for row in live.values()),
-        oversold=max(0, sum(row.units for row in live.values()) - sale.units),
+        persisted=sum(row.line_quantity for row in live.values()),
+        oversold=oversold(rows.values(), sale.units),
         lost=len(promised - rows.keys()),
-        duplicated=_count_duplicated(record, live.values(), units_per_user=sale.units_per_user),
+        duplicated=_count_duplicated(clicks, rows.values(), units_per_user=sale.units_per_user),
         attempts_per_second=crowd.attempts_per_second,
         reserve_p50_ms=crowd.reserve_p50_ms,
         reserve_p99_ms=crowd.reserve_p99_ms,
@@ -141,35 +105,10 @@ async def verify(
         invariants={
             **invariants,
             "I6": invariants.get("I6", True)
-            and all(_keeps(rows.get(order_id), user_id) for order_id, user_id in promises),
-            "I9": all(row.user_id in doubtful or promised & {order_id, row.replaces} for order_id, row in live.items()),
+            and all(is_kept(rows.get(each), user_id) for (user_id, _), ids in clicks.items() for each in ids),
+            "I9": not unexplained(live, promised, doubtful=doubtful),
         },
     )
-
-
-async def rows_of_sale(session: AsyncSession, sale_id: int) -> dict[str, Row]:
-    """Every order of a sale by its id. The ids of a sale lie together: their first 32 bits are the sale's."""
-    first, last = UUID(int=sale_id << SALE_ID_SHIFT), UUID(int=((sale_id + 1) << SALE_ID_SHIFT) - 1)
-    statement = (
-        select(
-            Order.id,
-            Order.user_id,
-            Order.quantity,
-            func.coalesce(func.sum(OrderLine.quantity), 0),
-            Order.released_at.is_(None),
-            Order.replaces,
-        )
-        .outerjoin(OrderLine, OrderLine.order_id == Order.id)
-        .where(Order.id.between(first, last))
-        .group_by(Order.id)
-        .execution_options(yield_per=ROWS_PER_FETCH)
-    )
-    rows: dict[str, Row] = {}
-    result = await session.stream(statement)
-    async for fetched in result.partitions(ROWS_PER_FETCH):
-        for order_id, user_id, units, line_units, live, replaces in fetched:
-            rows[str(order_id)] = Row(user_id, units, line_units, live, str(replaces) if replaces else None)
-    return rows
 
 
 def thresholds(verdict: Verdict) -> list[Threshold]:
@@ -186,27 +125,11 @@ def thresholds(verdict: Verdict) -> list[Threshold]:
             f"{verdict.persisted:,} of {verdict.reserved:,}",
         ),
         Threshold("every shopper answered", verdict.errors == 0, f"{verdict.errors:,} errors"),
-        *(
-            Threshold(f"{name} {INVARIANTS.get(name, '')}".rstrip(), holds, "holds" if holds else "broken")
-            for name, holds in verdict.invariants.items()
-        ),
+        *(threshold_of(name, holds=holds) for name, holds in verdict.invariants.items()),
     ]
 
 
-def _keeps(row: Row | None, user_id: str) -> bool:
-    """Whether a promise was kept: to this user, with lines that add up. The primary key allows one row at most."""
-    return row is not None and row.user_id == user_id and row.units == row.line_units
-
-
-def _count_duplicated(record: CrowdRecord, live: Iterable[Row], *, units_per_user: int) -> int:
-    """Count clicks (a user and a key, or a user without one) with several orders, and other users above the limit."""
-    orders_of_click: defaultdict[tuple[str, str | None], set[str]] = defaultdict(set)
-    for attempt in record.attempts:
-        if attempt.order_id is not None:
-            orders_of_click[attempt.user_id, attempt.key].add(attempt.order_id)
-    doubled = [click for click, order_ids in orders_of_click.items() if len(order_ids) > 1]
-    units_of: Counter[str] = Counter()
-    for row in live:
-        units_of[row.user_id] += row.units
-    above = {user_id for user_id, units in units_of.items() if units > units_per_user}
-    return len(doubled) + len(above - {user_id for user_id, _ in doubled})
+def _count_duplicated(promised: Mapping[Click, Collection[str]], rows: Iterable[Row], *, units_per_user: int) -> int:
+    """Count clicks that were promised several orders, and other users above the limit."""
+    doubled = [click for click, order_ids in promised.items() if len(order_ids) > 1]
+    return len(doubled) + len(above_limit(rows, units_per_user) - {user_id for user_id, _ in doubled})

@@ -9,7 +9,8 @@ crowd       the buyers: they ask until they know, cancel, come back, and show th
 driver      the sales, one after another and beside each other, and the admin who changes them
 healing     how long it takes until everything is well again (I12)
 check       what was promised against what is recorded, on the same data
-ledger      what the rows of the ledger say about every answer
+history     every answer against the rows of the ledger
+finding     what the checks have found so far
 run         the course: break, heal, check, repeat
 report      the screen, the table, the line of JSON, the README
 """

@@ -13,6 +13,7 @@ from loadtests.torture.purchases import Purchase
 from loadtests.torture.testbed import Testbed, Wrecked
 from shop.auth import COMMAND_LINE
 from shop.errors import SaleStateConflict
+from shop.ledger.order_ids import keyed_order_id, uuid_text
 from shop.products import repository as products
 from shop.sales import repository, service
 from shop.sales.schemas import SaleCreate
@@ -44,6 +45,10 @@ class OnSale:
     closes_at: float
     selling: bool = True
     purchases: list[Purchase] = field(default_factory=list)
+
+    def order_id_of(self, purchase: Purchase) -> str:
+        """The one order that this purchase can be."""
+        return uuid_text(keyed_order_id(self.id, self.salt, purchase.user_id, purchase.key))
 
 
 class Driver:

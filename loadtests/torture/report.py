@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from loadtests.torture.check import INVARIANTS
+from loadtests.judge.invariants import SENTENCES
 from loadtests.torture.plan import counted
 from loadtests.torture.run import State
 
@@ -146,10 +146,9 @@ def print_results(results: Results, console: Console) -> None:
     for name, figure in figures(results):
         table.add_row(f"  {name}", Text(figure))
     console.print(table)
-    for name, words in INVARIANTS.items():
-        holds = results.invariants[name]
+    for name, holds in results.invariants.items():
         mark, style = ("✓", "green") if holds else ("✗", "bold red")
-        console.print(Text(f"{mark} ", style=style) + Text(f"{name} {words}"))
+        console.print(Text(f"{mark} ", style=style) + Text(f"{name} {SENTENCES[name]}"))
     for sentence in results.violations:
         console.print(Text(f"✗ {sentence}", style="red"))
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import msgspec
 
-from loadtests.torture.check import Finding, check_sale
+from loadtests.torture.check import check_sale
 from loadtests.torture.context import Broken, Context
 from loadtests.torture.crowd import Crowd
 from loadtests.torture.driver import Driver, OnSale
 from loadtests.torture.faults import FAULTS
+from loadtests.torture.finding import Finding
 from loadtests.torture.healing import HEAL_SECONDS_BAR, HEAL_SECONDS_MAX, NotHealed, seconds_allowed, until_well
-from loadtests.torture.ledger import check_ledger
+from loadtests.torture.history import check_ledger
 from loadtests.torture.plan import Fault, Injection, Round, rounds
 from loadtests.torture.slowdown import Slowdown
 from loadtests.torture.testbed import PASSING_ERRORS, Wrecked, testbed

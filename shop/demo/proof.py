@@ -7,14 +7,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httpx
-import redis.asyncio as aioredis
 
 from loadtests.crowd.record import CrowdRecord, CrowdSummary
 from loadtests.judge import afterlife
+from loadtests.judge.ledger import is_drained
 from loadtests.judge.retries import Retries
 from loadtests.judge.verify import Verdict, verify
 from shop.audit.service import audit_sale
-from shop.database import Database
 from shop.demo.stage import Stage, database_of
 from shop.ledger import client as ledger
 from shop.local import LocalShop
@@ -36,7 +35,7 @@ async def verdict(shop: LocalShop, sale_id: int, record: CrowdRecord) -> Verdict
         async with database_of(shop.settings) as database:
 
             async def drained() -> bool:
-                return await _is_drained(database, client, sale_id)
+                return await is_drained(database, client, sale_id)
 
             await _until(drained, DRAIN_SECONDS_MAX)
             drain_seconds = time.monotonic() - started
@@ -147,18 +146,11 @@ async def _until_drained(shop: LocalShop, sale_id: int) -> None:
         async with database_of(shop.settings) as database:
 
             async def drained() -> bool:
-                return await _is_drained(database, client, sale_id)
+                return await is_drained(database, client, sale_id)
 
             await _until(drained, DRAIN_SECONDS_MAX)
     finally:
         await client.aclose(close_connection_pool=True)
-
-
-async def _is_drained(database: Database, client: aioredis.Redis, sale_id: int) -> bool:
-    async with database.transaction() as session:
-        sale = await sales.find(session, sale_id)
-    state = None if sale is None else await ledger.read_state(client, sale_id, sale.epoch)
-    return sale is not None and state is not None and state.seq == sale.watermark
 
 
 async def _until(condition: Callable[[], Awaitable[bool]], within: float) -> None:

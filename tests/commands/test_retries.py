@@ -4,7 +4,8 @@ from uuid import uuid4
 
 from loadtests.client.answers import RESERVED
 from loadtests.crowd.record import Attempt
-from loadtests.judge.retries import Retries, are_unique, promises, retry
+from loadtests.judge.promises import are_unique, promises
+from loadtests.judge.retries import Retries, retry
 from tests.commands.endpoint import Endpoint, Script, answer, endpoint, in_turn, refusal, replayed
 
 FIRST, SECOND = str(uuid4()), str(uuid4())

@@ -13,13 +13,14 @@ import pytest
 from sqlalchemy import text
 
 from loadtests.chaos import ChaosProxy
-from loadtests.judge.afterlife import released_wrongly
-from loadtests.torture.check import Finding, check_sale
+from loadtests.judge.ledger import released_wrongly, sold_while_closed
+from loadtests.torture.check import check_sale
 from loadtests.torture.crowd import Crowd
 from loadtests.torture.driver import Driver, OnSale
 from loadtests.torture.faults import FAULTS
+from loadtests.torture.finding import Finding
 from loadtests.torture.healing import HEAL_SECONDS_MAX, NotHealed, until_well
-from loadtests.torture.ledger import check_ledger, sold_while_closed
+from loadtests.torture.history import check_ledger
 from loadtests.torture.plan import rounds
 from loadtests.torture.purchases import Purchase
 from loadtests.torture.report import markdown, results_of, write_longest

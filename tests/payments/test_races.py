@@ -9,7 +9,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from loadtests.judge.afterlife import released_wrongly
+from loadtests.judge.ledger import released_wrongly
 from shop.orders.expiry import expire_due
 from shop.orders.models import Order, OrderStatus
 from shop.payments.service import money_report

@@ -1,14 +1,15 @@
-"""What the ledger rows of a sale show: nothing was sold while it was closed, and every answer was true at its place."""
+"""What the ledger of a sale shows: nothing was sold while it was closed, and every answer was true at its position."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from sqlalchemy import select
 
 from loadtests.judge.history import check_history
+from loadtests.judge.ledger import sold_while_closed
 from loadtests.judge.operations import Entry, Operation, Rules, operation_of
 from loadtests.judge.rows import entries_of, rules_of
-from loadtests.torture.check import Finding, order_id_of
 from loadtests.torture.driver import OnSale
+from loadtests.torture.finding import Finding
 from loadtests.torture.healing import HEAL_SECONDS_BAR
 from loadtests.torture.purchases import Purchase
 from loadtests.torture.testbed import Testbed
@@ -38,27 +39,9 @@ async def check_ledger(testbed: Testbed, sale: OnSale, finding: Finding) -> None
         finding.breaks("history", sentence)
 
 
-def sold_while_closed(rows: Iterable[LedgerRow], changes: dict[int, SaleChange]) -> list[str]:
-    """Reservations between a pause and the next resume, or after the end, by the ledger's own order.
-
-    What a recovery brings back is exempt, and a new epoch begins with nothing known: it settles changes without events.
-    """
-    found, epoch, paused, ended = [], 0, False, False
-    for row in rows:
-        if row.epoch != epoch:
-            epoch, paused = row.epoch, False
-        change = changes.get(row.change_n or 0)
-        if change is not None and change.outcome == "applied":
-            paused = row.kind == "pause" or (paused and row.kind != "resume")
-            ended = ended or row.kind == "end"
-        elif row.kind == "reserved" and (paused or ended):
-            found.append(f"entry {row.seq} of epoch {row.epoch} was sold while the sale was closed")
-    return found
-
-
 def operations_of(sale: OnSale, purchase: Purchase) -> Iterator[Operation]:
     """The attempts of a purchase as the judge of histories reads them; one that was never sent is none."""
-    asked_for, quantity = order_id_of(sale, purchase), purchase.quantity
+    asked_for, quantity = sale.order_id_of(purchase), purchase.quantity
     for attempt, epoch, seq in purchase.told:
         operation = operation_of(attempt, sale_id=sale.id, quantity=quantity, epoch=epoch, seq=seq, asked_for=asked_for)
         if operation is not None:
