@@ -28,7 +28,7 @@ from loadtests.bench.purchases import UNITS, measure_purchases
 from loadtests.bench.report import print_results, write_readme
 from loadtests.bench.results import Results, judge
 from loadtests.bench.sales import prepare_sales
-from loadtests.bench.stage import NotMeasured, Stage, stage
+from loadtests.bench.testbed import NotMeasured, Testbed, running_testbed
 from shop.database import UNAVAILABLE_ERRORS
 from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown
 
@@ -52,7 +52,7 @@ class Part(StrEnum):
     EXPIRY = "expiry"
 
 
-Measure = Callable[[Stage, Size, Callable[[str], None]], Awaitable[object]]
+Measure = Callable[[Testbed, Size, Callable[[str], None]], Awaitable[object]]
 PARTS: dict[Part, Measure] = {
     Part.PURCHASES: measure_purchases,
     Part.ANSWERS: measure_answers,
@@ -120,7 +120,7 @@ async def _measure(size: Size, parts: list[Part], directory: Path | None, progre
     def report(line: str) -> None:
         progress.print(f"[dim]{time.monotonic() - began:5.0f} s[/dim]  {line}", markup=True)
 
-    async with stage(directory) as testbed:
+    async with running_testbed(directory) as testbed:
         results = Results(
             at=datetime.now(UTC).isoformat(timespec="seconds"),
             quick=size.quick,

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 # From <linux/posix-timers.h>: the clock of a process's CPU time, all its threads included, in nanoseconds.
@@ -34,13 +35,18 @@ def _rss_bytes(pid: int) -> int:
         return 0
 
 
+def children(pid: int) -> list[int]:
+    """The processes that this one has made; none when it is gone."""
+    found: list[int] = []
+    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += map(int, tasks.read_text().split())
+    return found
+
+
 def family(pid: int) -> list[int]:
     """A process and all that descend from it."""
     found = [pid]
     for each in found:
-        for tasks in Path(f"/proc/{each}/task").glob("*/children"):
-            try:
-                found += map(int, tasks.read_text().split())
-            except OSError:
-                continue
+        found += children(each)
     return found

@@ -7,7 +7,7 @@ from loadtests.bench.plan import Size
 from loadtests.bench.purchases import BASELINE_SALE, UNITS, Report, start_baselines
 from loadtests.bench.rounds import RATES_AT_FIRST, Summary, Wish, kept, per_second, play, summarize, throttled
 from loadtests.bench.sales import fill, forget, open_sales
-from loadtests.bench.stage import Stage
+from loadtests.bench.testbed import Testbed
 
 SOLD_OUT, REPLAYED, ACCEPTED = "409", "200", "202"
 
@@ -21,14 +21,14 @@ class Answers(msgspec.Struct, kw_only=True):
     dropped_rounds: int
 
 
-async def measure_answers(stage: Stage, size: Size, report: Report) -> Answers:
+async def measure_answers(testbed: Testbed, size: Size, report: Report) -> Answers:
     """Rounds of bare, sold out and replays in turn. Every token is new, also that of one who asks again."""
-    (sold_out,) = await open_sales(stage, units=1)
-    (replays,) = await open_sales(stage, units=UNITS)
-    await start_baselines(stage, replays, ["bare"])
-    await stage.stop_worker()
-    buyers = int(stage.rates.get("shop", RATES_AT_FIRST["shop"]) * 2 * size.seconds)
-    name = await fill(stage, replays, buyers)
+    (sold_out,) = await open_sales(testbed, units=1)
+    (replays,) = await open_sales(testbed, units=UNITS)
+    await start_baselines(testbed, replays, ["bare"])
+    await testbed.stop_worker()
+    buyers = int(testbed.rates.get("shop", RATES_AT_FIRST["shop"]) * 2 * size.seconds)
+    name = await fill(testbed, replays, buyers)
     wishes = {
         "bare": Wish("bare", BASELINE_SALE, size.seconds),
         "sold_out": Wish("shop", sold_out, size.seconds),
@@ -37,12 +37,12 @@ async def measure_answers(stage: Stage, size: Size, report: Report) -> Answers:
     rounds: dict[str, list[Round]] = {name: [] for name in wishes}
     for number in range(size.answer_rounds):
         for name, wish in wishes.items():
-            found = await play(stage, wish)
+            found = await play(testbed, wish)
             rounds[name].append(found)
             report(f"round {number + 1}/{size.answer_rounds}  {name:13} {per_second(found):8,.0f} answers/s")
-    last = await play(stage, wishes["bare"])
+    last = await play(testbed, wishes["bare"])
     dropped = throttled([per_second(each) for each in (*rounds["bare"], last)])
-    await forget(stage, [sold_out, replays])
+    await forget(testbed, [sold_out, replays])
 
     def summary(name: str, status: str) -> Summary:
         return summarize(kept(rounds[name], dropped), status, dropped=len(dropped))

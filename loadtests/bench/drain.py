@@ -14,11 +14,12 @@ import asyncpg
 import msgspec
 
 from loadtests.bench.accounting import cpu_seconds
+from loadtests.bench.cores import pinned
 from loadtests.bench.plan import Size
 from loadtests.bench.purchases import UNITS, Report
 from loadtests.bench.rounds import MICROSECONDS, Spread, spread
 from loadtests.bench.sales import DRAIN_SECONDS_MAX, fill, forget, open_sales, row, schedule_sale, until_drained
-from loadtests.bench.stage import NotMeasured, Stage, pinned
+from loadtests.bench.testbed import NotMeasured, Testbed
 from shop.orders.batch import LEDGER_COLUMNS, LINE_COLUMNS, ORDER_COLUMNS
 
 BATCH = 1_000
@@ -45,27 +46,27 @@ class _Drained:
     cpu_us: float
 
 
-async def measure_drain(stage: Stage, size: Size, report: Report) -> Drain:
+async def measure_drain(testbed: Testbed, size: Size, report: Report) -> Drain:
     """In each round a new sale is filled and drained; then its rows are copied, and some inserted, for other sales."""
     drained: list[_Drained] = []
     copied: list[float] = []
     single: list[float] = []
-    sale_ids = await open_sales(stage, units=UNITS, count=size.drain_rounds)
-    stage.start_worker()
-    await until_drained(stage, sale_ids)
-    stage.pin_worker(stage.cores.api)
+    sale_ids = await open_sales(testbed, units=UNITS, count=size.drain_rounds)
+    testbed.start_worker()
+    await until_drained(testbed, sale_ids)
+    testbed.pin_worker(testbed.cores.api)
     for number, sale_id in enumerate(sale_ids):
-        with stage.worker_frozen():
-            await fill(stage, sale_id, size.drain_orders)
-        drained.append(await _drain(stage, sale_id, size.drain_orders))
-        product_id = (await row(stage, sale_id)).product_id
-        others = [await schedule_sale(stage, product_id, 1) for _ in range(2)]
-        await forget(stage, [sale_id, *others])
-        with pinned(stage.cores.api):
-            rows = await _rows(stage, sale_id)
-            copied.append(await _copy(stage, _moved(rows, others[0])))
+        with testbed.worker_frozen():
+            await fill(testbed, sale_id, size.drain_orders)
+        drained.append(await _drain(testbed, sale_id, size.drain_orders))
+        product_id = (await row(testbed, sale_id)).product_id
+        others = [await schedule_sale(testbed, product_id, 1) for _ in range(2)]
+        await forget(testbed, [sale_id, *others])
+        with pinned(testbed.cores.api):
+            rows = await _rows(testbed, sale_id)
+            copied.append(await _copy(testbed, _moved(rows, others[0])))
             few = {table: found[: size.single_orders] for table, found in _moved(rows, others[1]).items()}
-            single.append(await _insert(stage, few))
+            single.append(await _insert(testbed, few))
         report(
             f"round {number + 1}/{size.drain_rounds}  drain {drained[-1].per_second:8,.0f} orders/s"
             f"  COPY {copied[-1]:8,.0f}  single {single[-1]:8,.0f}"
@@ -80,13 +81,13 @@ async def measure_drain(stage: Stage, size: Size, report: Report) -> Drain:
     )
 
 
-async def _drain(stage: Stage, sale_id: int, orders: int) -> _Drained:
+async def _drain(testbed: Testbed, sale_id: int, orders: int) -> _Drained:
     """Watch the watermark of a sale with so many orders more; the clock runs from the first batch that is seen."""
     deadline = time.monotonic() + DRAIN_SECONDS_MAX
     first: tuple[float, int, float] | None = None
     while True:
-        watermark = (await row(stage, sale_id)).watermark
-        now, used = time.perf_counter(), cpu_seconds([stage.worker_pid])
+        watermark = (await row(testbed, sale_id)).watermark
+        now, used = time.perf_counter(), cpu_seconds([testbed.worker_pid])
         if first is None and watermark > 1:
             first = now, watermark, used
         if first is not None and watermark >= orders + 1:
@@ -100,18 +101,18 @@ async def _drain(stage: Stage, sale_id: int, orders: int) -> _Drained:
     return _Drained((watermark - seen) / (now - began), MICROSECONDS * (used - used_before) / (watermark - seen))
 
 
-async def _connection(stage: Stage) -> "asyncpg.Connection[Any]":
-    return await asyncpg.connect(stage.settings.database_url.replace("+asyncpg", ""))
+async def _connection(testbed: Testbed) -> "asyncpg.Connection[Any]":
+    return await asyncpg.connect(testbed.settings.database_url.replace("+asyncpg", ""))
 
 
-async def _rows(stage: Stage, sale_id: int) -> Rows:
+async def _rows(testbed: Testbed, sale_id: int) -> Rows:
     """All rows of a sale that was drained, in the order of its ledger."""
     of_sale = {
         "orders": "FROM orders t WHERE t.sale_id = $1 ORDER BY t.seq",
         "order_lines": "FROM order_lines t JOIN orders o ON o.id = t.order_id WHERE o.sale_id = $1 ORDER BY o.seq",
         "stock_ledger": "FROM stock_ledger t WHERE t.sale_id = $1 ORDER BY t.seq",
     }
-    connection = await _connection(stage)
+    connection = await _connection(testbed)
     try:
         found: Rows = {}
         for table, columns in TABLES.items():
@@ -135,9 +136,9 @@ def _moved(rows: Rows, sale_id: int) -> Rows:
     return {table: [tuple(map(moved, TABLES[table], each)) for each in found if each] for table, found in rows.items()}
 
 
-async def _copy(stage: Stage, rows: Rows) -> float:
+async def _copy(testbed: Testbed, rows: Rows) -> float:
     """Orders per second by COPY alone, one transaction for each thousand."""
-    connection = await _connection(stage)
+    connection = await _connection(testbed)
     try:
         began = time.perf_counter()
         for start in range(0, len(rows["orders"]), BATCH):
@@ -150,9 +151,9 @@ async def _copy(stage: Stage, rows: Rows) -> float:
         await connection.close()
 
 
-async def _insert(stage: Stage, rows: Rows) -> float:
+async def _insert(testbed: Testbed, rows: Rows) -> float:
     """Orders per second when each has a transaction of its own."""
-    connection = await _connection(stage)
+    connection = await _connection(testbed)
     statements = {table: _insert_statement(table, columns) for table, columns in TABLES.items()}
     try:
         began = time.perf_counter()

@@ -20,7 +20,8 @@ from loadtests.bench.plan import Size
 from loadtests.bench.purchases import UNITS, Report
 from loadtests.bench.rounds import MICROSECONDS, Spread, spread
 from loadtests.bench.sales import fill, forget, open_sales, row, until_drained
-from loadtests.bench.stage import HOST, NotMeasured, Stage
+from loadtests.bench.settings import HOST
+from loadtests.bench.testbed import NotMeasured, Testbed
 from loadtests.client.http import Address, Pool
 from shop.ledger import client as ledger
 from shop.orders.models import Order, OrderStatus
@@ -67,34 +68,34 @@ class _Expired:
     cpu_us: dict[str, float]
 
 
-async def measure_expiry(stage: Stage, size: Size, report: Report) -> Expiry:
+async def measure_expiry(testbed: Testbed, size: Size, report: Report) -> Expiry:
     """In each round payments alone, and then payments of the same kind while the orders of another sale expire."""
-    stage.start_worker()
-    sale_ids = await open_sales(stage, units=size.expiry_orders + 1, count=size.expiry_rounds)
-    (paying_sale,) = await open_sales(stage, units=UNITS)
-    await fill(stage, paying_sale, _payments_max(size))
-    await until_drained(stage, [paying_sale])
-    stage.pin_worker(stage.cores.api)
-    await _want_payments(stage, paying_sale)
+    testbed.start_worker()
+    sale_ids = await open_sales(testbed, units=size.expiry_orders + 1, count=size.expiry_rounds)
+    (paying_sale,) = await open_sales(testbed, units=UNITS)
+    await fill(testbed, paying_sale, _payments_max(size))
+    await until_drained(testbed, [paying_sale])
+    testbed.pin_worker(testbed.cores.api)
+    await _want_payments(testbed, paying_sale)
     idle: list[list[float]] = []
     busy: list[list[float]] = []
     expired: list[_Expired] = []
-    unpaid = iter(await _orders(stage, paying_sale))
-    with _provider(stage) as provider:
+    unpaid = iter(await _orders(testbed, paying_sale))
+    with _provider(testbed) as provider:
         for number, sale_id in enumerate(sale_ids):
-            await fill(stage, sale_id, size.expiry_orders)
-            await until_drained(stage, [sale_id])
+            await fill(testbed, sale_id, size.expiry_orders)
+            await until_drained(testbed, [sale_id])
             idle.append(await _payments_meanwhile(provider, unpaid, asyncio.create_task(asyncio.sleep(IDLE_SECONDS))))
-            expiring = asyncio.create_task(_expire(stage, sale_id))
+            expiring = asyncio.create_task(_expire(testbed, sale_id))
             busy.append(await _payments_meanwhile(provider, unpaid, expiring))
             expired.append(expiring.result())
-            await forget(stage, [sale_id])
+            await forget(testbed, [sale_id])
             report(
                 f"round {number + 1}/{size.expiry_rounds}  {expired[-1].per_second:8,.0f} expired/s"
                 f"  payments p99 {_p99(idle[-1]):6.1f} ms idle, {_p99(busy[-1]):6.1f} ms meanwhile"
             )
-    await _require_paid(stage, paying_sale, sum(map(len, idle + busy)))
-    await forget(stage, [paying_sale])
+    await _require_paid(testbed, paying_sale, sum(map(len, idle + busy)))
+    await forget(testbed, [paying_sale])
     return Expiry(
         orders=size.expiry_orders,
         payments=sum(map(len, busy)),
@@ -133,11 +134,11 @@ class Provider:
 
 
 @contextmanager
-def _provider(stage: Stage) -> Iterator[Provider]:
-    address = Address(HOST, stage.ports["shop"])
+def _provider(testbed: Testbed) -> Iterator[Provider]:
+    address = Address(HOST, testbed.ports["shop"])
     pool = Pool(address, size=PAYERS, connect_timeout_seconds=CONNECT_SECONDS_MAX)
     try:
-        yield Provider(address, pool, Webhook(stage.settings.webhook_secrets[0]))
+        yield Provider(address, pool, Webhook(testbed.settings.webhook_secrets[0]))
     finally:
         pool.close()
 
@@ -161,17 +162,17 @@ def _captured(order: Unpaid) -> ProviderEvent:
     )
 
 
-async def _want_payments(stage: Stage, sale_id: int) -> None:
+async def _want_payments(testbed: Testbed, sale_id: int) -> None:
     """As if every buyer of the sale had started a payment."""
     columns = ["order_id", "status", "amount_minor", "currency"]
     rows = select(Order.id, literal(PaymentStatus.WANTED), Order.total_minor, Order.currency)
-    async with stage.database.transaction() as session:
+    async with testbed.database.transaction() as session:
         await session.execute(insert(Payment).from_select(columns, rows.where(Order.sale_id == sale_id)))
 
 
-async def _require_paid(stage: Stage, sale_id: int, payments: int) -> None:
+async def _require_paid(testbed: Testbed, sale_id: int, payments: int) -> None:
     """Raises NotMeasured unless every payment has made an order paid."""
-    async with stage.database.transaction() as session:
+    async with testbed.database.transaction() as session:
         query = select(func.count()).where(Order.sale_id == sale_id, Order.status == OrderStatus.PAID)
         paid = (await session.execute(query)).scalar_one()
     if paid != payments:
@@ -182,8 +183,8 @@ def _payments_max(size: Size) -> int:
     return int(size.expiry_rounds * (IDLE_SECONDS + EXPIRE_SECONDS_MAX) * PAYMENTS_PER_SECOND)
 
 
-async def _orders(stage: Stage, sale_id: int) -> list[Unpaid]:
-    async with stage.database.transaction() as session:
+async def _orders(testbed: Testbed, sale_id: int) -> list[Unpaid]:
+    async with testbed.database.transaction() as session:
         query = select(Order.id, Order.total_minor, Order.currency).where(Order.sale_id == sale_id)
         return [Unpaid(*row) for row in await session.execute(query)]
 
@@ -217,16 +218,16 @@ async def _timed(provider: Provider, order: Unpaid, due: float) -> float:
     return (time.perf_counter() - due) * MILLISECONDS
 
 
-async def _expire(stage: Stage, sale_id: int) -> _Expired:
+async def _expire(testbed: Testbed, sale_id: int) -> _Expired:
     """Let all orders of a sale become due at once, and wait until every unit is back and that is recorded."""
-    pids = {"worker": [stage.worker_pid], "postgres": family(stage.servers.postgres.pid)}
-    pids["redis"] = [stage.servers.valkey.pid]
-    units = (await row(stage, sale_id)).units
-    async with stage.database.transaction() as session:
+    pids = {"worker": [testbed.worker_pid], "postgres": family(testbed.servers.postgres.pid)}
+    pids["redis"] = [testbed.servers.valkey.pid]
+    units = (await row(testbed, sale_id)).units
+    async with testbed.database.transaction() as session:
         await session.execute(update(Order).where(Order.sale_id == sale_id).values(expires_at=func.now()))
     used = {name: cpu_seconds(found) for name, found in pids.items()}
     began = time.perf_counter()
-    while not await _is_back(stage, sale_id, units):
+    while not await _is_back(testbed, sale_id, units):
         if time.perf_counter() - began > EXPIRE_SECONDS_MAX:
             raise NotMeasured(f"the orders of sale {sale_id} have not expired after {EXPIRE_SECONDS_MAX:g} s")
         await asyncio.sleep(WATCH_SECONDS)
@@ -235,8 +236,8 @@ async def _expire(stage: Stage, sale_id: int) -> _Expired:
     return _Expired(units / seconds, cpu_us)
 
 
-async def _is_back(stage: Stage, sale_id: int, units: int) -> bool:
-    sale, state = await row(stage, sale_id), await ledger.read_state(stage.redis, sale_id, 1)
+async def _is_back(testbed: Testbed, sale_id: int, units: int) -> bool:
+    sale, state = await row(testbed, sale_id), await ledger.read_state(testbed.redis, sale_id, 1)
     return state is not None and (state.available, sale.units_taken, sale.watermark) == (units, 0, state.seq)
 
 

@@ -6,7 +6,7 @@ from loadtests.bench.plan import Size
 from loadtests.bench.purchases import ACCEPTED, Report
 from loadtests.bench.rounds import MICROSECONDS, Spread, Wish, play, spread
 from loadtests.bench.sales import fill, forget, open_sales, until_drained
-from loadtests.bench.stage import Stage
+from loadtests.bench.testbed import Testbed
 
 # A sale that a round of purchases would make much larger is used for one round only.
 SMALL = 50_000
@@ -32,22 +32,22 @@ class Growth(msgspec.Struct, kw_only=True):
     seconds: float
 
 
-async def measure_growth(stage: Stage, size: Size, report: Report) -> Growth:
+async def measure_growth(testbed: Testbed, size: Size, report: Report) -> Growth:
     """Fill sales of all sizes and drain them; then, with an idle worker, rounds of purchases in each in turn."""
-    stage.start_worker()
+    testbed.start_worker()
     grown: dict[int, list[int]] = {}
     weights: dict[int, float] = {}
     for orders in size.growth_orders:
         grown[orders] = await open_sales(
-            stage, units=orders + SPARE_UNITS, count=size.growth_rounds if orders < SMALL else 1
+            testbed, units=orders + SPARE_UNITS, count=size.growth_rounds if orders < SMALL else 1
         )
-        weights[orders] = await _fill(stage, grown[orders], orders)
+        weights[orders] = await _fill(testbed, grown[orders], orders)
         report(f"{orders:9,} orders in a sale: {weights[orders]:.0f} bytes of Redis each")
-    await stage.stop_worker()
+    await testbed.stop_worker()
     costs: dict[int, list[tuple[float, float]]] = {orders: [] for orders in grown}
     for number in range(size.growth_rounds):
         for orders, sale_ids in grown.items():
-            found = await play(stage, Wish("shop", sale_ids[number % len(sale_ids)], size.seconds))
+            found = await play(testbed, Wish("shop", sale_ids[number % len(sale_ids)], size.seconds))
             accepted = max(found.statuses.get(ACCEPTED, 0), 1)
             api, redis = (MICROSECONDS * found.cpu_seconds[name] / accepted for name in ("api", "redis"))
             costs[orders].append((api, redis))
@@ -55,7 +55,7 @@ async def measure_growth(stage: Stage, size: Size, report: Report) -> Growth:
                 f"round {number + 1}/{size.growth_rounds}  at {orders:9,} orders"
                 f"  {api:6.1f} + {redis:5.1f} µs per purchase"
             )
-    await forget(stage, [sale_id for sale_ids in grown.values() for sale_id in sale_ids])
+    await forget(testbed, [sale_id for sale_ids in grown.values() for sale_id in sale_ids])
     return Growth(
         seconds=size.seconds,
         sales=[
@@ -71,18 +71,18 @@ async def measure_growth(stage: Stage, size: Size, report: Report) -> Growth:
     )
 
 
-async def _fill(stage: Stage, sale_ids: list[int], orders: int) -> float:
+async def _fill(testbed: Testbed, sale_ids: list[int], orders: int) -> float:
     """Make the orders and drain them; returns the bytes of Redis memory that each then takes."""
-    await until_drained(stage, sale_ids)
-    before = await _used_memory(stage)
+    await until_drained(testbed, sale_ids)
+    before = await _used_memory(testbed)
     for sale_id in sale_ids:
         for start in range(0, orders, CHUNK):
-            await fill(stage, sale_id, min(CHUNK, orders - start))
-            await until_drained(stage, [sale_id])
-    return (await _used_memory(stage) - before) / (orders * len(sale_ids))
+            await fill(testbed, sale_id, min(CHUNK, orders - start))
+            await until_drained(testbed, [sale_id])
+    return (await _used_memory(testbed) - before) / (orders * len(sale_ids))
 
 
-async def _used_memory(stage: Stage) -> int:
+async def _used_memory(testbed: Testbed) -> int:
     """What Redis has in use for data, without the buffers of its clients and of its append-only file."""
-    info = await stage.redis.info("memory")
+    info = await testbed.redis.info("memory")
     return int(info["used_memory"]) - int(info.get("mem_clients_normal", 0)) - int(info.get("mem_aof_buffer", 0))

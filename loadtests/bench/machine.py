@@ -10,7 +10,7 @@ from statistics import median
 import msgspec
 from sqlalchemy import text
 
-from loadtests.bench.stage import Stage
+from loadtests.bench.testbed import Testbed
 
 FSYNC_BYTES = 4096
 FSYNC_TIMES = 100
@@ -33,16 +33,16 @@ class Machine(msgspec.Struct, kw_only=True):
     postgres: str
 
 
-async def describe(stage: Stage) -> Machine:
+async def describe(testbed: Testbed) -> Machine:
     """What this machine is."""
-    async with stage.database.transaction() as session:
+    async with testbed.database.transaction() as session:
         postgres = (await session.execute(text("SHOW server_version"))).scalar_one()
-    server = await stage.redis.info("server")
+    server = await testbed.redis.info("server")
     return Machine(
         processor=_processor(),
         cores=os.cpu_count() or 1,
-        apart=stage.cores.apart,
-        fsync_us=fsync_us(stage.local.directory),
+        apart=testbed.cores.apart,
+        fsync_us=fsync_us(testbed.local.directory),
         python=platform.python_version(),
         uvicorn=version("uvicorn"),
         valkey=str(server.get("valkey_version") or server.get("redis_version")),

@@ -9,7 +9,7 @@ from loadtests.bench.plan import CONNECTIONS, Size
 from loadtests.bench.purchases import ACCEPTED, UNITS, Report
 from loadtests.bench.rounds import Spread, Wish, per_second, play, spread
 from loadtests.bench.sales import forget, open_sales, row, until_drained
-from loadtests.bench.stage import NotMeasured, Stage
+from loadtests.bench.testbed import NotMeasured, Testbed
 from shop.ledger import client as ledger
 
 # Enough that the queue is in the shop, where it is to be refused, and not in the generator.
@@ -48,15 +48,15 @@ class WhileDraining(msgspec.Struct, kw_only=True):
     recorded_share: float
 
 
-async def measure_overload(stage: Stage, size: Size, report: Report) -> Overload:
+async def measure_overload(testbed: Testbed, size: Size, report: Report) -> Overload:
     """In each cycle the capacity first, then the loads that are multiples of it."""
-    sale_ids = await open_sales(stage, units=UNITS, count=size.overload_rounds)
-    await stage.stop_worker()
+    sale_ids = await open_sales(testbed, units=UNITS, count=size.overload_rounds)
+    await testbed.stop_worker()
     seconds = size.overload_seconds
     rounds: dict[str, list[Round]] = {}
     offered: dict[str, list[float]] = {}
     for number, sale_id in enumerate(sale_ids):
-        peak = await play(stage, Wish("shop", sale_id, seconds))
+        peak = await play(testbed, Wish("shop", sale_id, seconds))
         capacity = per_second(peak, ACCEPTED)
         rounds.setdefault("peak", []).append(peak)
         wishes = {
@@ -65,7 +65,7 @@ async def measure_overload(stage: Stage, size: Size, report: Report) -> Overload
         }
         wishes[f"connections_{MANY}x"] = Wish("shop", sale_id, seconds, CONNECTIONS * MANY)
         for name, wish in wishes.items():
-            found = await play(stage, wish)
+            found = await play(testbed, wish)
             rounds.setdefault(name, []).append(found)
             if wish.rate is not None:
                 offered.setdefault(name, []).append(wish.rate)
@@ -73,7 +73,7 @@ async def measure_overload(stage: Stage, size: Size, report: Report) -> Overload
                 f"cycle {number + 1}/{size.overload_rounds}  {name:16} {per_second(found, ACCEPTED):8,.0f} accepted/s"
                 f"  p99 {_p99(found):8,.1f} ms  {found.statuses}"
             )
-    await forget(stage, sale_ids)
+    await forget(testbed, sale_ids)
     return Overload(
         seconds=seconds, loads={name: _pressure(found, offered.get(name)) for name, found in rounds.items()}
     )
@@ -100,18 +100,18 @@ def _p99(found: Round) -> float:
     return found.latency_ms[ACCEPTED].p99 if ACCEPTED in found.latency_ms else float("nan")
 
 
-async def measure_while_draining(stage: Stage, size: Size, report: Report) -> WhileDraining:
+async def measure_while_draining(testbed: Testbed, size: Size, report: Report) -> WhileDraining:
     """Purchases with the worker at work."""
-    (sale_id,) = await open_sales(stage, units=UNITS)
-    stage.start_worker()
-    await until_drained(stage, [sale_id])
+    (sale_id,) = await open_sales(testbed, units=UNITS)
+    testbed.start_worker()
+    await until_drained(testbed, [sale_id])
     found = []
     for number in range(size.answer_rounds):
-        found.append(await play(stage, Wish("shop", sale_id, size.seconds)))
+        found.append(await play(testbed, Wish("shop", sale_id, size.seconds)))
         report(f"round {number + 1}/{size.answer_rounds}  {per_second(found[-1], ACCEPTED):8,.0f} purchases/s")
-    sale, state = await row(stage, sale_id), await ledger.read_state(stage.redis, sale_id, 1)
-    await until_drained(stage, [sale_id])
-    await forget(stage, [sale_id])
+    sale, state = await row(testbed, sale_id), await ledger.read_state(testbed.redis, sale_id, 1)
+    await until_drained(testbed, [sale_id])
+    await forget(testbed, [sale_id])
     return WhileDraining(
         purchases_per_second=spread([per_second(each, ACCEPTED) for each in found], 0),
         p99_ms=spread([_p99(each) for each in found]),

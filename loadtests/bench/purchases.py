@@ -10,7 +10,8 @@ from loadtests.bench.messages import Round
 from loadtests.bench.plan import CONNECTIONS, PURCHASE_ORDER, Size
 from loadtests.bench.rounds import Summary, Wish, kept, per_second, play, summarize, throttled
 from loadtests.bench.sales import forget, open_sales, purchase_answer
-from loadtests.bench.stage import BASELINES, HOST, Stage
+from loadtests.bench.settings import HOST
+from loadtests.bench.testbed import BASELINES, Testbed
 
 ACCEPTED = "202"
 # More than the rounds of one sale can buy, and not much more: the ledger takes a little memory for every unit.
@@ -32,23 +33,23 @@ class Purchases(msgspec.Struct, kw_only=True):
     dropped_rounds: int
 
 
-async def measure_purchases(stage: Stage, size: Size, report: Report) -> Purchases:
+async def measure_purchases(testbed: Testbed, size: Size, report: Report) -> Purchases:
     """Play the rounds A B C D, A B C D … and one more of `bare`, so that every round lies between two of them."""
-    sale_ids = await open_sales(stage, units=UNITS, count=size.rounds)
-    await start_baselines(stage, sale_ids[0], BASELINES)
-    await stage.stop_worker()
+    sale_ids = await open_sales(testbed, units=UNITS, count=size.rounds)
+    await start_baselines(testbed, sale_ids[0], BASELINES)
+    await testbed.stop_worker()
     rounds: dict[str, list[Round]] = {name: [] for name in PURCHASE_ORDER}
-    before = await group_counts(stage)
+    before = await group_counts(testbed)
     for number, sale_id in enumerate(sale_ids):
         for name in PURCHASE_ORDER:
-            found = await play(stage, Wish(name, sale_id if name == "shop" else BASELINE_SALE, size.seconds))
+            found = await play(testbed, Wish(name, sale_id if name == "shop" else BASELINE_SALE, size.seconds))
             rounds[name].append(found)
             report(f"round {number + 1}/{size.rounds}  {name:13} {per_second(found, ACCEPTED):8,.0f} purchases/s")
-    after = await group_counts(stage)
-    last = await play(stage, Wish("bare", BASELINE_SALE, size.seconds))
+    after = await group_counts(testbed)
+    last = await play(testbed, Wish("bare", BASELINE_SALE, size.seconds))
     dropped = throttled([per_second(each) for each in (*rounds["bare"], last)])
-    await forget(stage, sale_ids)
-    await stage.redis.delete(*(f"textbook:{{{BASELINE_SALE}}}:{name}" for name in ("stock", "buyers", "stream")))
+    await forget(testbed, sale_ids)
+    await testbed.redis.delete(*(f"textbook:{{{BASELINE_SALE}}}:{name}" for name in ("stock", "buyers", "stream")))
     return Purchases(
         connections=CONNECTIONS,
         seconds=size.seconds,
@@ -60,23 +61,23 @@ async def measure_purchases(stage: Stage, size: Size, report: Report) -> Purchas
     )
 
 
-async def start_baselines(stage: Stage, sale_id: int, names: Sequence[str]) -> None:
+async def start_baselines(testbed: Testbed, sale_id: int, names: Sequence[str]) -> None:
     """Start the contenders that do not run yet; `bare` answers with what this sale answers. Raises NotMeasured."""
-    missing = [name for name in names if name not in stage.ports]
+    missing = [name for name in names if name not in testbed.ports]
     if not missing:
         return
-    answer = stage.local.directory / "answer"
-    answer.write_bytes(await purchase_answer(stage, sale_id))
+    answer = testbed.local.directory / "answer"
+    answer.write_bytes(await purchase_answer(testbed, sale_id))
     for name in missing:
-        stage.start_baseline(name, answer)
+        testbed.start_baseline(name, answer)
     for name in missing:
-        await stage.until_listening(name)
+        await testbed.until_listening(name)
 
 
-async def group_counts(stage: Stage) -> tuple[float, float]:
+async def group_counts(testbed: Testbed) -> tuple[float, float]:
     """The purchases that shared a script call so far, and the calls, from the metrics page; zeros without it."""
     try:
-        reader, writer = await asyncio.open_connection(HOST, stage.settings.metrics_port)
+        reader, writer = await asyncio.open_connection(HOST, testbed.settings.metrics_port)
         writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
         async with asyncio.timeout(METRICS_SECONDS_MAX):
             page = await reader.read()

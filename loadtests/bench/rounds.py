@@ -8,7 +8,7 @@ import msgspec
 
 from loadtests.bench.messages import OWN, Plan, Round
 from loadtests.bench.plan import CONNECTIONS, THROTTLED_BELOW
-from loadtests.bench.stage import NotMeasured, Stage
+from loadtests.bench.testbed import NotMeasured, Testbed
 from loadtests.client.purchases import purchase_path
 
 WARMUP_SECONDS = 0.25
@@ -72,25 +72,25 @@ class Wish:
     count: int | None = None
 
 
-async def play(stage: Stage, wish: Wish) -> Round:
+async def play(testbed: Testbed, wish: Wish) -> Round:
     """Play a round against a contender."""
     seconds = wish.seconds + WARMUP_SECONDS
-    known = stage.rates.get(wish.contender, RATES_AT_FIRST[wish.contender])
+    known = testbed.rates.get(wish.contender, RATES_AT_FIRST[wish.contender])
     count = wish.count or int((wish.rate or known * REQUESTS_SPARE) * seconds) + wish.connections
-    found = await stage.generator.play(
+    found = await testbed.generator.play(
         Plan(
-            port=stage.ports[wish.contender],
+            port=testbed.ports[wish.contender],
             path=purchase_path(wish.sale_id),
-            shoppers=stage.shoppers(count, name=wish.shoppers),
+            shoppers=testbed.shoppers(count, name=wish.shoppers),
             connections=wish.connections,
             seconds=wish.seconds,
             rate=wish.rate,
             warmup_seconds=WARMUP_SECONDS,
-            accounts=stage.accounts(wish.contender),
+            accounts=testbed.accounts(wish.contender),
         )
     )
     if wish.rate is None and not wish.count:
-        stage.rates[wish.contender] = max(stage.rates.get(wish.contender, 0.0), per_second(found))
+        testbed.rates[wish.contender] = max(testbed.rates.get(wish.contender, 0.0), per_second(found))
     return found
 
 

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import update
 
 from loadtests.bench.requests import idempotency_key, purchase_requests, user_id
-from loadtests.bench.stage import HOST, POLL_SECONDS, NotMeasured, Stage
+from loadtests.bench.settings import HOST
+from loadtests.bench.testbed import POLL_SECONDS, NotMeasured, Testbed
 from loadtests.client.http import is_complete
 from loadtests.client.purchases import purchase_path
 from shop.auth import COMMAND_LINE
@@ -35,55 +36,55 @@ LASTS = timedelta(hours=6)
 HOLD_SECONDS = 24 * 3600
 
 
-async def prepare_sales(stage: Stage, units: Sequence[int]) -> None:
+async def prepare_sales(testbed: Testbed, units: Sequence[int]) -> None:
     """Open sales with so many units each, for `open_sales` to hand out. Raises NotMeasured.
 
     The worker runs afterwards. One unit of each sale was bought, to see that it is open.
     """
-    stage.start_worker()
-    async with stage.database.transaction() as session:
+    testbed.start_worker()
+    async with testbed.database.transaction() as session:
         product = await products.add(
             session, name="Golden Ticket", price_minor=990, currency="EUR", stock=sum(units) + SPARE_STOCK
         )
-    sales = [(await schedule_sale(stage, product.id, each), each) for each in units]
+    sales = [(await schedule_sale(testbed, product.id, each), each) for each in units]
     for sale_id, each in sales:
-        await _until_open(stage, sale_id)
-        stage.prepared.setdefault(each, []).append(sale_id)
+        await _until_open(testbed, sale_id)
+        testbed.prepared.setdefault(each, []).append(sale_id)
 
 
-async def open_sales(stage: Stage, *, units: int, count: int = 1) -> list[int]:
+async def open_sales(testbed: Testbed, *, units: int, count: int = 1) -> list[int]:
     """New sales with so many units each, open in the API: prepared ones first. Raises NotMeasured."""
-    prepared = stage.prepared.setdefault(units, [])
+    prepared = testbed.prepared.setdefault(units, [])
     if len(prepared) < count:
-        await prepare_sales(stage, [units] * (count - len(prepared)))
+        await prepare_sales(testbed, [units] * (count - len(prepared)))
     return [prepared.pop(0) for _ in range(count)]
 
 
-async def schedule_sale(stage: Stage, product_id: int, units: int) -> int:
+async def schedule_sale(testbed: Testbed, product_id: int, units: int) -> int:
     """A new sale of a product, open from now on."""
     starts_at = datetime.now(UTC)
     wish = SaleCreate(
         product_id=product_id, name="Bench", units=units, hold_seconds=HOLD_SECONDS, starts_at=starts_at,
         ends_at=starts_at + LASTS,
     )  # fmt: skip
-    async with stage.database.transaction() as session:
+    async with testbed.database.transaction() as session:
         sale = await service.create(session, COMMAND_LINE, wish)
         await service.schedule(session, COMMAND_LINE, sale.id)
     return sale.id
 
 
-async def _until_open(stage: Stage, sale_id: int) -> None:
+async def _until_open(testbed: Testbed, sale_id: int) -> None:
     deadline = time.monotonic() + LOAD_SECONDS_MAX
-    while not (answer := await purchase_answer(stage, sale_id)).startswith(b"HTTP/1.1 202"):
+    while not (answer := await purchase_answer(testbed, sale_id)).startswith(b"HTTP/1.1 202"):
         if time.monotonic() > deadline:
             raise NotMeasured(f"sale {sale_id} did not open: {answer.decode(errors='replace')}")
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def purchase_answer(stage: Stage, sale_id: int) -> bytes:
+async def purchase_answer(testbed: Testbed, sale_id: int) -> bytes:
     """What the shop says to one new shopper, byte for byte; nothing when it does not say it in time."""
-    port = stage.ports["shop"]
-    (request,) = purchase_requests(stage.shoppers(1), host=HOST, port=port, path=purchase_path(sale_id))
+    port = testbed.ports["shop"]
+    (request,) = purchase_requests(testbed.shoppers(1), host=HOST, port=port, path=purchase_path(sale_id))
     answer = b""
     reader, writer = await asyncio.open_connection(HOST, port)
     with suppress(TimeoutError):
@@ -95,17 +96,17 @@ async def purchase_answer(stage: Stage, sale_id: int) -> bytes:
     return answer
 
 
-async def fill(stage: Stage, sale_id: int, orders: int) -> str:
+async def fill(testbed: Testbed, sale_id: int, orders: int) -> str:
     """Make orders in the ledger directly, in full batches; returns the name of those who bought.
 
     Raises NotMeasured when one is refused.
     """
-    sale = loaded_sale(await row(stage, sale_id))
-    name, clock = stage.new_name(), RedisClock()
+    sale = loaded_sale(await row(testbed, sale_id))
+    name, clock = testbed.new_name(), RedisClock()
     for start in range(0, orders, FILL_BATCH):
         requests = [_request(sale, name, number) for number in range(start, min(start + FILL_BATCH, orders))]
         answers = await ledger.reserve(
-            stage.redis, sale, requests, clock=clock, last=LastOrder(b"", 0), timeout=FILL_SECONDS_MAX
+            testbed.redis, sale, requests, clock=clock, last=LastOrder(b"", 0), timeout=FILL_SECONDS_MAX
         )
         refused = {answer.word for answer in answers} - {"RESERVED"}
         if refused:
@@ -118,36 +119,36 @@ def _request(sale: LoadedSale, name: str, number: int) -> ReserveRequest:
     return ReserveRequest(keyed_order_id(sale.sale_id, sale.salt, buyer, idempotency_key(name, number)), buyer, 1)
 
 
-async def row(stage: Stage, sale_id: int) -> Sale:
+async def row(testbed: Testbed, sale_id: int) -> Sale:
     """The sale's row now."""
-    async with stage.database.transaction() as session:
+    async with testbed.database.transaction() as session:
         sale = await repository.find(session, sale_id)
     if sale is None:
         raise NotMeasured(f"sale {sale_id} has no row")
     return sale
 
 
-async def until_drained(stage: Stage, sale_ids: Sequence[int]) -> None:
+async def until_drained(testbed: Testbed, sale_ids: Sequence[int]) -> None:
     """Return when everything that the ledgers of these sales have is recorded and trimmed. Raises NotMeasured."""
     deadline = time.monotonic() + DRAIN_SECONDS_MAX
     for sale_id in sale_ids:
-        while not await _is_drained(stage, sale_id):
+        while not await _is_drained(testbed, sale_id):
             if time.monotonic() > deadline:
                 raise NotMeasured(f"sale {sale_id} is not drained after {DRAIN_SECONDS_MAX:g} s")
             await asyncio.sleep(POLL_SECONDS)
 
 
-async def _is_drained(stage: Stage, sale_id: int) -> bool:
-    sale = await row(stage, sale_id)
-    state = await ledger.read_state(stage.redis, sale_id, sale.epoch)
+async def _is_drained(testbed: Testbed, sale_id: int) -> bool:
+    sale = await row(testbed, sale_id)
+    state = await ledger.read_state(testbed.redis, sale_id, sale.epoch)
     # The entry at the watermark is kept.
-    kept = await stage.redis.xlen(ledger_keys(sale_id, sale.epoch).stream)
+    kept = await testbed.redis.xlen(ledger_keys(sale_id, sale.epoch).stream)
     return state is not None and state.seq == sale.watermark and kept <= 1
 
 
-async def forget(stage: Stage, sale_ids: Sequence[int]) -> None:
+async def forget(testbed: Testbed, sale_ids: Sequence[int]) -> None:
     """Let go of sales that were measured, drained or not, so that they burden no later round."""
-    async with stage.database.transaction() as session:
+    async with testbed.database.transaction() as session:
         await session.execute(update(Sale).where(Sale.id.in_(sale_ids)).values(status=SaleStatus.SETTLED))
     for sale_id in sale_ids:
-        await ledger.drop(stage.redis, sale_id, 1)
+        await ledger.drop(testbed.redis, sale_id, 1)

@@ -15,8 +15,8 @@ import asyncpg
 import redis.asyncio as aioredis
 from sqlalchemy.exc import DBAPIError
 
-from loadtests.bench.accounting import family
-from loadtests.bench.stage import production_settings
+from loadtests.bench.accounting import children, family
+from loadtests.bench.settings import production_settings
 from loadtests.chaos import ChaosProxy, chaos_proxy
 from shop.auth import issue_token
 from shop.database import UNAVAILABLE_ERRORS, Database
@@ -139,15 +139,6 @@ async def until(condition: Callable[[], bool], *, within: float = END_SECONDS_MA
         if time.monotonic() > deadline:
             raise Wrecked(f"{reason}: not within {within:g} s")
         await asyncio.sleep(POLL_SECONDS)
-
-
-def children(pid: int) -> list[int]:
-    """The processes that this one has made; none when it is gone."""
-    found: list[int] = []
-    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            found += map(int, tasks.read_text().split())
-    return found
 
 
 def sockets(pid: int) -> int:

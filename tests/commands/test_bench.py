@@ -26,7 +26,7 @@ from loadtests.bench.purchases import Purchases
 from loadtests.bench.report import markdown, write_readme
 from loadtests.bench.results import Results, judge, ratios_of
 from loadtests.bench.rounds import Spread, Summary, kept, spread, summarize, throttled
-from loadtests.bench.stage import NotMeasured
+from loadtests.bench.testbed import NotMeasured
 from tests.source_tree import ROOT
 
 

@@ -5,10 +5,7 @@ second one. Where there is only one core, all share it, and the report says so.
 """
 
 import asyncio
-import base64
 import os
-import resource
-import secrets
 import shutil
 import signal
 import sys
@@ -21,11 +18,12 @@ from pathlib import Path
 
 import msgspec
 import redis.asyncio as aioredis
-from pydantic import SecretStr
 
 from loadtests.bench.accounting import family
+from loadtests.bench.cores import Cores, pinned, raise_file_limit
 from loadtests.bench.messages import Plan, Round
 from loadtests.bench.requests import Shoppers
+from loadtests.bench.settings import HOST, production_settings
 from shop.database import Database
 from shop.embedded import EmbeddedServers, embedded_servers
 from shop.listening import free_port
@@ -36,7 +34,6 @@ from shop.redis import connect
 from shop.redis_users import Logins
 from shop.settings import Settings
 
-HOST = "127.0.0.1"
 ROUND_SECONDS_MAX = 120.0
 READY_SECONDS_MAX = 20.0
 POLL_SECONDS = 0.02
@@ -47,23 +44,6 @@ UVICORN_FLAGS = ("--no-access-log", "--no-server-header", "--log-level", "warnin
 
 class NotMeasured(Exception):
     """Something that had to be measured could not be."""
-
-
-@dataclass(frozen=True)
-class Cores:
-    """Which core the API under test has for itself, and which one everything else shares."""
-
-    api: int
-    rest: int
-
-    @classmethod
-    def chosen(cls) -> "Cores":
-        allowed = sorted(os.sched_getaffinity(0))
-        return cls(allowed[0], allowed[min(1, len(allowed) - 1)])
-
-    @property
-    def apart(self) -> bool:
-        return self.api != self.rest
 
 
 @dataclass
@@ -88,7 +68,7 @@ class Generator:
 
 
 @dataclass
-class Stage:
+class Testbed:
     """A shop to be measured, and what measures it."""
 
     settings: Settings
@@ -199,10 +179,10 @@ def _process_of(contender: str) -> str:
 
 
 @asynccontextmanager
-async def stage(directory: Path | None) -> AsyncIterator[Stage]:
+async def running_testbed(directory: Path | None) -> AsyncIterator[Testbed]:
     """Servers, the shop's API and a worker that has loaded the scripts; all end with the block."""
     cores = Cores.chosen()
-    _raise_file_limit()
+    raise_file_limit()
     # A child has the affinity of the thread that makes it.
     logins = Logins.random()
     with _home(directory) as home, pinned(cores.rest), embedded_servers(home, redis_users=logins.lines) as servers:
@@ -223,7 +203,7 @@ async def stage(directory: Path | None) -> AsyncIterator[Stage]:
                 local.start("api", "api")
             await asyncio.to_thread(local.wait_until_ready)
             ports = {"shop": settings.api_port}
-            yield Stage(settings, servers, database, client, local, Generator(process), cores, ports)
+            yield Testbed(settings, servers, database, client, local, Generator(process), cores, ports)
         finally:
             if process.returncode is None:
                 process.kill()
@@ -233,39 +213,6 @@ async def stage(directory: Path | None) -> AsyncIterator[Stage]:
             await client.aclose(close_connection_pool=True)
 
 
-def production_settings(servers: EmbeddedServers) -> Settings:
-    """What a shop in production has by default, on these servers."""
-    return Settings(
-        _env_file=None,
-        environment="production",
-        secret_key=SecretStr(secrets.token_urlsafe(32)),
-        payment_api_key=SecretStr(secrets.token_urlsafe(32)),
-        payment_webhook_secret=SecretStr("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()),
-        database_url=servers.database_url,
-        redis_url=servers.redis_url,
-        redis_patched=True,  # whatever Redis is on this machine is measured
-        cache_redis_url=None,
-        api_host=HOST,
-        api_port=free_port(HOST, 0),
-        api_processes=1,
-        metrics_host=HOST,
-        metrics_port=free_port(HOST, 0),
-        worker_metrics_port=0,
-        log_level="warning",
-    )
-
-
-@contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """Within it this thread, and what it starts, is on one core."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
 @contextmanager
 def _home(directory: Path | None) -> Iterator[Path]:
     home = Path(tempfile.mkdtemp(prefix="shop-bench-", dir=directory))
@@ -273,9 +220,3 @@ def _home(directory: Path | None) -> Iterator[Path]:
         yield home
     finally:
         shutil.rmtree(home, ignore_errors=True)
-
-
-def _raise_file_limit() -> None:
-    """The overload rounds need thousands of sockets, here and in the API."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
