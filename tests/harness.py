@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import os
 import ssl
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ import asyncpg
 import httpx
 import redis.asyncio as aioredis
 
+from loadtests.torture.slowdown import Slowdown
 from shop.app.factory import create_app
 from shop.audit.schemas import AuditReport
 from shop.audit.service import audit_sale
@@ -40,8 +40,7 @@ from shop.worker import running_worker
 
 DEADLINE_SECONDS = 30.0
 POLL_SECONDS = 0.01
-PROBE_STEPS = 1_000_000
-PROBE_SECONDS = 0.015  # for the probe's steps, on a machine of two idle cores
+PROBE_SECONDS = 0.015  # what the probe of `Slowdown` takes on a machine of two idle cores
 SLOWDOWN_MAX = 4.0
 SOLD_OUT_SECONDS_MAX = 1.0  # how long a process may say "sold out" after units came back; five times its bound
 # The shop's two users on every Valkey of the tests; the tests themselves are the default user, who may do everything.
@@ -88,10 +87,10 @@ async def wait_until(
 
 
 def slowdown() -> float:
-    """How many times longer than on a quiet machine a fixed piece of work takes just now; from 1 to SLOWDOWN_MAX."""
-    started = time.perf_counter()
-    sum(range(PROBE_STEPS))
-    return min(SLOWDOWN_MAX, max(1.0, (time.perf_counter() - started) / PROBE_SECONDS))
+    """How many times longer than on a quiet machine a program takes just now; from 1 to SLOWDOWN_MAX."""
+    machine = Slowdown(cpu_seconds=PROBE_SECONDS)
+    machine.probe()
+    return min(SLOWDOWN_MAX, machine.factor)
 
 
 def create_database(url: str, name: str, *, template: str = "template1") -> str:

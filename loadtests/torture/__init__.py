@@ -2,8 +2,8 @@
 
 testbed     its servers and processes, which can be killed, stopped and started
 plan        which faults come in which order: a function of the seed alone
-faults      what is done to processes and servers
-losses      what is done to the ledger's data
+context     what a fault is injected into
+faults      what is done to processes, to the network, and to the ledger's data (losses)
 purchases   one wish of one buyer, all its attempts, and what is known of it
 crowd       the buyers: they ask until they know, cancel, come back, and show their receipts
 driver      the sales, one after another and beside each other, and the admin who changes them

@@ -53,7 +53,7 @@ async def check_sale(testbed: Testbed, crowd: Crowd, sale: OnSale, finding: Find
 
 async def _until_drained(testbed: Testbed, sale: OnSale, finding: Finding) -> None:
     deadline = time.monotonic() + DRAIN_SECONDS_MAX
-    while not await testbed.asking(lambda: is_drained(testbed.database, testbed.redis, sale.id)):
+    while not await testbed.until_answered(lambda: is_drained(testbed.database, testbed.redis, sale.id)):
         if time.monotonic() > deadline:
             finding.breaks("I12", f"sale {sale.id} is not drained after {DRAIN_SECONDS_MAX:g} s without a purchase")
             return
@@ -67,7 +67,7 @@ async def _recorded(testbed: Testbed, sale: OnSale) -> Recorded:
             rows, released = await rows_of_sale(session, sale.id), await released_wrongly(session, sale.id)
             return Recorded(rows, row.units, row.units_per_user, released)
 
-    return await testbed.asking(read)
+    return await testbed.until_answered(read)
 
 
 def _has_row(purchase: Purchase, rows: Mapping[str, Row]) -> bool:
@@ -134,7 +134,7 @@ def _count_units(sale: OnSale, recorded: Recorded, finding: Finding) -> None:
 
 async def _audit(testbed: Testbed, sale: OnSale, finding: Finding) -> None:
     try:
-        report = await testbed.asking(lambda: audit_sale(testbed.database, testbed.redis, sale.id))
+        report = await testbed.until_answered(lambda: audit_sale(testbed.database, testbed.redis, sale.id))
     except NotReady as error:
         finding.breaks("I12", f"sale {sale.id} cannot be audited: {error}")
         return

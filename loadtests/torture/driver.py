@@ -52,11 +52,11 @@ class OnSale:
 
 
 class Driver:
-    """The sales that are not over yet. `still` keeps the admin from changing anything."""
+    """The sales that are not over yet. `unchanging` keeps the admin from changing anything."""
 
     def __init__(self, testbed: Testbed, *, seed: int) -> None:
         self.sales: list[OnSale] = []
-        self.still = asyncio.Lock()
+        self.unchanging = asyncio.Lock()
         self.opened = 0
         self.changes = 0
         self._testbed = testbed
@@ -99,7 +99,7 @@ class Driver:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(CHANGE_EVERY_SECONDS)
-            async with self.still:
+            async with self.unchanging:
                 await self._change_something()
 
     async def _change_something(self) -> None:
@@ -145,7 +145,7 @@ class Driver:
                 sale = await service.create(session, COMMAND_LINE, wish)
             return sale.id, sale.salt
 
-        sale_id, salt = await testbed.asking(create)
+        sale_id, salt = await testbed.until_answered(create)
 
         async def schedule() -> None:
             try:
@@ -154,7 +154,7 @@ class Driver:
             except SaleStateConflict:
                 return  # The answer to the first try was lost.
 
-        await testbed.asking(schedule)
+        await testbed.until_answered(schedule)
         opened_at = time.monotonic()
         life = draw.uniform(LIFE_SECONDS_MIN, LIFE_SECONDS_MAX)
         self.sales.append(OnSale(sale_id, salt, opened_at, opened_at + life))
@@ -190,4 +190,4 @@ class Driver:
                 row = await repository.find(session, sale.id)
             return row is not None and row.status == "settled"
 
-        return not sale.selling and await self._testbed.asking(settled)
+        return not sale.selling and await self._testbed.until_answered(settled)

@@ -35,7 +35,7 @@ def seconds_allowed(bar_seconds: float, slowdown: float) -> float:
     return min(HEAL_SECONDS_MAX, bar_seconds * slowdown)
 
 
-async def until_well(testbed: Testbed, driver: Driver, crowd: Crowd, slowdown: Slowdown, *, since: float) -> float:
+async def until_healed(testbed: Testbed, driver: Driver, crowd: Crowd, slowdown: Slowdown, *, since: float) -> float:
     """The seconds from `since` until all is well: every open sale answers newcomers in the regular way, what its ledger
     had then is recorded, no alarm stands, no recovery is under way and no hold is overdue. Meanwhile the machine's
     slowdown is measured.
@@ -47,7 +47,7 @@ async def until_well(testbed: Testbed, driver: Driver, crowd: Crowd, slowdown: S
         probes = [crowd.new_purchase(sale) for _ in range(PROBES)] if sale.selling else []
         while True:
             slowdown.probe()
-            testbed.keep()
+            testbed.restart_ended()
             driver.require_alive()
             crowd.require_alive()
             try:

@@ -30,7 +30,7 @@ async def check_ledger(testbed: Testbed, sale: OnSale, finding: Finding) -> None
             entries, rules = await entries_of(session, sale.id), await rules_of(session, sale.id)
             return rows, {change.n: change for change in changes}, entries, rules
 
-    rows, changes, entries, rules = await testbed.asking(read)
+    rows, changes, entries, rules = await testbed.until_answered(read)
     for sentence in sold_while_closed(rows, changes):
         finding.breaks("I10", f"sale {sale.id}: {sentence}")
     operations = [each for purchase in sale.purchases for each in operations_of(sale, purchase)]

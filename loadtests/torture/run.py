@@ -15,7 +15,7 @@ from loadtests.torture.crowd import Crowd
 from loadtests.torture.driver import Driver, OnSale
 from loadtests.torture.faults import FAULTS
 from loadtests.torture.finding import Finding
-from loadtests.torture.healing import HEAL_SECONDS_BAR, HEAL_SECONDS_MAX, NotHealed, seconds_allowed, until_well
+from loadtests.torture.healing import HEAL_SECONDS_BAR, HEAL_SECONDS_MAX, NotHealed, seconds_allowed, until_healed
 from loadtests.torture.history import check_ledger
 from loadtests.torture.plan import Fault, Injection, Round, rounds
 from loadtests.torture.slowdown import Slowdown
@@ -108,7 +108,7 @@ async def _course(plan: TorturePlan, context: Context, state: State, report: Rep
     here, crowd, driver = context.testbed, context.crowd, context.driver
     state.doing = "warming up"
     crowd.open.set()
-    await until_well(
+    await until_healed(
         here, driver, crowd, state.slowdown, since=time.monotonic() + WARM_UP_SECONDS_MAX - HEAL_SECONDS_MAX
     )
     state.started_at = time.monotonic()
@@ -154,7 +154,7 @@ async def _heal(context: Context, state: State, of: str, *, since: float) -> str
     state.slowdown.begin_round()
     not_healed = ""
     try:
-        seconds = await until_well(context.testbed, context.driver, context.crowd, state.slowdown, since=since)
+        seconds = await until_healed(context.testbed, context.driver, context.crowd, state.slowdown, since=since)
     except NotHealed as error:
         seconds, not_healed = time.monotonic() - since, f", and still {error}"
     slowdown = state.slowdown.factor
@@ -169,7 +169,7 @@ async def _heal(context: Context, state: State, of: str, *, since: float) -> str
 
 async def _check(context: Context, state: State, *, last: bool) -> None:
     """Check every sale while nobody buys and nothing is changed, and forget those that are over."""
-    async with context.driver.still:
+    async with context.driver.unchanging:
         if not await context.crowd.quiet():
             state.finding.breaks("I12", "buyers were not told what became of their purchases")
         for sale in list(context.driver.sales):

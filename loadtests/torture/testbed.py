@@ -78,7 +78,7 @@ class Testbed:
         else:
             self.local.start(name, "worker", extra={**extra, "SHOP_DATABASE_URL": self.wire.url})
 
-    def keep(self) -> None:
+    def restart_ended(self) -> None:
         """Start again what found a server away when it started and therefore ended, as a service manager would.
 
         Raises Wrecked for any other end.
@@ -120,7 +120,7 @@ class Testbed:
                     raise Wrecked(f"{type(server).__name__} does not start: {error}") from error
                 await asyncio.sleep(0.2)
 
-    async def asking(self, ask: Callable[[], Awaitable[Found]]) -> Found:
+    async def until_answered(self, ask: Callable[[], Awaitable[Found]]) -> Found:
         """What a server answers, as soon as it answers. Raises the error of the last try when it takes too long."""
         deadline = time.monotonic() + ASK_SECONDS_MAX
         while True:

@@ -19,7 +19,7 @@ from loadtests.torture.crowd import Crowd
 from loadtests.torture.driver import Driver, OnSale
 from loadtests.torture.faults import FAULTS
 from loadtests.torture.finding import Finding
-from loadtests.torture.healing import HEAL_SECONDS_MAX, NotHealed, until_well
+from loadtests.torture.healing import HEAL_SECONDS_MAX, NotHealed, until_healed
 from loadtests.torture.history import check_ledger
 from loadtests.torture.plan import rounds
 from loadtests.torture.purchases import Purchase
@@ -178,12 +178,12 @@ async def test_a_process_that_found_a_server_away_is_started_again_and_no_other(
     first = testbed.pid(API)
     assert await testbed.until_ended(API) == NOT_READY
 
-    testbed.keep()
+    testbed.restart_ended()
 
     assert testbed.pid(API) != first
     assert await testbed.until_ended(API) == START_FAILED
     with pytest.raises(Wrecked, match="api ended by itself with status 3"):
-        testbed.keep()
+        testbed.restart_ended()
 
 
 async def test_a_sale_that_kept_its_promises_is_clean(examined: Examined) -> None:
@@ -278,13 +278,13 @@ async def test_what_does_not_heal_in_time_is_named(examined: Examined) -> None:
     """A sale with an alarm that nobody lifts (I12)."""
     driver = Driver(examined.testbed, seed=SEED)
     driver.sales.append(examined.sale)
-    well = await until_well(examined.testbed, driver, examined.crowd, Slowdown(), since=time.monotonic())
+    well = await until_healed(examined.testbed, driver, examined.crowd, Slowdown(), since=time.monotonic())
     assert well < HEAL_SECONDS_MAX
 
     await examined.execute("UPDATE sales SET alarm = 'broken by hand' WHERE id = :sale", sale=examined.sale.id)
     long_ago = time.monotonic() - HEAL_SECONDS_MAX
     with pytest.raises(NotHealed, match=f"sale {examined.sale.id}: alarm: broken by hand"):
-        await until_well(examined.testbed, driver, examined.crowd, Slowdown(), since=long_ago)
+        await until_healed(examined.testbed, driver, examined.crowd, Slowdown(), since=long_ago)
 
 
 def test_the_readme_keeps_the_table_of_the_longest_run(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ async def run_of(plan: TorturePlan, monkeypatch: pytest.MonkeyPatch, heals: list
     """The state after a course over no shop at all, whose rounds heal in so many seconds, or not."""
     state, coming = State(plan), iter([0.0, *heals])
 
-    async def until_well(*_: object, since: float) -> float:
+    async def until_healed(*_: object, since: float) -> float:
         healed = next(coming)
         if isinstance(healed, NotHealed):
             raise healed
@@ -102,10 +102,10 @@ async def run_of(plan: TorturePlan, monkeypatch: pytest.MonkeyPatch, heals: list
     async def no_lull(_: Crowd) -> None:
         """The crowd does not exist."""
 
-    monkeypatch.setattr(run, "until_well", until_well)
+    monkeypatch.setattr(run, "until_healed", until_healed)
     monkeypatch.setattr(run, "_lull", no_lull)
     crowd = cast(Crowd, SimpleNamespace(open=asyncio.Event(), quiet=quiet))
-    driver = cast(Driver, SimpleNamespace(still=asyncio.Lock(), sales=[]))
+    driver = cast(Driver, SimpleNamespace(unchanging=asyncio.Lock(), sales=[]))
     context = Context(cast(Testbed, None), crowd, driver)
     await run._course(plan, context, state, lambda *_: None, asyncio.Event())
     return state

@@ -1,4 +1,4 @@
-"""What is done to processes, servers and the network. Each fault lifts itself: it returns when what it broke is back.
+"""What is done to processes and servers: they are killed, stopped for a while, or replaced.
 
 A kill counts only if a purchase was in flight at that moment.
 """
@@ -11,16 +11,12 @@ from pathlib import Path
 from sqlalchemy import text
 
 from loadtests.bench.accounting import family
-from loadtests.chaos import ChaosProxy, Delay, LoseReply, Mode, Pass, Stall
-from loadtests.torture import losses
 from loadtests.torture.context import Context
 from loadtests.torture.plan import Draw, Fault, Injection, touches
 from loadtests.torture.testbed import API, WORKERS, frozen, send, until
 from shop.orders.persister import APPLICATION_NAME
-from shop.redis import script
 
 FAULT_POINT_SECONDS_MAX = 20.0
-LOST_REPLIES_SECONDS = 1.0
 EXTRA_WORKER = "worker-with-a-fault"
 VICTIMS = (APPLICATION_NAME, "shop-worker", "shop-api")
 
@@ -119,7 +115,7 @@ async def kill_postgres_backend(context: Context, draw: Draw) -> Injection:
         async with testbed.database.transaction() as session:
             return list((await session.execute(query, {"name": victim})).scalars())
 
-    found = await testbed.asking(pids)
+    found = await testbed.until_answered(pids)
     return await context.kill(found[:1], f"a backend of {victim}")
 
 
@@ -171,56 +167,6 @@ async def restart_worker(context: Context, draw: Draw) -> Injection:
     return Injection(0, f"SIGTERM to {name}")
 
 
-async def delay_network(context: Context, draw: Draw) -> Injection:
-    """Everything between the API and the ledger takes longer."""
-    seconds = draw.uniform(0.02, 0.3)
-    await _for_a_while(context.testbed.network, Delay(seconds, jitter_seconds=seconds), draw.uniform(1.0, 3.0))
-    return Injection(0, f"{seconds * 1000:.0f} ms")
-
-
-async def stall_network(context: Context, draw: Draw) -> Injection:
-    """Nothing passes between the API and the ledger, and nobody is told."""
-    seconds = draw.uniform(0.5, 3.0)
-    await _for_a_while(context.testbed.network, Stall(), seconds)
-    return Injection(0, f"{seconds:.1f} s")
-
-
-async def reset_network(context: Context, _: Draw) -> Injection:
-    """Every connection between the API and the ledger is reset."""
-    context.testbed.network.reset_all()
-    return Injection(0, f"{context.testbed.network.connections} connections")
-
-
-async def lose_replies(context: Context, _: Draw) -> Injection:
-    """Purchases are executed, and nobody is told: the connection is reset when the reply comes."""
-    network = context.testbed.network
-    before = network.injected
-    await _for_a_while(network, LoseReply(script("reserve").sha.encode(), reset=True, times=None), LOST_REPLIES_SECONDS)
-    return Injection(0, f"{network.injected - before} connections")
-
-
-async def stall_wire(context: Context, draw: Draw) -> Injection:
-    """Nothing passes between the workers and Postgres."""
-    seconds = draw.uniform(1.0, 3.0)
-    await _for_a_while(context.testbed.wire, Stall(), seconds)
-    return Injection(0, f"{seconds:.1f} s")
-
-
-async def _for_a_while(proxy: ChaosProxy, mode: Mode, seconds: float) -> None:
-    """Let a network misbehave for so long."""
-    await proxy.be(mode)
-    try:
-        await asyncio.sleep(seconds)
-    finally:
-        await proxy.be(Pass())
-
-
-async def reset_wire(context: Context, _: Draw) -> Injection:
-    """Every connection between the workers and Postgres is reset."""
-    context.testbed.wire.reset_all()
-    return Injection(0, f"{context.testbed.wire.connections} connections")
-
-
 def _has_ended(pid: int) -> bool:
     """Whether a process is gone, or waits for its parent to ask what became of it."""
     try:
@@ -245,11 +191,4 @@ FAULTS = (
     Fault("freeze_api_process", freeze_api_process, touches("api")),
     Fault("renew_api", renew_api, touches("api")),
     Fault("restart_worker", restart_worker, touches("worker")),
-    Fault("delay_network", delay_network, touches("network")),
-    Fault("stall_network", stall_network, touches("network")),
-    Fault("reset_network", reset_network, touches("network")),
-    Fault("lose_replies", lose_replies, touches("network")),
-    Fault("stall_wire", stall_wire, touches("wire", "worker")),
-    Fault("reset_wire", reset_wire, touches("wire", "worker")),
-    *losses.FAULTS,
 )

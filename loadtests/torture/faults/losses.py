@@ -95,7 +95,7 @@ async def fill_memory(context: Context, draw: Draw) -> Injection:
     try:
         await asyncio.sleep(draw.uniform(0.5, 2.5))
     finally:
-        await context.testbed.asking(lambda: redis.config_set("maxmemory", 0))
+        await context.testbed.until_answered(lambda: redis.config_set("maxmemory", 0))
     return Injection(0, "maxmemory 1")
 
 
@@ -107,7 +107,7 @@ async def skew_clock(context: Context, draw: Draw) -> Injection:
     try:
         await asyncio.sleep(draw.uniform(0.5, 2.0))
     finally:
-        await context.testbed.asking(lambda: _skew(context.testbed, keys, 0))
+        await context.testbed.until_answered(lambda: _skew(context.testbed, keys, 0))
     return Injection(0, f"{skew_ms // HOUR_MS:+d} h")
 
 
@@ -119,7 +119,7 @@ async def _skew(testbed: Testbed, keys: list[str], skew_ms: int) -> None:
 async def poison_ledger(context: Context, draw: Draw) -> Injection:
     """An entry that cannot be recorded: the sale must stop by itself, and goes on when an operator quarantines it."""
     testbed = context.testbed
-    async with context.driver.still:
+    async with context.driver.unchanging:
         sale = context.sale(draw)
         epoch = (await _row(testbed, sale.id)).epoch
         keys = ledger_keys(sale.id, epoch)
@@ -139,7 +139,7 @@ async def poison_ledger(context: Context, draw: Draw) -> Injection:
 async def _is_stopped(testbed: Testbed, sale_id: int, epoch: int) -> bool:
     """Whether the alarm rings and the ledger sells nothing; that it is paused cannot be recorded behind the poison."""
     row = await _row(testbed, sale_id)
-    state = await testbed.asking(lambda: ledger.read_state(testbed.redis, sale_id, epoch))
+    state = await testbed.until_answered(lambda: ledger.read_state(testbed.redis, sale_id, epoch))
     return row.alarm is not None and state is not None and state.state == "paused"
 
 
@@ -162,7 +162,7 @@ async def ask_for_recovery(context: Context, draw: Draw) -> Injection:
     async def ask() -> None:
         await recover(context.testbed.database, TORTURER, sale.id)
 
-    await context.testbed.asking(ask)
+    await context.testbed.until_answered(ask)
     return Injection(0, f"sale {sale.id}")
 
 
@@ -174,7 +174,7 @@ async def _row(testbed: Testbed, sale_id: int) -> Sale:
             raise Broken("I6", f"sale {sale_id} has no row")
         return row
 
-    return await testbed.asking(read)
+    return await testbed.until_answered(read)
 
 
 def _append_only_directory(testbed: Testbed) -> Path:
