@@ -105,9 +105,7 @@ def settings_of(servers: EmbeddedServers, *, database: str, redis_number: int, t
         database_url=create_database(servers.database_url, database, template=template),
         redis_url=f"{servers.redis_url}?db={redis_number}",
         log_level="error",
-        controller_interval_seconds=0.1,
-        directory_poll_seconds=0.1,
-        heartbeat_seconds=0.2,
+        heartbeat_seconds=0.5,
         recovery_lease_seconds=0.5,
         # Tests that break a ledger by hand are about who notices it; the folder of the audit has a busy one.
         audit_interval_seconds=60.0,

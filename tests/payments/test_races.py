@@ -18,7 +18,7 @@ from shop.sales.models import Sale
 from tests.harness import Shop
 from tests.payments.orders import balanced, bought, make_due, moves, pay, statuses
 
-PAIRS = int(os.environ.get("SHOP_RACE_PAIRS", "100"))  # of each of the four races; more of them find what is rare
+PAIRS = int(os.environ.get("SHOP_RACE_PAIRS", "60"))  # of each of the four races; more of them find what is rare
 TOGETHER = 20
 HEAD_START_SECONDS = 0.005
 
