@@ -87,8 +87,13 @@ def cut(rows: Sequence[Row], limit: int) -> tuple[Sequence[Row], bool]:
     return rows[:limit], len(rows) > limit
 
 
-def link_next(request: Request, response: Response, last_id: object | None) -> None:
-    """Say where the next page is, with the filters of this one (RFC 8288)."""
+def next_link(path: str, query: str) -> dict[str, str]:
+    """The header that says where the next page is (RFC 8288)."""
+    return {"Link": f'<{path}?{query}>; rel="next"'}
+
+
+def link_next(request: Request, response: Response, last_id: object | None, **query: object) -> None:
+    """Say where the page after `last_id` is, with the query of this one, in which this is new; if there is one."""
     if last_id is not None:
-        url = request.url.include_query_params(starting_after=last_id)
-        response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
+        url = request.url.include_query_params(**query, starting_after=last_id)
+        response.headers.update(next_link(url.path, url.query))

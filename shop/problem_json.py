@@ -4,6 +4,8 @@ import re
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
+
 from shop.errors import (
     BadRequest,
     BodyTooLarge,
@@ -21,6 +23,8 @@ from shop.problem_members import VIOLATION
 PROBLEM_TYPE_BASE = "/errors/"  # a page of the API itself, so that a type can be opened
 MEDIA_TYPE = "application/problem+json"
 RETRYABLE_STATUSES = frozenset({429, 503, 504})
+# The OpenAPI `responses` of a route, as FastAPI takes them.
+Responses = dict[int | str, dict[str, Any]]
 # How every route of admins may refuse, and every route that takes a body.
 REFUSED_TO_OTHERS = (Unauthorized, Forbidden, UserBlocked, Invalid, Unavailable)
 REFUSED_BODIES = (BadRequest, BodyTooLarge, UnsupportedMediaType)
@@ -39,6 +43,11 @@ def problem(error: ShopError, *, instance: str, request_id: str) -> dict[str, An
         "retryable": error.status in RETRYABLE_STATUSES,
         **error.extra,
     }
+
+
+def problem_body(error: ShopError, *, instance: str, request_id: str) -> bytes:
+    """The same as it is sent."""
+    return msgspec.json.encode(problem(error, instance=instance, request_id=request_id))
 
 
 def kinds(of: type[ShopError] = ShopError) -> list[type[ShopError]]:
@@ -95,7 +104,7 @@ PROBLEM: dict[str, Any] = {
 }
 
 
-def problems(*errors: type[ShopError]) -> dict[int | str, dict[str, Any]]:
+def problems(*errors: type[ShopError]) -> Responses:
     """The OpenAPI `responses` of a route that may refuse in these ways, one entry a status.
 
     They refer to `problem_components`; the document shares those of different routes that are the same.

@@ -2,14 +2,13 @@
 
 from uuid import uuid4
 
-import msgspec
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shop.app.problems import problem_response
 from shop.errors import OriginRefused
-from shop.problem_json import MEDIA_TYPE, problem
 from shop.seckill.admission import PurchaseAdmission
 from shop.seckill.requests import REQUEST_ID
 from shop.server.answers import Answer
@@ -82,10 +81,7 @@ class Cors(CORSMiddleware):
         if response.status_code == 200:
             return Response(status_code=204, headers=headers)
         refusal = OriginRefused(bytes(response.body).decode())
-        document = problem(refusal, instance=path, request_id=request_id)
-        return Response(
-            msgspec.json.encode(document), status_code=refusal.status, media_type=MEDIA_TYPE, headers=headers
-        )
+        return problem_response(refusal, path, request_id, headers)
 
 
 class CorsAdmission:

@@ -1,7 +1,8 @@
 """The one place where an exception becomes a problem document (RFC 9457)."""
 
+from collections.abc import Mapping
+
 import asyncpg
-import msgspec
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -13,19 +14,24 @@ from shop.app.methods import allowed_methods
 from shop.database import UNAVAILABLE_ERRORS, CommitUnknown, is_unavailable
 from shop.errors import BadRequest, BodyTooLarge, IdempotencyKeyMissing, Invalid, ShopError, Unavailable, UnknownOutcome
 from shop.json_bodies import UNREADABLE
-from shop.problem_json import MEDIA_TYPE, problem, problem_of_status
+from shop.problem_json import MEDIA_TYPE, problem_body, problem_of_status
 from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown
 from shop.violations import violations
 
 log = structlog.get_logger(__name__)
 
 
+def problem_response(
+    error: ShopError, path: str, request_id: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The response that a refusal becomes; `headers` in place of its own."""
+    body = problem_body(error, instance=path, request_id=request_id)
+    return Response(body, status_code=error.status, media_type=MEDIA_TYPE, headers=headers or error.headers)
+
+
 def answer(error: ShopError, scope: Scope) -> Response:
-    """The response that a refusal becomes."""
-    document = problem(error, instance=scope["path"], request_id=scope.get("request_id", ""))
-    return Response(
-        msgspec.json.encode(document), status_code=error.status, media_type=MEDIA_TYPE, headers=error.headers
-    )
+    """The same for this request."""
+    return problem_response(error, scope["path"], scope.get("request_id", ""))
 
 
 async def send_problem(error: ShopError, scope: Scope, receive: Receive, send: Send) -> None:

@@ -27,6 +27,7 @@ from shop.notifications.schemas import (
     WebhookRead,
     WebhookWithSecret,
 )
+from shop.paging import next_link
 from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
 from shop.request_session import DATABASE, SessionDep
 
@@ -46,7 +47,9 @@ AfterWebhook = Annotated[WrittenWebhookId | None, Query(description="The last id
 AfterDelivery = Annotated[WrittenId | None, Query(description="The last id of the page before.")]
 OfWebhook = Annotated[WrittenWebhookId | None, Query(description="Only those of this webhook.")]
 
-router = APIRouter(prefix="/v1/admin/webhooks", tags=["admin"], route_class=JsonRoute)
+WEBHOOKS = "/v1/admin/webhooks"
+
+router = APIRouter(prefix=WEBHOOKS, tags=["admin"], route_class=JsonRoute)
 
 
 @router.post(
@@ -59,7 +62,7 @@ async def create_webhook(
 ) -> WebhookWithSecret:
     """Tell a URL of what happens to orders from now on. The secret that signs is in this answer and in no other."""
     webhook = await service.create(DATABASE.of(request), actor, new, SETTINGS.of(request))
-    response.headers["Location"] = f"/v1/admin/webhooks/{webhook.id}"
+    response.headers["Location"] = f"{WEBHOOKS}/{webhook.id}"
     response.headers["Cache-Control"] = "no-store"
     return WebhookWithSecret.model_validate(webhook)
 
@@ -75,7 +78,7 @@ async def list_webhooks(
     """Every webhook, newest first."""
     webhooks, has_more = await repository.webhook_page(session, limit=limit, starting_after=starting_after)
     if has_more:
-        response.headers["Link"] = _next("", limit, webhooks[-1].id)
+        response.headers.update(next_link(WEBHOOKS, f"limit={limit}&starting_after={webhooks[-1].id}"))
     return WebhookPage(data=[WebhookRead.model_validate(each) for each in webhooks], has_more=has_more)
 
 
@@ -94,7 +97,8 @@ async def list_dead_letters(
     )
     if has_more:
         only = f"&webhook_id={webhook_id}" if webhook_id is not None else ""
-        response.headers["Link"] = _next("/dead", limit, letters[-1].delivery.id, only)
+        query = f"limit={limit}&starting_after={letters[-1].delivery.id}{only}"
+        response.headers.update(next_link(f"{WEBHOOKS}/dead", query))
     return DeadLetterPage(data=[service.letter_read(each) for each in letters], has_more=has_more)
 
 
@@ -135,7 +139,3 @@ async def rotate_webhook_secret(
     webhook = await service.rotate_secret(session, actor, webhook_id)
     response.headers["Cache-Control"] = "no-store"
     return WebhookWithSecret.model_validate(webhook)
-
-
-def _next(path: str, limit: int, cursor: int, more: str = "") -> str:
-    return f'</v1/admin/webhooks{path}?limit={limit}&starting_after={cursor}{more}>; rel="next"'

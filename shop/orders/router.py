@@ -46,6 +46,7 @@ from shop.json_bodies import JsonRoute
 from shop.ledger.order_ids import SALE_ID_MAX
 from shop.orders import claims, placing, repeats, repository, service, versions
 from shop.orders.schemas import OrderId, OrderPage, OrderRead, OrderRequest, OrderSummary, PurchaseRead
+from shop.paging import link_next
 from shop.problem_json import REFUSED_BODIES, problems
 from shop.rate_limit import RateLimiter
 from shop.rate_limit import limit as admit
@@ -216,9 +217,7 @@ async def list_orders(
     """The buyer's orders, the newest first. An order accepted a moment ago may still be missing: ask for it by id."""
     found = await repository.page(session, buyer.user_id, limit=limit + 1, starting_after=starting_after)
     page = OrderPage(data=[OrderSummary.model_validate(order) for order in found[:limit]], has_more=len(found) > limit)
-    if page.has_more:
-        url = request.url.include_query_params(limit=limit, starting_after=page.data[-1].id)
-        response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
+    link_next(request, response, page.data[-1].id if page.has_more else None, limit=limit)
     return page
 
 

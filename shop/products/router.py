@@ -18,6 +18,7 @@ from shop.http_headers import headers
 from shop.idempotency.requests import KEY_PROBLEMS, AskedDep, answer
 from shop.idempotency.service import once
 from shop.json_bodies import JsonRoute
+from shop.paging import next_link
 from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
 from shop.products import repository, service
 from shop.products.schemas import (
@@ -130,4 +131,4 @@ def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:
 def _next_link(path: str, limit: int, cursor: int | None) -> dict[str, str]:
     if cursor is None:
         return {}
-    return {"Link": f'<{path}?limit={limit}&starting_after={cursor}>; rel="next"'}
+    return next_link(path, f"limit={limit}&starting_after={cursor}")

@@ -1,7 +1,7 @@
 """Sales over HTTP: the public list and detail, and the life of a sale for admins."""
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.app_keys import SETTINGS
-from shop.auth import Actor, ActorDep, CurrentAdmin
+from shop.auth import ActorDep, CurrentAdmin
 from shop.bounds import Digits, Limit
 from shop.database import UNAVAILABLE_ERRORS, after_commit
 from shop.errors import (
@@ -27,7 +27,8 @@ from shop.http_headers import headers
 from shop.idempotency.requests import KEY_PROBLEMS, REPLAYED, AskedDep
 from shop.json_bodies import JsonRoute
 from shop.ledger.order_ids import SALE_ID_MAX
-from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
+from shop.paging import link_next
+from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, Responses, problems
 from shop.request_session import DATABASE, LEDGER, SessionDep
 from shop.sales import phase, repository, service
 from shop.sales.changes import ChangeOutOfOrder, outcome_of
@@ -50,9 +51,8 @@ Cursor = Annotated[Annotated[int, Digits(1, SALE_ID_MAX)] | None, Query(descript
 
 PUBLIC = (SaleStatus.SCHEDULED, SaleStatus.ENDED, SaleStatus.SETTLED)
 WRITE = (*REFUSED_TO_OTHERS, *REFUSED_BODIES, SaleNotFound, SaleStateConflict)
-PENDING: dict[int | str, dict[str, Any]] = {
-    202: {"description": "Recorded; the ledger has not answered yet, and will.", "model": ChangeRead}
-}
+PENDING: Responses = {202: {"description": "Recorded; the ledger has not answered yet, and will.", "model": ChangeRead}}
+OF_A_CHANGE = {**PENDING, **problems(*WRITE, ChangeRefused, UnknownOutcome)}
 
 router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
@@ -67,7 +67,7 @@ async def list_sales(
     sales = await repository.page(session, limit=limit + 1, starting_after=starting_after, statuses=PUBLIC)
     now = await repository.database_time(session)
     page = SalePage(data=[phase.read(sale, now) for sale in sales[:limit]], has_more=len(sales) > limit)
-    _link_next(request, response, limit, page.data[-1].id if page.has_more else None)
+    link_next(request, response, page.data[-1].id if page.has_more else None, limit=limit)
     return page
 
 
@@ -93,7 +93,7 @@ async def list_sales_as_admin(
     sales = await repository.page(session, limit=limit + 1, starting_after=starting_after)
     now = await repository.database_time(session)
     page = SaleAdminPage(data=[phase.admin_read(sale, now) for sale in sales[:limit]], has_more=len(sales) > limit)
-    _link_next(request, response, limit, page.data[-1].id if page.has_more else None)
+    link_next(request, response, page.data[-1].id if page.has_more else None, limit=limit)
     return page
 
 
@@ -128,11 +128,7 @@ async def schedule_sale(sale_id: SaleId, actor: ActorDep, request: Request, sess
     return await _admin_read(session, sale)
 
 
-@router.post(
-    "/admin/sales/{sale_id}/window",
-    tags=["admin"],
-    responses={**PENDING, **problems(*WRITE, ChangeRefused, UnknownOutcome)},
-)
+@router.post("/admin/sales/{sale_id}/window", tags=["admin"], responses=OF_A_CHANGE)
 async def change_window(
     sale_id: SaleId, window: WindowChange, actor: ActorDep, request: Request, response: Response
 ) -> ChangeRead:
@@ -172,28 +168,22 @@ async def change_units(
     return await _changed(request, response, ask)
 
 
-def _simple(
-    verb: str, name: str, summary: str, change: Callable[[AsyncSession, Actor, int], Awaitable[SaleChange]]
-) -> None:
-    """Add one of the changes that need nothing but the sale."""
-
-    async def endpoint(sale_id: SaleId, actor: ActorDep, request: Request, response: Response) -> ChangeRead:
-        return await _changed(request, response, lambda session: change(session, actor, sale_id))
-
-    router.add_api_route(
-        f"/admin/sales/{{sale_id}}/{verb}",
-        endpoint,
-        methods=["POST"],
-        name=name,
-        description=summary,
-        tags=["admin"],
-        responses={**PENDING, **problems(*WRITE, ChangeRefused, UnknownOutcome)},
-    )
+@router.post("/admin/sales/{sale_id}/pause", tags=["admin"], responses=OF_A_CHANGE)
+async def pause_sale(sale_id: SaleId, actor: ActorDep, request: Request, response: Response) -> ChangeRead:
+    """Refuse purchases until the sale is resumed."""
+    return await _changed(request, response, lambda session: service.pause(session, actor, sale_id))
 
 
-_simple("pause", "pause_sale", "Refuse purchases until the sale is resumed.", service.pause)
-_simple("resume", "resume_sale", "Sell again.", service.resume)
-_simple("close", "close_sale", "End the sale now; the unsold units go back to the product.", service.close)
+@router.post("/admin/sales/{sale_id}/resume", tags=["admin"], responses=OF_A_CHANGE)
+async def resume_sale(sale_id: SaleId, actor: ActorDep, request: Request, response: Response) -> ChangeRead:
+    """Sell again."""
+    return await _changed(request, response, lambda session: service.resume(session, actor, sale_id))
+
+
+@router.post("/admin/sales/{sale_id}/close", tags=["admin"], responses=OF_A_CHANGE)
+async def close_sale(sale_id: SaleId, actor: ActorDep, request: Request, response: Response) -> ChangeRead:
+    """End the sale now; the unsold units go back to the product."""
+    return await _changed(request, response, lambda session: service.close(session, actor, sale_id))
 
 
 async def _changed(
@@ -224,9 +214,3 @@ async def _load(request: Request, sale: Sale) -> None:
 
 async def _admin_read(session: AsyncSession, sale: Sale) -> SaleAdminRead:
     return phase.admin_read(sale, await repository.database_time(session))
-
-
-def _link_next(request: Request, response: Response, limit: int, last_id: int | None) -> None:
-    if last_id is not None:
-        url = request.url.include_query_params(limit=limit, starting_after=last_id)
-        response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
