@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -14,17 +15,19 @@ from sqlalchemy import text
 
 from loadtests.chaos import ChaosProxy
 from loadtests.judge.ledger import released_wrongly, sold_while_closed
+from loadtests.torture import healing
 from loadtests.torture.check import check_sale
+from loadtests.torture.context import Context
 from loadtests.torture.crowd import Crowd
 from loadtests.torture.driver import Driver, OnSale
 from loadtests.torture.faults import FAULTS
 from loadtests.torture.finding import Finding
 from loadtests.torture.healing import HEAL_SECONDS_MAX, NotHealed, until_healed
 from loadtests.torture.history import check_ledger
-from loadtests.torture.plan import rounds
+from loadtests.torture.plan import Fault, Injection, rounds, touches
 from loadtests.torture.purchases import Purchase
 from loadtests.torture.report import markdown, results_of, write_longest
-from loadtests.torture.run import State, TorturePlan, torture
+from loadtests.torture.run import State, TorturePlan, _course, torture
 from loadtests.torture.slowdown import Slowdown
 from loadtests.torture.testbed import API, NOT_READY, Testbed, Wrecked
 from shop.embedded import EmbeddedServers, PostgresServer, ValkeyServer
@@ -43,6 +46,7 @@ SHORT = (
     "lose_replies",
 )
 PURCHASES = 6
+SLOW = 1e6  # the slowdown of a machine on which nothing is too late
 
 
 @pytest.mark.timeout(300)
@@ -285,6 +289,51 @@ async def test_what_does_not_heal_in_time_is_named(examined: Examined) -> None:
     long_ago = time.monotonic() - HEAL_SECONDS_MAX
     with pytest.raises(NotHealed, match=f"sale {examined.sale.id}: alarm: broken by hand"):
         await until_healed(examined.testbed, driver, examined.crowd, Slowdown(), since=long_ago)
+
+
+async def test_a_round_that_heals_too_late_is_a_violation_and_the_run_goes_on(
+    testbed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To its end, which is no good one: the first is late, the last never heals, and the machine excuses one (I12)."""
+    slowdowns = [1.0, SLOW, SLOW]
+    alarmed: list[int] = []
+
+    async def set_alarm(words: str | None) -> None:
+        async with testbed.database.transaction() as session:
+            statement = text("UPDATE sales SET alarm = :words WHERE id = :id")
+            await session.execute(statement, {"words": words, "id": alarmed[0]})
+
+    async def inject(context: Context, draw: object) -> Injection:
+        monkeypatch.setattr(Slowdown, "factor", slowdowns[state.rounds])
+        if state.rounds == 2:
+            monkeypatch.setattr(healing, "HEAL_SECONDS_MAX", 1.0)
+            alarmed.append(context.driver.sales[0].id)
+            await set_alarm("broken by hand")
+        return Injection()
+
+    async def is_given_up() -> bool:
+        return state.rounds == len(slowdowns) and state.doing.startswith("checking")
+
+    async def lift_alarm() -> None:
+        await wait_until(is_given_up, reason="nobody waits for the last round any more")
+        await set_alarm(None)
+
+    fault, bar = Fault("nothing", inject, touches("nothing")), HEAL_SECONDS_MAX / SLOW
+    state = State(
+        TorturePlan(SEED, minutes=60, faults=[fault], pairs=False, rounds_max=len(slowdowns), heal_seconds=bar)
+    )
+    driver = Driver(testbed, seed=SEED)
+    crowd = Crowd(testbed.local.base_url, testbed.settings, driver, buyers=2, seed=SEED)
+    async with driver, crowd:
+        context = Context(testbed, crowd, driver)
+        await asyncio.gather(_course(state.plan, context, state, lambda *_: None, asyncio.Event()), lift_alarm())
+    results = results_of(state)
+
+    late, never = results.violations
+    assert re.fullmatch(r"I12: healing from nothing took [\d.]+ s of 0\.0 s \(slowdown 1\.0\)", late)
+    assert never.endswith(f", and still sale {alarmed[0]}: alarm: broken by hand")
+    assert (state.rounds, state.doing) == (len(slowdowns), "last check")
+    assert (results.ok, results.invariants["I12"], state.finding.clean) == (False, False, True)
 
 
 def test_the_readme_keeps_the_table_of_the_longest_run(tmp_path: Path) -> None:

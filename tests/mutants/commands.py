@@ -83,6 +83,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "loadtests/torture/run.py",
         "    if not_healed or seconds > allowed:\n",
         "    if not_healed:\n",
-        "tests/invariants/test_torture_healing.py::test_a_round_that_heals_too_late_is_a_violation_and_the_run_goes_on",
+        "tests/invariants/test_torture.py::test_a_round_that_heals_too_late_is_a_violation_and_the_run_goes_on",
     ),
 )
