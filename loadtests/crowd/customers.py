@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 import typer
 
 from loadtests.client.http import Address, HttpError, Pool, Response
+from loadtests.crowd.output import write_line
 
 CONNECT_SECONDS_MAX = 5.0
 REQUEST_SECONDS_MAX = 20.0
@@ -210,15 +211,10 @@ def main(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     plan = Visit(base_url, provider_url, connections, timeout)
-    told = asyncio.run(visit(plan, customers, lambda progress: _write_line({"progress": progress})))
-    _write_line({"summary": told})
+    told = asyncio.run(visit(plan, customers, lambda progress: write_line({"progress": progress})))
+    write_line({"summary": told})
     if told["failed"]:
         raise typer.Exit(1)
-
-
-def _write_line(value: dict[str, Any]) -> None:
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -15,14 +15,26 @@ from locust import FastHttpUser, constant, events, task
 from locust.contrib.fasthttp import ResponseContextManager
 from locust.exception import StopUser
 
+from loadtests.client.answers import (
+    NOT_ENOUGH_UNITS,
+    OVER_LIMIT,
+    SALE_ENDED,
+    SALE_NOT_STARTED,
+    SOLD_OUT,
+    Answer,
+    read_answer,
+)
+from loadtests.client.http import Response
+from loadtests.client.purchases import purchase_path
+
 TOKENS_VARIABLE, SALE_VARIABLE = "SHOP_TOKENS", "SHOP_SALE"
 TRIES_MAX = 1_000
 POLLS_MAX = 20
 PAUSE_SECONDS = 1.0
 
 # What a fair sale answers: these are results, not failures of the run.
-EXPECTED_CODES = {"sold_out", "not_enough_units", "over_limit", "sale_ended"}
-WAIT_CODES = {"sale_not_started", "sale_paused", "rate_limited", "overloaded", "not_ready"}
+EXPECTED_CODES = {SOLD_OUT, NOT_ENOUGH_UNITS, OVER_LIMIT, SALE_ENDED}
+WAIT_CODES = {SALE_NOT_STARTED, "sale_paused", "rate_limited", "overloaded", "not_ready"}
 
 _tokens: list[str] = []
 _taken = count()
@@ -52,7 +64,7 @@ class Shopper(FastHttpUser):  # type: ignore[misc, unused-ignore] # Locust is in
             raise StopUser
         self.headers = {"Authorization": f"Bearer {_tokens[number]}"}
         self.purchase_headers = {**self.headers, "Idempotency-Key": str(uuid.uuid4())}
-        self.sale_id = os.environ[SALE_VARIABLE]
+        self.sale_id = int(os.environ[SALE_VARIABLE])
 
     @task  # type: ignore[untyped-decorator, unused-ignore]
     def shop(self) -> None:
@@ -67,7 +79,7 @@ class Shopper(FastHttpUser):  # type: ignore[misc, unused-ignore] # Locust is in
         """Ask with the same key until the answer is final: the order's id and poll_after_ms, or None if refused."""
         for _ in range(TRIES_MAX):
             with self.client.post(
-                f"/v1/seckill/sales/{self.sale_id}/orders",
+                purchase_path(self.sale_id),
                 json={"quantity": 1},
                 headers=self.purchase_headers,
                 name="/v1/seckill/sales/{sale_id}/orders",
@@ -76,15 +88,15 @@ class Shopper(FastHttpUser):  # type: ignore[misc, unused-ignore] # Locust is in
                 if response.status_code in (200, 201, 202):
                     order = response.json()
                     return order["id"], order.get("poll_after_ms", 0)
-                code = code_of(response)
-                if code in EXPECTED_CODES:
+                answer = answer_of(response)
+                if answer.code in EXPECTED_CODES:
                     response.success()
                     return None
-                if code in WAIT_CODES:
+                if answer.code in WAIT_CODES:
                     response.success()
                 elif 400 <= response.status_code < 500:
                     return None
-            time.sleep(retry_after(response))
+            time.sleep(answer.wait_seconds or PAUSE_SECONDS)
         return None
 
     def follow(self, order_id: str) -> None:
@@ -97,18 +109,10 @@ class Shopper(FastHttpUser):  # type: ignore[misc, unused-ignore] # Locust is in
                     return
                 if response.status_code in (429, 503):
                     response.success()
-            time.sleep(retry_after(response))
+            time.sleep(answer_of(response).wait_seconds or PAUSE_SECONDS)
 
 
-def code_of(response: ResponseContextManager) -> str:
-    """The code of a refusal, or '' for an answer that is not the shop's."""
-    try:
-        return str(response.json().get("code", ""))
-    except (ValueError, AttributeError):
-        return ""
-
-
-def retry_after(response: ResponseContextManager) -> float:
-    """How many seconds the shop wants to be left alone."""
-    value = str(response.headers.get("Retry-After", "") if response.headers else "")
-    return float(value) if value.isdigit() else PAUSE_SECONDS
+def answer_of(response: ResponseContextManager) -> Answer:
+    """What an answer means, as every crowd reads it."""
+    headers = {name.lower().encode(): value.encode() for name, value in (response.headers or {}).items()}
+    return read_answer(Response(response.status_code, headers, response.content or b""))

@@ -4,14 +4,14 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
 import typer
 
+from loadtests.client.event_loop import loop_factory
 from loadtests.client.http import Address
+from loadtests.crowd.output import write_line
 from loadtests.crowd.record import (
     CrowdRecord,
     summarize,
@@ -65,12 +65,12 @@ def main(
         raise typer.BadParameter(str(error)) from error
     # All that a run makes, it keeps until its end: a collection would find nothing, and costs a fifth of the time.
     gc.disable()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         result = runner.run(_rush_until_signal(plan))
     if record is not None:
         write_record(record, result)
     found = summarize(result)
-    _write_line({"summary": found})
+    write_line({"summary": found})
     if found.errors == found.shoppers:
         told = ", ".join(f"{code} {times:,} times" for code, times in found.by_code.items()) or "nothing was sent"
         sys.stderr.write(f"error: no shopper got a proper answer from {base_url}: {told}\n")
@@ -81,21 +81,7 @@ async def _rush_until_signal(plan: RushPlan) -> CrowdRecord:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return await rush(plan, lambda progress: _write_line({"progress": progress}), stop=stop)
-
-
-def _write_line(value: dict[str, Any]) -> None:
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
-    sys.stdout.flush()
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The faster event loop where there is one (not on Windows)."""
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        return None
-    return new_event_loop
+    return await rush(plan, lambda progress: write_line({"progress": progress}), stop=stop)
 
 
 if __name__ == "__main__":

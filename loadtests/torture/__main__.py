@@ -5,7 +5,6 @@ import random
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from loadtests.client.event_loop import loop_factory
 from loadtests.torture.faults import FAULTS
 from loadtests.torture.healing import HEAL_SECONDS_BAR
 from loadtests.torture.report import Results, Screen, json_line, print_results, results_of, write_longest
@@ -64,7 +64,7 @@ def main(
     faults = [fault for fault in FAULTS if not only or fault.name in only]
     plan = TorturePlan(chosen, minutes, aof.value, buyers, faults, heal_seconds=heal_seconds)
     home = new_directory(directory)
-    with Screen(console) as screen, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with Screen(console) as screen, asyncio.Runner(loop_factory=loop_factory()) as runner:
         state = runner.run(_until_signal(plan, home, screen))
     results = results_of(state)
     _finish(results, home, console, keep=keep, as_json=json)
@@ -96,15 +96,6 @@ def _finish(results: Results, home: Path, console: Console, *, keep: bool, as_js
     if as_json:
         sys.stdout.write(json_line(results) + "\n")
         sys.stdout.flush()
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The faster event loop where there is one (not on Windows)."""
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        return None
-    return new_event_loop
 
 
 if __name__ == "__main__":

@@ -13,25 +13,25 @@ from typing import TypeVar
 
 import asyncpg
 import redis.asyncio as aioredis
-from sqlalchemy.exc import DBAPIError
 
 from loadtests.bench.accounting import children, family
 from loadtests.bench.settings import production_settings
 from loadtests.chaos import ChaosProxy, chaos_proxy
 from shop.auth import issue_token
-from shop.database import UNAVAILABLE_ERRORS, Database
+from shop.database import Database
 from shop.embedded import EmbeddedServers, PostgresServer, ServerUnavailable, ValkeyServer
 from shop.local import LocalShop, NotStarted
 from shop.migrating import migrate
-from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown, connect
+from shop.redis import connect
 from shop.redis_users import Logins
+from shop.sales import controller
 from shop.settings import Settings
 
 API = "api"
 WORKERS = ("worker-1", "worker-2")
 API_PROCESSES = 2
 # What a server that is away, or comes back, makes a client of it raise.
-PASSING_ERRORS = (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError, asyncpg.PostgresError, NotSent, OutcomeUnknown)
+PASSING_ERRORS = (*controller.PASSING_ERRORS, asyncpg.PostgresError)
 OVERLOAD_DELAY_SECONDS = 0.5
 NOT_READY = 1
 STARTS_MAX = 5
