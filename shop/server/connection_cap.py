@@ -14,6 +14,7 @@ from shop.client_addresses import counted_as
 from shop.errors import Overloaded
 from shop.server.answers import CONTENT_TYPE_PROBLEM, PreparedProblem
 from shop.server.heads import NO_HOST
+from shop.server.time_limits import TimeLimits
 from shop.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class ConnectionCap:
         self.limit = settings.connections_max
         self._settings = settings
         self._proxies = settings.proxies
+        idle_seconds = min(IDLE_SECONDS, settings.keep_alive_seconds)
+        self._idle_limits = TimeLimits(settings.request_seconds_max, idle_seconds)
+        self._unused_limits = TimeLimits(settings.request_seconds_max, UNUSED_SECONDS)
         self._of_address: Counter[str] = Counter()
         self._open: dict[ShopProtocol, None] = {}
         self._beyond_cap: dict[ShopProtocol, None] = {}
@@ -93,12 +97,8 @@ class ConnectionCap:
             return
         self._closed_at, closed = now, 0
         for connection in tuple(self._open):
-            unused = connection.host == NO_HOST or connection in self._beyond_cap
-            connection.cut_if_late(
-                now,
-                request_seconds_max=self._settings.request_seconds_max,
-                keep_alive_seconds=UNUSED_SECONDS if unused else min(IDLE_SECONDS, self._settings.keep_alive_seconds),
-            )
+            unused = connection.head.host == NO_HOST or connection in self._beyond_cap
+            connection.cut_if_late(now, self._unused_limits if unused else self._idle_limits)
             closed += connection.transport.is_closing()
             if closed >= CLOSED_AT_ONCE:
                 return

@@ -12,7 +12,7 @@ from shop.server.answers import Answer, refusal
 from shop.server.heads import answer_head
 
 if TYPE_CHECKING:
-    from shop.server.connections import Connections
+    from shop.server.admission_control import AdmissionControl
     from shop.server.protocol import ShopProtocol
 
 UNREAD_BYTES_MAX = 64 * 1024
@@ -67,19 +67,21 @@ class Exchange:
         self._chunked = False
         self._left: int | None = 0
 
-    def start(self, app: ASGIApp, connections: "Connections") -> None:
+    def start(self, app: ASGIApp, admission: "AdmissionControl") -> None:
         """Refuse it, or answer with what the admission says; else let the application answer, in a task."""
         connection = self._connection
         if not self.ready or self._task is not None:
             return
-        if not self._admitted and (refused := connections.refusal(connection, self.scope)) is not None:
-            self._complete = True
-            connection.write(connections.refusal_start(connection, keep_alive=self.keep_alive) + refused)
-            connection.answered(self)
-            return
+        if not self._admitted:
+            refused = admission.refusal(connection, self.scope, keep_alive=self.keep_alive)
+            if refused is not None:
+                self._complete = True
+                connection.write(refused)
+                connection.answered(self)
+                return
         answer = None
         if not self._more_body and connection.writable is None:
-            answer = connections.answer(self.scope, self._body)
+            answer = admission.answer(self.scope, self._body)
         if answer is None:
             self._task = connection.loop.create_task(self._run(app))
         elif isinstance(answer, Answer):

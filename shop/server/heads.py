@@ -1,4 +1,4 @@
-"""The heads of requests and answers as bytes."""
+"""The heads of requests as they are read, and the heads of answers as bytes."""
 
 import re
 from collections.abc import Iterable
@@ -10,16 +10,70 @@ from uuid import uuid4
 import httptools
 import msgspec
 
-from shop.errors import BadRequest, ShopError
+from shop.errors import BadRequest, HeadTooLarge, ShopError
 from shop.problem_json import MEDIA_TYPE, problem
 
 Headers = Iterable[tuple[bytes, bytes]]
 
+HEAD_BYTES_MAX = 32 * 1024
+HEADERS_MAX = 100
 PLAIN_PATH = re.compile(rb"/[A-Za-z0-9/_.-]*")
 HOST = re.compile(rb"([A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?")
 NO_HOST = b"-"  # of a connection that has not sent a request yet
 SCHEMES = frozenset({b"http", b"https"})
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+class Head:
+    """The head of the request that a connection reads; the parser calls `on_url` and `on_header` for its parts."""
+
+    __slots__ = ("_bytes", "_codings", "_headers", "_hosts", "_url", "expects_continue", "host")
+
+    def __init__(self) -> None:
+        self.host = NO_HOST
+        self.begin()
+
+    def begin(self) -> None:
+        """Another request begins. The last one's `host` is remembered: this one's is most likely the same."""
+        self._url = b""
+        # None when the head is complete: what is called a header then is a trailer, and is not kept.
+        self._headers: list[tuple[bytes, bytes]] | None = []
+        self._bytes = self._hosts = self._codings = 0
+        # Whether the client waits to be told that its body is wanted.
+        self.expects_continue = False
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+        self._bytes += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Raises HeadTooLarge, or BadRequest."""
+        self._bytes += len(name) + len(value)
+        headers = self._headers
+        if self._bytes > HEAD_BYTES_MAX or (headers is not None and len(headers) >= HEADERS_MAX):
+            raise HeadTooLarge
+        if headers is None:
+            return
+        name, value = name.lower(), value.rstrip(b" \t")
+        headers.append((name, value))
+        if name == b"host":
+            self._hosts += 1
+            if value != self.host:
+                self.host = valid_host(value)
+        elif name == b"expect":
+            self.expects_continue = self.expects_continue or value.lower() == b"100-continue"
+        elif name == b"transfer-encoding":
+            # Another coding before it, or a second field, is read differently by different parsers (RFC 9112, 6.1).
+            self._codings += 1
+            if self._codings > 1 or value.lower() != b"chunked":
+                raise BadRequest("The only transfer coding is chunked")
+
+    def complete(self, scope: dict[str, Any]) -> None:
+        """Hand target and headers over to a scope. Raises HttpParserInvalidURLError, or BadRequest."""
+        if self._hosts != 1 and (self._hosts or scope["http_version"] == "1.1"):
+            raise BadRequest("A request has one Host")
+        set_target(scope, self._url)
+        scope["headers"], self._headers = self._headers, None
 
 
 def set_target(scope: dict[str, Any], url: bytes) -> None:

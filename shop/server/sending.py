@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -46,17 +47,17 @@ class Outbox:
     def _send(self) -> None:
         waiting, self._waiting = self._waiting, []
         for connection in waiting:
-            try:
-                connection.flush()
-            except Exception as error:  # noqa: BLE001 - it is logged and counted; those behind it wait to be sent
-                abort_failed(connection, error)
+            alone(connection, connection.flush)
 
 
-def abort_failed(connection: "SendingProtocol", error: Exception) -> None:
-    """An error that nobody foresaw is this connection's alone: it ends, and the others of a loop go on."""
-    metrics.ITEM_FAILURES.labels("connections").inc()
-    log.error("connection_failed", exc_info=error)
-    connection.transport.abort()
+def alone(connection: "SendingProtocol", act: Callable[[], None]) -> None:
+    """Let a connection act. An error that nobody foresaw is its own alone: it ends, and those behind it go on."""
+    try:
+        act()
+    except Exception as error:
+        metrics.ITEM_FAILURES.labels("connections").inc()
+        log.error("connection_failed", exc_info=error)
+        connection.transport.abort()
 
 
 class SendingProtocol(asyncio.Protocol):

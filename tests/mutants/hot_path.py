@@ -50,9 +50,9 @@ MUTANTS = (
     breaks(
         "date_of_a_refusal_stands_still",
         "The head of a refusal is made once and kept for ever, with the Date of that second.",
-        "shop/server/connections.py",
-        "        if own is not self._own_headers:\n",
-        "        if self._own_headers is None:\n",
+        "shop/server/admission_control.py",
+        "        if own is not self._own_headers:",
+        "        if self._own_headers is None:",
         OF_DATE,
     ),
     breaks(
@@ -74,9 +74,9 @@ MUTANTS = (
     breaks(
         "first_half_is_lost",
         "Of a purchase that comes in pieces only the last one is deferred.",
-        "shop/server/connections.py",
-        "        connection.deferred += data\n",
-        "        connection.deferred = data\n",
+        "shop/server/admission_control.py",
+        "            self._deferred[connection] = before + data\n",
+        "            self._deferred[connection] = data\n",
         f"{OF_DEFERRED}::test_what_was_deferred_is_answered_in_time_however_it_came",
     ),
     breaks(

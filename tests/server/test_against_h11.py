@@ -11,37 +11,18 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from shop.seckill.requests import whole_purchase
-from shop.server.answers import Answer
-from shop.server.connections import STATE, Connections
+from shop.server.connections import Connections
 from shop.server.gate import OverloadGate
-from shop.server.protocol import ShopProtocol
 from shop.server.serving import server_config
 from shop.settings import Settings
 from tests.server.against_h11 import STRANGE_LINES, Read, bad_streams, cut, read_by_h11, requests
+from tests.server.by_path import ByPath, Watched, changes_of, listed_changes
 
 EXAMPLES = 100
 ANSWERED_SECONDS_MAX = 5.0
 # What comes of bytes that may be no whole request is waited for no longer than this.
 QUIET_SECONDS = 0.004
 PURCHASE_LINE = b"POST /v1/seckill/sales/7/orders HTTP/1.1\r\n"
-
-
-class EverybodyEnters:
-    """An admission that refuses nobody."""
-
-    bulk_start = b"POST /v1/seckill/sales/"
-
-    def is_bulk(self, _: Scope) -> bool:
-        return False
-
-    def admit(self, _: Scope) -> bytes | None:
-        return None
-
-    def admit_unparsed(self, _: bytes) -> bytes | None:
-        return None
-
-    def answer(self, _: Scope, __: bytes) -> Answer | None:
-        return None
 
 
 class Recorder:
@@ -53,8 +34,8 @@ class Recorder:
         self._config = server_config(lambda: self, shop_settings)
         self._config.load()
         gate = OverloadGate(delay_seconds_max=60.0, refused_at_once_max=1_000)
-        connections = Connections(shop_settings, EverybodyEnters(), gate, on_stop=lambda: None)
-        self._state, self._server = {STATE: connections}, ServerState()
+        self._connections = Connections(shop_settings, ByPath(), gate, on_stop=lambda: None)
+        self._server = ServerState()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body, more = b"", True
@@ -78,8 +59,8 @@ class Recorder:
         with ours:
             ours.setblocking(False)
             theirs.setblocking(False)
-            transport, _ = await loop.connect_accepted_socket(
-                lambda: ShopProtocol(self._config, self._server, self._state), theirs
+            transport, connection = await loop.connect_accepted_socket(
+                lambda: Watched(self._config, self._server, self._connections), theirs
             )
             for piece in pieces:
                 if piece:
@@ -97,6 +78,7 @@ class Recorder:
                         await self._more.wait()
             transport.abort()
             await asyncio.sleep(0)
+            assert changes_of(connection.path) <= listed_changes(), connection.path
         return self.read
 
 

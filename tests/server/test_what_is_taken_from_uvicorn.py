@@ -124,7 +124,7 @@ def test_a_server_state_is_three_collections_and_a_count() -> None:
 
 
 async def test_the_servers_headers_are_a_new_list_each_second_and_the_same_one_within_it() -> None:
-    """`answer_head` and `Connections.refusal_start` compare the list by identity to know whether their bytes are old.
+    """`answer_head` and `AdmissionControl` compare the list by identity to know whether their bytes are old.
 
     If uvicorn changed one list in place, the Date of every answer would stand still. If it made a new list for each
     tick or each request, the bytes would be made anew for every answer.

@@ -32,8 +32,8 @@ async def hurried_shop(live_shop: Shop, tmp_path: Path) -> AsyncIterator[Shop]:
 @pytest.fixture
 async def busy_shop(live_shop: Shop, live_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shop]:
     """An API that lets no purchase wait at all, and whose loop always has something else to do."""
-    monkeypatch.setattr("shop.server.connections.IDLE_ITERATION_SECONDS", -1.0)
-    monkeypatch.setattr("shop.server.connections.DEFERRED_SECONDS_MAX", DEFERRED_SECONDS)
+    monkeypatch.setattr("shop.server.admission_control.IDLE_ITERATION_SECONDS", -1.0)
+    monkeypatch.setattr("shop.server.admission_control.DEFERRED_SECONDS_MAX", DEFERRED_SECONDS)
     async with running_shop(copy_of(live_settings, overload_delay_seconds=1e-9), worker=False) as found:
         yield found
 

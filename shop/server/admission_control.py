@@ -1,0 +1,100 @@
+"""Whether a request begins: the connection cap, the application's admission, and deferral while purchases are refused.
+
+A refusal costs about a third of a purchase. An iteration that reads on and on, only to refuse, would delay those who
+were admitted. So while purchases are refused, new ones are deferred, and handled all at once when those that were
+admitted leave the loop idle.
+"""
+
+import asyncio
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from shop.errors import Overloaded
+from shop.server.admission import Admission
+from shop.server.back_pressure import BackPressure
+from shop.server.connection_cap import ConnectionCap
+from shop.server.gate import OverloadGate
+from shop.server.heads import answer_head
+from shop.server.sending import alone
+
+if TYPE_CHECKING:
+    from shop.server.protocol import ShopProtocol
+
+# A loop iteration that is so short has had nothing else to do; and so long new purchases wait for one at most.
+IDLE_ITERATION_SECONDS, DEFERRED_SECONDS_MAX = 0.001, 0.1
+DEFERRED_BYTES_MAX = 32 * 1024
+
+
+class AdmissionControl:
+    """Refuses and defers the requests of one process. While it is `deferring`, ask `defers` about what comes."""
+
+    def __init__(
+        self, admission: Admission, *, cap: ConnectionCap, gate: OverloadGate, back_pressure: BackPressure
+    ) -> None:
+        self.answer = admission.answer
+        self.deferring = False
+        self._admission = admission
+        self._cap = cap
+        self._gate = gate
+        self._back_pressure = back_pressure
+        self._deferred: dict[ShopProtocol, bytes] = {}
+        self._checked_at = self._handled_at = 0.0
+        self._own_headers: list[tuple[bytes, bytes]] | None = None
+        self._refusal_start = b""
+
+    def refusal(self, connection: "ShopProtocol", scope: dict[str, Any], *, keep_alive: bool) -> bytes | None:
+        """The answer to a request that is not even begun, because the process has too much to do; None for others."""
+        refusal = self._cap.refusal(connection, scope)
+        if refusal is None:
+            refusal = self._admission.admit(scope)
+        return None if refusal is None else self._whole(connection, refusal, keep_alive=keep_alive)
+
+    def refusal_unparsed(self, connection: "ShopProtocol", data: bytes) -> bytes | None:
+        """The same for what may be a whole purchase, on an idle connection."""
+        refusal = self._admission.admit_unparsed(data)
+        return None if refusal is None else self._whole(connection, refusal, keep_alive=True)
+
+    def _whole(self, connection: "ShopProtocol", refusal: bytes, *, keep_alive: bool) -> bytes:
+        own = connection.server_state.default_headers
+        if own is not self._own_headers:  # It is a new list each second.
+            self._own_headers, self._refusal_start = own, answer_head(Overloaded.status, own, ())
+        return self._refusal_start + (b"" if keep_alive else b"connection: close\r\n") + refusal
+
+    def refused(self, connection: "ShopProtocol") -> None:
+        """A request was refused, and its connection stays: it is parked while saturated, else new ones are deferred."""
+        if not self._back_pressure.refused(connection) and not self.deferring:
+            self.deferring = True
+            self._checked_at = self._handled_at = time.monotonic()
+            connection.loop.call_soon(self._handle_deferred)
+
+    def defers(self, connection: "ShopProtocol", data: bytes) -> bool:
+        """Whether this is a purchase, or goes on with one, that is deferred until the loop has nothing else to do."""
+        before = self._deferred.get(connection)
+        if before is None:
+            if not (connection.idle and data.startswith(self._admission.bulk_start)):
+                return False
+            self._deferred[connection] = data
+        elif len(before) + len(data) > DEFERRED_BYTES_MAX:
+            del self._deferred[connection]
+            connection.receive(before + data)
+        else:
+            self._deferred[connection] = before + data
+        return True
+
+    def lost(self, connection: "ShopProtocol") -> None:
+        """Forget a connection."""
+        self._deferred.pop(connection, None)
+
+    def _handle_deferred(self) -> None:
+        """Once in each loop iteration: handle what was deferred, if there was nothing else to do."""
+        now = time.monotonic()
+        seconds, self._checked_at = now - self._checked_at, now
+        if seconds < IDLE_ITERATION_SECONDS or now - self._handled_at > DEFERRED_SECONDS_MAX:
+            deferred, self._deferred = self._deferred, {}
+            for connection, data in deferred.items():
+                alone(connection, partial(connection.receive, data))
+            self._checked_at = self._handled_at = time.monotonic()
+            self.deferring = self._gate.refusing
+        if self.deferring:
+            asyncio.get_running_loop().call_soon(self._handle_deferred)
