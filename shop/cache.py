@@ -26,7 +26,7 @@ from redis.exceptions import RedisError
 from shop import metrics
 from shop.app_keys import AppKey
 from shop.errors import Overloaded
-from shop.redis import CONNECTION_ERRORS
+from shop.redis import CONNECTION_ERRORS, REDIS_ERRORS
 from shop.settings import Settings
 
 Load = Callable[[], Awaitable[bytes | None]]
@@ -36,7 +36,6 @@ GENERATION_BYTES = 12
 PRESENT, ABSENT = b"1", b"0"
 EXISTENCE = b"?"  # instead of a generation
 POLL_SECONDS = 0.02
-REDIS_ERRORS = (RedisError, *CONNECTION_ERRORS)
 
 _HIT, _MISS, _ABSENT, _ERROR = (metrics.CACHE.labels(result=result) for result in ("hit", "miss", "absent", "error"))
 _log = structlog.get_logger(__name__)

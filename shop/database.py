@@ -35,6 +35,9 @@ UNAVAILABLE_ERRORS = (
     TimeoutError,
 )
 
+# What any use of it may raise: of an error of the driver, `is_unavailable` says whether the statement is wrong.
+DATABASE_ERRORS = (*UNAVAILABLE_ERRORS, DBAPIError, asyncpg.PostgresError)
+
 AFTER_COMMIT = "after_commit"
 # Postgres ends a statement by itself; without an answer for so long after that, the connection is lost.
 ANSWER_SECONDS = 1.0
@@ -128,7 +131,7 @@ class Database:
             yield session
             try:
                 await session.commit()
-            except (*UNAVAILABLE_ERRORS, DBAPIError) as error:
+            except DATABASE_ERRORS as error:
                 if is_unavailable(error):
                     raise CommitUnknown("the connection was lost while committing") from error
                 raise

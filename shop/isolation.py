@@ -13,10 +13,13 @@ from typing import Any, TypeVar
 import structlog
 
 from shop import metrics
-from shop.database import is_unavailable
+from shop.database import DATABASE_ERRORS, is_unavailable
 from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown
 from shop.settings import Settings
 
+# What the use of a server may raise; a loop logs it and tries again. A statement that is wrong is among them, which
+# `is_transient` tells apart.
+SERVER_ERRORS = (*DATABASE_ERRORS, *CONNECTION_ERRORS, NotSent, OutcomeUnknown)
 TRANSIENT_IN_A_ROW_MAX = 2
 FAILING_REMEMBERED_MAX = 10_000
 # An item that nobody has tried for so long after its back-off is not there any more.

@@ -12,10 +12,9 @@ from uuid import UUID
 
 import redis.asyncio as aioredis
 import structlog
-from redis.exceptions import RedisError
 
 from shop.errors import Overloaded, RateLimited
-from shop.redis import CONNECTION_ERRORS
+from shop.redis import REDIS_ERRORS
 from shop.settings import Settings
 from shop.stopping import cancel_and_wait, sleep_or_stop
 
@@ -26,7 +25,6 @@ IDS_PER_MESSAGE_MAX = 1_024
 UNTOLD_IDS_MAX = 100_000
 # After so long without a message Redis is asked whether it is still there, and has as long again to answer.
 SILENCE_SECONDS_MAX = 5.0
-REDIS_ERRORS = (RedisError, *CONNECTION_ERRORS)
 
 log = structlog.get_logger(__name__)
 

@@ -7,10 +7,9 @@ from typing import NamedTuple
 import redis.asyncio as aioredis
 import structlog
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from shop.database import UNAVAILABLE_ERRORS, Database, state_of
+from shop.database import DATABASE_ERRORS, Database, state_of
 from shop.installation import ADVICE, FOREIGN, is_foreign
 from shop.migrating import migrated
 from shop.redis import connect, scripts_loaded
@@ -139,6 +138,6 @@ async def _durability(database: Database, client: aioredis.Redis, settings: Sett
     try:
         if await is_foreign(database, client):
             found.append(f"{FOREIGN}: {ADVICE}")
-    except (*UNAVAILABLE_ERRORS, DBAPIError):
+    except DATABASE_ERRORS:
         pass  # Postgres has a check of its own, which says so.
     return "; ".join(found) or None

@@ -22,6 +22,8 @@ UNABLE_WORDS = ("BUSY", "OOM", "MISCONF", "READONLY", "MASTERDOWN", "NOREPLICAS"
 
 # What a broken connection raises, by redis-py or by the loop; `Unable` is one of them.
 CONNECTION_ERRORS = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, TimeoutError)
+# The same, and an answer that is an error.
+REDIS_ERRORS = (exceptions.RedisError, *CONNECTION_ERRORS)
 
 
 class Unable(exceptions.ConnectionError):

@@ -6,15 +6,14 @@ from functools import partial
 
 import redis.asyncio as aioredis
 import structlog
-from sqlalchemy.exc import DBAPIError
 
 from shop import metrics
-from shop.database import UNAVAILABLE_ERRORS, Database
+from shop.database import Database
 from shop.installation import is_foreign
-from shop.isolation import Isolation
+from shop.isolation import SERVER_ERRORS, Isolation
 from shop.ledger.client import LastOrder, LoadedSale, RedisClock, read_directory
 from shop.rate_limit import RateLimiter
-from shop.redis import CONNECTION_ERRORS, connections_in_use
+from shop.redis import connections_in_use
 from shop.sales import repository as sales
 from shop.sales.incidents.demand import demand_recovery
 from shop.sales.models import SaleStatus
@@ -63,7 +62,7 @@ async def follow_directory(
             await isolation.each(new, adopt, key=lambda loaded: loaded.sale_id)
             await isolation.each(tuple(registry.rolled_back), report)
             healthy = True
-        except (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError) as error:
+        except SERVER_ERRORS as error:
             if healthy:
                 log.warning("directory_waits", reason=repr(error)[:200])
             healthy = False

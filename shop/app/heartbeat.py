@@ -7,10 +7,9 @@ from functools import partial
 from uuid import UUID, uuid4
 
 import structlog
-from sqlalchemy.exc import DBAPIError
 
 from shop import metrics
-from shop.database import UNAVAILABLE_ERRORS, Database
+from shop.database import DATABASE_ERRORS, Database
 from shop.isolation import Isolation
 from shop.sales.incidents import repository
 from shop.sales.incidents.models import Recovery
@@ -33,7 +32,7 @@ async def send_heartbeats(registry: Registry, database: Database, settings: Sett
         try:
             await _send_heartbeat(registry, database, process_id, isolation)
             healthy, answered_at = True, time.monotonic()
-        except (*UNAVAILABLE_ERRORS, DBAPIError) as error:
+        except DATABASE_ERRORS as error:
             if healthy:
                 log.warning("heartbeat_failed", reason=repr(error)[:200])
             healthy = False

@@ -6,11 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-import asyncpg
 from redis.exceptions import RedisError
 from sqlalchemy.exc import ArgumentError, DBAPIError, ProgrammingError
 
-from shop.database import UNAVAILABLE_ERRORS, CommitUnknown, is_unavailable, sqlstate
+from shop.database import DATABASE_ERRORS, UNAVAILABLE_ERRORS, CommitUnknown, is_unavailable, sqlstate
 from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown
 from shop.settings import Settings
 
@@ -35,7 +34,7 @@ def naming_servers(settings: Settings) -> Iterator[None]:
         raise ServerUnreachable(_sentence("Redis", "SHOP_REDIS_URL", settings.redis_url, error)) from error
     except ArgumentError as error:
         raise ServerUnreachable(f"SHOP_DATABASE_URL: {_first_line(error)}") from error
-    except (asyncpg.PostgresError, *UNAVAILABLE_ERRORS, DBAPIError) as error:
+    except DATABASE_ERRORS as error:
         if isinstance(error, OSError) and error.filename:
             raise  # It is about a file.
         if isinstance(error, ProgrammingError) and sqlstate(error) in NO_SCHEMA:

@@ -12,18 +12,17 @@ from uuid import UUID
 
 import structlog
 from fastapi.sse import format_sse_event
-from sqlalchemy.exc import DBAPIError
 
 from shop import metrics
-from shop.database import UNAVAILABLE_ERRORS, Database, see_one_moment
-from shop.isolation import Isolation, is_transient
+from shop.database import Database, see_one_moment
+from shop.isolation import SERVER_ERRORS, Isolation, is_transient
 from shop.order_changes import Changes, Listener
 from shop.orders import repository
 from shop.orders.models import OrderStatus
 from shop.orders.schemas import OrderRead
 from shop.orders.service import recorded_each
 from shop.orders.versions import version_of
-from shop.redis import Coalescer, NotSent, OutcomeUnknown
+from shop.redis import Coalescer
 from shop.settings import Settings
 from shop.stopping import sleep_or_stop
 
@@ -33,8 +32,6 @@ ORDERS_PER_POLL_MAX = 500
 # When a client comes back after its stream was ended; drawn for each, so that they do not all come at once.
 RETRY_MS_MIN, RETRY_MS_MAX = 1_000, 4_000
 HEARTBEAT = format_sse_event(comment="still here")
-# Reading may be tried again: the state is not lost, only late.
-TRY_AGAIN = (*UNAVAILABLE_ERRORS, DBAPIError, NotSent, OutcomeUnknown)
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +49,7 @@ class OrderReader:
         )
 
     async def read(self, order_id: UUID) -> OrderRead | None:
-        """The order as it is now; None while it has no row. Raises one of `TRY_AGAIN`, or what nobody foresaw."""
+        """The order as it is now; None while it has no row. Raises one of `SERVER_ERRORS`, or what nobody foresaw."""
         found = await self._coalescer.ask(order_id)
         if isinstance(found, Exception):
             raise found
@@ -115,7 +112,7 @@ async def _read_again(order: OrderRead, reader: OrderReader) -> OrderRead:
     """The order as it is now, or as it was if that cannot be found out: the next poll wakes the stream again."""
     try:
         return await reader.read(order.id) or order
-    except TRY_AGAIN as error:
+    except SERVER_ERRORS as error:
         log.warning("order_not_read", reason=repr(error)[:200])
         return order
 
@@ -141,7 +138,7 @@ async def poll_orders(database: Database, changes: Changes, settings: Settings, 
         for start in starts:
             try:
                 await isolation.together(order_ids[start : start + ORDERS_PER_POLL_MAX], poll)
-            except TRY_AGAIN as error:
+            except SERVER_ERRORS as error:
                 log.warning("orders_not_polled", reason=repr(error)[:200])
             await sleep_or_stop(stopping, settings.order_poll_seconds / len(starts))
         if not starts:

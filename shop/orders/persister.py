@@ -16,15 +16,15 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop import metrics
-from shop.database import UNAVAILABLE_ERRORS, Database, backend_pid, end_blockers, sqlstate
+from shop.database import Database, backend_pid, end_blockers, sqlstate
 from shop.database_engine import named
 from shop.faults import fault_point
+from shop.isolation import SERVER_ERRORS
 from shop.ledger import client as ledger
 from shop.ledger.events import LedgerEvent
 from shop.orders.batch import BrokenBatch, PoisonedBatch, write_batch
 from shop.orders.poison import stop_for_poison
 from shop.orders.reading import Position, StreamReader
-from shop.redis import CONNECTION_ERRORS
 from shop.sales import repository as sales
 from shop.sales.incidents.demand import demand_recovery
 from shop.sales.loading import LedgerLost
@@ -85,7 +85,7 @@ class Persister:
                     continue
             except LedgerLost as error:
                 await self._report_lost(error)
-            except (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError, asyncpg.PostgresError) as error:
+            except SERVER_ERRORS as error:
                 metrics.PERSIST_FAILURES.labels("unavailable").inc()
                 log.warning("batch_waits", sale_id=self._sale_id, reason=repr(error)[:200])
             self._position = None

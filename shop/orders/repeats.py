@@ -6,17 +6,17 @@ from datetime import UTC, timedelta
 from uuid import UUID
 
 import structlog
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shop.database import UNAVAILABLE_ERRORS, Database
+from shop.database import Database
 from shop.errors import IdempotencyMismatch, NotReady, OverLimit, SaleEnded, SaleNotFound, SaleNotStarted, ShopError
+from shop.isolation import SERVER_ERRORS
 from shop.ledger.order_ids import keyed_order_id, numbered_order_id
 from shop.ledger.receipts import Receipt, Signer
 from shop.orders import repository
 from shop.orders.models import Order, OrderStatus
 from shop.orders.schemas import PurchaseRead
-from shop.redis import Coalescer, NotSent, OutcomeUnknown
+from shop.redis import Coalescer
 from shop.sales import repository as sales
 from shop.sales.models import Sale, SaleStatus
 from shop.sales.phase import phase_of
@@ -43,7 +43,7 @@ class Statuses:
         try:
             async with asyncio.timeout(STATUS_SECONDS_MAX):
                 return await self._coalescer.ask(order_id)
-        except (*UNAVAILABLE_ERRORS, DBAPIError, NotSent, OutcomeUnknown) as error:
+        except SERVER_ERRORS as error:
             log.info("repeat_not_read", order_id=order_id, reason=repr(error)[:200])
             return None
 

@@ -4,17 +4,14 @@ import asyncio
 from functools import partial
 
 import structlog
-from sqlalchemy.exc import DBAPIError
 
 from shop import metrics
 from shop.auth import CONTROLLER
-from shop.database import UNAVAILABLE_ERRORS
 from shop.installation import is_own
-from shop.isolation import Isolation
+from shop.isolation import SERVER_ERRORS, Isolation
 from shop.recovery import repository
 from shop.recovery.honouring import honour_claims
 from shop.recovery.steps import Overtaken, Tools, lease, run_step
-from shop.redis import CONNECTION_ERRORS
 from shop.sales import repository as sales
 from shop.sales import service
 from shop.sales.changes import ChangeOutOfOrder, apply_open_changes
@@ -43,7 +40,7 @@ async def follow_recoveries(tools: Tools, stopping: asyncio.Event) -> None:
             for sale_id in (await _sales_in_need(tools) if own else set()) - running.keys():
                 attend = partial(_attend, tools, sale_id, slots, stopping)
                 running[sale_id] = asyncio.create_task(isolation.attempt(sale_id, attend, None))
-        except (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError) as error:
+        except SERVER_ERRORS as error:
             log.warning("recoveries_not_read", reason=repr(error)[:200])
         await sleep_or_stop(stopping, tools.settings.controller_interval_seconds)
     await cancel_and_wait(list(running.values()), within=tools.settings.graceful_stop_seconds / 2)

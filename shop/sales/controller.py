@@ -11,18 +11,17 @@ from functools import partial
 
 import redis.asyncio as aioredis
 import structlog
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop import metrics
 from shop.auth import CONTROLLER
-from shop.database import UNAVAILABLE_ERRORS, Database
+from shop.database import Database
 from shop.installation import ADVICE, claim_ledger, is_foreign, owner_of_ledger
-from shop.isolation import Isolation, is_transient
+from shop.isolation import SERVER_ERRORS, Isolation, is_transient
 from shop.ledger import client as ledger
 from shop.ledger import loading
 from shop.ledger.client import LedgerState, LoadedSale, RedisClock
-from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown, load_scripts, scripts_loaded
+from shop.redis import load_scripts, scripts_loaded
 from shop.sales import repository, service
 from shop.sales.changes import ChangeOutOfOrder, apply_open_changes
 from shop.sales.incidents import repository as recoveries
@@ -38,8 +37,6 @@ from shop.sales.models import ChangeKind, Sale, SaleStatus
 from shop.sales.repository import Alive, AliveName
 from shop.settings import Settings
 from shop.stopping import sleep_or_stop
-
-PASSING_ERRORS = (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError, NotSent, OutcomeUnknown)
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +70,7 @@ class Controller:
             try:
                 await self.step()
                 healthy = True
-            except PASSING_ERRORS as error:
+            except SERVER_ERRORS as error:
                 if healthy:
                     log.warning("controller_waits", reason=repr(error))
                 healthy = False

@@ -5,13 +5,12 @@ from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Path, Query, Request, Response
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.app_keys import SETTINGS
 from shop.auth import ActorDep, CurrentAdmin
 from shop.bounds import Digits, Limit
-from shop.database import UNAVAILABLE_ERRORS, after_commit
+from shop.database import DATABASE_ERRORS, after_commit
 from shop.errors import (
     ChangeRefused,
     Invalid,
@@ -200,7 +199,7 @@ async def _changed(
     except ChangeRefused as refusal:
         refusal.replayed = REPLAYED in response.headers
         raise
-    except (ChangeOutOfOrder, *UNAVAILABLE_ERRORS, DBAPIError) as error:
+    except (ChangeOutOfOrder, *DATABASE_ERRORS) as error:
         log.warning("change_waits", sale_id=change.sale_id, n=change.n, reason=repr(error)[:200])
     if change.outcome is None:
         response.status_code = 202

@@ -14,13 +14,12 @@ import msgspec
 import structlog
 from arq.connections import ArqRedis
 from arq.worker import Worker
-from sqlalchemy.exc import DBAPIError
 
 from shop.audit.live.auditor import Auditor
 from shop.clock import watch_clock
-from shop.database import UNAVAILABLE_ERRORS
 from shop.descriptors import raise_limit
 from shop.installation import is_own
+from shop.isolation import SERVER_ERRORS
 from shop.kept_connections import keep_connections
 from shop.orders import repository as orders
 from shop.orders.persister import Persister
@@ -150,7 +149,7 @@ async def _follow_sales(context: Context) -> None:
             context.epochs.update(alive)
             for sale_id in alive.keys() - {key for key, task in running.items() if not task.done()}:
                 running[sale_id] = _supervise(context, f"persister {sale_id}", _persister(context, sale_id).run)
-        except (*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, DBAPIError) as error:
+        except SERVER_ERRORS as error:
             log.warning("sales_not_read", reason=repr(error)[:200])
         await sleep_or_stop(context.stopping, context.settings.controller_interval_seconds)
 

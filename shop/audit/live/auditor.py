@@ -23,10 +23,9 @@ from shop.audit.service import pass_fully
 from shop.database import Database
 from shop.errors import NotReady, SaleNotFound, SaleStateConflict
 from shop.faults import fault_point
-from shop.isolation import Isolation, is_transient
+from shop.isolation import SERVER_ERRORS, Isolation, is_transient
 from shop.ledger import loading
 from shop.sales import repository as sales
-from shop.sales.controller import PASSING_ERRORS
 from shop.sales.loading import FIRST_EPOCH, LedgerLost, require_agreement, require_entry_at_watermark
 from shop.settings import Settings
 from shop.stopping import sleep_or_stop
@@ -54,7 +53,7 @@ class Auditor:
             has_more = False
             try:
                 has_more = await self.step()
-            except PASSING_ERRORS as error:
+            except SERVER_ERRORS as error:
                 log.warning("audit_waits", reason=repr(error)[:200])
             if not has_more:
                 await sleep_or_stop(self._stopping, self._settings.audit_interval_seconds)

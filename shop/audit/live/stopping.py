@@ -16,8 +16,8 @@ from shop.audit.live import repository
 from shop.audit.live.snapshot import Snapshot, evidence
 from shop.database import Database
 from shop.faults import fault_point
+from shop.isolation import SERVER_ERRORS
 from shop.ledger import loading
-from shop.sales.controller import PASSING_ERRORS
 from shop.settings import Settings
 
 UNRECORDED_FENCE_SECONDS_MAX = 10.0  # an older snapshot is no reason to close a sale that nobody can ask about
@@ -43,7 +43,7 @@ async def stop_sale(database: Database, client: aioredis.Redis, found: Snapshot,
             await repository.add_finding(
                 session, locked, watermark=sale.watermark, violations=sentences, evidence=evidence(found)
             )
-    except PASSING_ERRORS:
+    except SERVER_ERRORS:
         if asyncio.get_running_loop().time() - began < UNRECORDED_FENCE_SECONDS_MAX:
             await fence(client, found)
         raise

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
-from sqlalchemy.exc import DBAPIError
 
 from shop import metrics
-from shop.database import UNAVAILABLE_ERRORS, Database
+from shop.database import DATABASE_ERRORS, Database
 from shop.faults import fault_point
 from shop.isolation import Isolation, is_transient
 from shop.notifications.addresses import Resolve, resolve
@@ -118,7 +117,7 @@ class Deliverer:
                     await self._tell(receiver, leased)
                 if len(leased) < limit:
                     return
-        except (*UNAVAILABLE_ERRORS, DBAPIError) as error:
+        except DATABASE_ERRORS as error:
             log.warning("deliveries_wait", sink=receiver.sink, reason=repr(error)[:200])
         except Exception as error:
             log.error("delivering_failed", sink=receiver.sink, webhook_id=receiver.webhook_id, exc_info=error)
