@@ -16,7 +16,7 @@ import structlog
 from shop.errors import Overloaded, RateLimited
 from shop.redis import REDIS_ERRORS
 from shop.settings import Settings
-from shop.stopping import cancel_and_wait, sleep_or_stop
+from shop.stopping import Backoff, cancel_and_wait
 
 CHANNEL = "shop:orders:changed"
 ID_BYTES = 16
@@ -229,7 +229,7 @@ class Changes:
 
     async def follow(self, stopping: asyncio.Event) -> None:
         """Hear what is announced, until `stopping` is set; a lost connection is made again after a back-off."""
-        delay, healthy = self._settings.retry_delay_min_seconds, True
+        backoff, healthy = Backoff.of(self._settings), True
         while not stopping.is_set():
             receiving = asyncio.ensure_future(self._receive())
             stopped = asyncio.ensure_future(stopping.wait())
@@ -237,16 +237,16 @@ class Changes:
             await asyncio.wait({receiving, stopped}, return_when=asyncio.FIRST_COMPLETED)
             lasted = asyncio.get_running_loop().time() - started
             await cancel_and_wait([receiving, stopped])
-            if lasted > self._settings.retry_delay_max_seconds:
-                delay, healthy = self._settings.retry_delay_min_seconds, True
+            if lasted > backoff.max_seconds:
+                backoff.reset()
+                healthy = True
             if not receiving.cancelled() and (error := receiving.exception()):
                 if not isinstance(error, REDIS_ERRORS):
                     raise error
                 if healthy:
                     log.warning("order_changes_not_received", reason=repr(error)[:200])
                 healthy = False
-            await sleep_or_stop(stopping, delay)
-            delay = min(delay * 2, self._settings.retry_delay_max_seconds)
+            await backoff.wait(stopping)
 
     async def _receive(self) -> None:
         async with self._client.pubsub() as subscription:

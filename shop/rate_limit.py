@@ -13,9 +13,10 @@ from math import ceil, floor
 
 import redis.asyncio as aioredis
 
+from shop.batching import Coalescer
 from shop.errors import RateLimited
 from shop.metrics import LIMITER_ERRORS
-from shop.redis import Coalescer, NotSent, OutcomeUnknown, call_script
+from shop.redis import NotSent, OutcomeUnknown, call_script
 from shop.settings import Settings
 
 PLAIN_KEY = re.compile(r"[A-Za-z0-9_.:-]{1,64}")

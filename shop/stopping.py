@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any
+from typing import Any, Self
 
 import structlog
 
 from shop import metrics
+from shop.settings import Settings
 
 CANCEL_AGAIN_SECONDS = 0.25
 # So long a server may take to close, beyond the time in which it answers what was accepted.
@@ -24,23 +25,38 @@ async def sleep_or_stop(stopping: asyncio.Event, seconds: float) -> None:
         return
 
 
-async def supervise(
-    name: str,
-    run: Callable[[], Awaitable[None]],
-    stopping: asyncio.Event,
-    *,
-    delay_min_seconds: float,
-    delay_max_seconds: float,
-) -> None:
+class Backoff:
+    """The delays after failures: each twice the one before, from the least to the greatest."""
+
+    def __init__(self, min_seconds: float, max_seconds: float) -> None:
+        self.max_seconds = max_seconds
+        self._min_seconds = self._seconds = min_seconds
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """That of everything which is tried again until the process stops."""
+        return cls(settings.retry_delay_min_seconds, settings.retry_delay_max_seconds)
+
+    def reset(self) -> None:
+        """Begin again with the least delay."""
+        self._seconds = self._min_seconds
+
+    async def wait(self, stopping: asyncio.Event) -> None:
+        """Wait for the next delay, or until `stopping` is set."""
+        seconds, self._seconds = self._seconds, min(self._seconds * 2, self.max_seconds)
+        await sleep_or_stop(stopping, seconds)
+
+
+async def supervise(name: str, run: Callable[[], Awaitable[None]], stopping: asyncio.Event, backoff: Backoff) -> None:
     """Run something until it returns; after a failure that it does not handle, run it again, with a back-off.
 
     It counts as failing until it has run for as long as the longest back-off. The first word of its name is what the
     metrics call it.
     """
-    health, delay = _Health(name.partition(" ")[0]), delay_min_seconds
+    health = _Health(name.partition(" ")[0])
     try:
         while not stopping.is_set():
-            recovering = asyncio.get_running_loop().call_later(delay_max_seconds, health.recovered)
+            recovering = asyncio.get_running_loop().call_later(backoff.max_seconds, health.recovered)
             try:
                 await run()
                 return
@@ -48,9 +64,10 @@ async def supervise(
                 log.error("task_failed", task=name, exc_info=error)
             finally:
                 recovering.cancel()
-            delay = min(delay * 2, delay_max_seconds) if health.failing else delay_min_seconds
+            if not health.failing:
+                backoff.reset()
             health.failed()
-            await sleep_or_stop(stopping, delay)
+            await backoff.wait(stopping)
     finally:
         health.recovered()
 

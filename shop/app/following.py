@@ -12,7 +12,7 @@ from shop.kept_connections import keep_connections
 from shop.orders.following import poll_orders
 from shop.pool_sizes import FOLLOWERS_POOL_MAX
 from shop.server.connections import Connections
-from shop.stopping import cancel_and_wait, supervise
+from shop.stopping import Backoff, cancel_and_wait, supervise
 from shop.users.following import follow_revocations
 
 FIRST_READ_SECONDS_MAX = 5.0
@@ -30,7 +30,10 @@ async def following(state: AppState, connections: Connections) -> AsyncIterator[
     stopping, listed, read = asyncio.Event(), asyncio.Event(), asyncio.Event()
     followers = _followers(state, connections, listed=listed, read=read, stopping=stopping)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_supervise(name, run, state, stopping)) for name, run in followers.items()]
+        tasks = [
+            group.create_task(supervise(name, run, stopping, Backoff.of(state.settings)))
+            for name, run in followers.items()
+        ]
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_READ_SECONDS_MAX):
                 await listed.wait()
@@ -67,15 +70,3 @@ def _followers(
         "changes": lambda: state.changes.follow(stopping),
         "changed_orders": lambda: poll_orders(database, state.changes, settings, stopping),
     }
-
-
-async def _supervise(
-    name: str, follow: Callable[[], Awaitable[None]], state: AppState, stopping: asyncio.Event
-) -> None:
-    await supervise(
-        name,
-        follow,
-        stopping,
-        delay_min_seconds=state.settings.retry_delay_min_seconds,
-        delay_max_seconds=state.settings.retry_delay_max_seconds,
-    )

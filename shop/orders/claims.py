@@ -1,15 +1,15 @@
 """A buyer shows the receipt of an order that Redis has lost: it is honoured while its recovery keeps units for that."""
 
-import asyncio
 from uuid import UUID
 
 import redis.asyncio as aioredis
 
 from shop.database import Database
-from shop.errors import Invalid, NotRecordedYet, OrderNotFound
+from shop.errors import Invalid, OrderNotFound
 from shop.ledger.receipts import Forged, Receipt, Signer
 from shop.orders import service
 from shop.orders.schemas import OrderRead
+from shop.orders.waiting import wait_recorded
 from shop.sales import repository as sales
 from shop.sales.incidents import repository as recoveries
 from shop.sales.incidents.demand import demand_recovery
@@ -19,7 +19,6 @@ from shop.sales.models import Sale
 from shop.seckill.polls import Polls
 from shop.settings import Settings
 
-POLL_SECONDS = 0.05
 LOST = frozenset({ClaimOutcome.REFUSED, ClaimOutcome.QUARANTINED})
 
 
@@ -39,8 +38,8 @@ async def read(
     late, NotReady when the ledger cannot be asked, and NotRecordedYet while the claim waits for its answer.
     """
     promise = _promise(receipt, order_id, buyer_id, settings)
-    deadline = asyncio.get_running_loop().time() + settings.not_recorded_wait_seconds
-    while True:
+
+    async def attempt() -> OrderRead | None:
         try:
             async with database.transaction() as session:
                 return await service.read(session, client, order_id=order_id, buyer_id=buyer_id, polls=polls)
@@ -48,9 +47,9 @@ async def read(
             if unnoticed := await _claim(database, promise, settings):
                 reason = f"a receipt shows order {order_id}, which the ledger has lost"
                 await demand_recovery(database, client, unnoticed, reason, may_load=False, renew=True)
-        if asyncio.get_running_loop().time() >= deadline:
-            raise NotRecordedYet
-        await asyncio.sleep(POLL_SECONDS)
+            return None
+
+    return await wait_recorded(attempt, settings)
 
 
 def _promise(text: str, order_id: UUID, buyer_id: str, settings: Settings) -> Promise:

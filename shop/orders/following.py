@@ -14,6 +14,7 @@ import structlog
 from fastapi.sse import format_sse_event
 
 from shop import metrics
+from shop.batching import Coalescer
 from shop.database import Database, see_one_moment
 from shop.isolation import SERVER_ERRORS, Isolation, is_transient
 from shop.order_changes import Changes, Listener
@@ -22,7 +23,6 @@ from shop.orders.models import OrderStatus
 from shop.orders.schemas import OrderRead
 from shop.orders.service import recorded_each
 from shop.orders.versions import version_of
-from shop.redis import Coalescer
 from shop.settings import Settings
 from shop.stopping import sleep_or_stop
 

@@ -30,7 +30,7 @@ from shop.sales.incidents.demand import demand_recovery
 from shop.sales.loading import LedgerLost
 from shop.sales.models import Sale, SaleStatus
 from shop.settings import Settings
-from shop.stopping import cancel_and_wait, sleep_or_stop
+from shop.stopping import Backoff, cancel_and_wait
 
 APPLICATION_NAME = "shop-persister"
 DATA_CLASSES = ("22", "23")  # SQLSTATE: data exception, integrity constraint violation
@@ -72,12 +72,12 @@ class Persister:
             await self._stream.drop_ahead()
 
     async def _drain(self) -> None:
-        delay = self._settings.retry_delay_min_seconds
+        backoff = Backoff.of(self._settings)
         while not self._stopping.is_set():
             try:
                 if not await self.step():
                     return
-                delay = self._settings.retry_delay_min_seconds
+                backoff.reset()
                 continue
             except PoisonedBatch as error:
                 if await self._narrow(error):
@@ -89,8 +89,7 @@ class Persister:
                 metrics.PERSIST_FAILURES.labels("unavailable").inc()
                 log.warning("batch_waits", sale_id=self._sale_id, reason=repr(error)[:200])
             self._position = None
-            await sleep_or_stop(self._stopping, delay)
-            delay = min(delay * 2, self._settings.retry_delay_max_seconds)
+            await backoff.wait(self._stopping)
 
     async def step(self) -> bool:
         """Write one batch, or wait a moment for one; False once the sale is settled.

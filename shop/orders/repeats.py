@@ -8,6 +8,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from shop.batching import Coalescer
 from shop.database import Database
 from shop.errors import IdempotencyMismatch, NotReady, OverLimit, SaleEnded, SaleNotFound, SaleNotStarted, ShopError
 from shop.isolation import SERVER_ERRORS
@@ -16,7 +17,6 @@ from shop.ledger.receipts import Receipt, Signer
 from shop.orders import repository
 from shop.orders.models import Order, OrderStatus
 from shop.orders.schemas import PurchaseRead
-from shop.redis import Coalescer
 from shop.sales import repository as sales
 from shop.sales.models import Sale, SaleStatus
 from shop.sales.phase import phase_of

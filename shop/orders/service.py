@@ -1,6 +1,5 @@
 """What a buyer may do with an order, whether its row exists already or only its entry in the ledger."""
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.cache import Cache
 from shop.database import Database, after_commit
-from shop.errors import NotReady, NotRecordedYet, OrderClosed, OrderNotFound
+from shop.errors import NotReady, OrderClosed, OrderNotFound
 from shop.ledger import client as ledger
 from shop.ledger.client import LedgerOrder
 from shop.ledger.order_ids import SALE_ID_MAX, sale_of
@@ -24,14 +23,13 @@ from shop.orders.payment_of import OrderPayment, payments_of
 from shop.orders.release import owed_to_sales, release
 from shop.orders.repository import Owed
 from shop.orders.schemas import OrderLineRead, OrderRead, TimelineEntry
+from shop.orders.waiting import wait_recorded
 from shop.products.service import forget_after_commit
 from shop.redis import CONNECTION_ERRORS
 from shop.sales import repository as sales
 from shop.sales.models import Sale
 from shop.seckill.polls import Polls
 from shop.settings import Settings
-
-POLL_SECONDS = 0.05
 
 
 async def read(
@@ -56,22 +54,22 @@ async def cancel(
     Its units go back to the sale's ledger right after the commit, those of an ordinary order to the stock with it.
     Raises OrderNotFound, OrderClosed if payment or expiry came first, or NotRecordedYet while the row is on its way.
     """
-    deadline = asyncio.get_running_loop().time() + settings.not_recorded_wait_seconds
-    while True:
+
+    async def attempt() -> OrderRead | None:
         async with database.transaction() as session:
             order = await _close(session, order_id, buyer_id)
-            if order is not None:
-                if owed := owed_to_sales([order]):
-                    after_commit(session, partial(_give_back, database, client, owed, settings))
-                found = await recorded(session, order)
-                if order.sale_id is None:
-                    for line in found.lines:
-                        forget_after_commit(session, cache, line.product_id)
-                return found
-            await in_ledger(session, client, order_id, buyer_id)
-        if asyncio.get_running_loop().time() >= deadline:
-            raise NotRecordedYet
-        await asyncio.sleep(POLL_SECONDS)
+            if order is None:
+                await in_ledger(session, client, order_id, buyer_id)
+                return None
+            if owed := owed_to_sales([order]):
+                after_commit(session, partial(_give_back, database, client, owed, settings))
+            found = await recorded(session, order)
+            if order.sale_id is None:
+                for line in found.lines:
+                    forget_after_commit(session, cache, line.product_id)
+            return found
+
+    return await wait_recorded(attempt, settings)
 
 
 async def _close(session: AsyncSession, order_id: UUID, buyer_id: str) -> Order | None:

@@ -1,6 +1,5 @@
 """Starting a payment, and giving money back: what buyers and admins may ask for."""
 
-import asyncio
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -15,7 +14,6 @@ from shop.auth import Actor
 from shop.database import Database, after_commit
 from shop.errors import (
     Invalid,
-    NotRecordedYet,
     OrderClosed,
     OrderNotFound,
     OrderNotPaid,
@@ -28,6 +26,7 @@ from shop.orders.life import By, move
 from shop.orders.models import Order, OrderStatus
 from shop.orders.release import owed_to_sales, release
 from shop.orders.service import in_ledger
+from shop.orders.waiting import wait_recorded
 from shop.payments import repository
 from shop.payments.contract import Intent
 from shop.payments.events import apply_answer, show
@@ -39,7 +38,6 @@ from shop.payments.totals.repository import Money
 from shop.sales.repository import database_time
 from shop.settings import Settings
 
-POLL_SECONDS = 0.05
 START_KEYS_MAX = 16
 
 log = structlog.get_logger(__name__)
@@ -144,17 +142,17 @@ async def _wanted(
     database: Database, client: aioredis.Redis, *, order_id: UUID, buyer_id: str, settings: Settings
 ) -> tuple[Order, Payment]:
     """The order, and its payment as it is recorded before anybody is asked for it."""
-    deadline = asyncio.get_running_loop().time() + settings.not_recorded_wait_seconds
-    while True:
+
+    async def attempt() -> tuple[Order, Payment] | None:
         async with database.transaction() as session:
             order = await orders.find(session, order_id, buyer_id)
-            if order is not None:
-                await _require_payable(session, order)
-                return order, await _want(session, order)
-            await in_ledger(session, client, order_id, buyer_id)
-        if asyncio.get_running_loop().time() >= deadline:
-            raise NotRecordedYet
-        await asyncio.sleep(POLL_SECONDS)
+            if order is None:
+                await in_ledger(session, client, order_id, buyer_id)
+                return None
+            await _require_payable(session, order)
+            return order, await _want(session, order)
+
+    return await wait_recorded(attempt, settings)
 
 
 async def _require_payable(session: AsyncSession, order: Order) -> None:

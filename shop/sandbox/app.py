@@ -22,7 +22,7 @@ from shop.sandbox.provider import Provider
 from shop.sandbox.refusal import Refused, problem_response
 from shop.sandbox.trouble import Trouble
 from shop.sandbox.webhooks import Webhooks
-from shop.stopping import cancel_and_wait, supervise
+from shop.stopping import Backoff, cancel_and_wait, supervise
 
 AMOUNT_MINOR_MAX = 10**12
 EVENTS_MAX = 500
@@ -94,13 +94,7 @@ def create_app(provider: Provider, *, api_key: SecretStr, webhook_secret: str) -
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         stopping = asyncio.Event()
         sending = asyncio.create_task(
-            supervise(
-                "webhooks",
-                webhooks.run,
-                stopping,
-                delay_min_seconds=RESTART_SECONDS,
-                delay_max_seconds=RESTART_SECONDS,
-            )
+            supervise("webhooks", webhooks.run, stopping, Backoff(RESTART_SECONDS, RESTART_SECONDS))
         )
         try:
             yield

@@ -8,10 +8,10 @@ import msgspec
 import redis.asyncio as aioredis
 
 from shop import metrics
+from shop.batching import Coalescer
 from shop.ledger import client as ledger
 from shop.ledger.client import Answer, LastOrder, LoadedSale, RedisClock, ReserveRequest
 from shop.rate_limit import RateLimiter
-from shop.redis import Coalescer
 from shop.seckill.latch import Latch
 from shop.settings import Settings
 

@@ -29,7 +29,7 @@ from shop.redis import CONNECTION_ERRORS, all_scripts, connect
 from shop.sales import repository as sales
 from shop.sales.controller import Controller
 from shop.settings import Settings
-from shop.stopping import cancel_and_wait, sleep_or_stop, supervise
+from shop.stopping import Backoff, cancel_and_wait, sleep_or_stop, supervise
 from shop.worker.context import Context
 from shop.worker.jobs import JOB_SECONDS_MAX, keep_ticking, ticks
 
@@ -70,7 +70,7 @@ async def running_worker(settings: Settings) -> AsyncIterator[Context]:
 
 async def _supervise_arq(context: Context) -> None:
     """Run arq until the worker stops. It leaves when its Redis restarts, and is started again after a back-off."""
-    settings, delay = context.settings, context.settings.retry_delay_min_seconds
+    backoff = Backoff.of(context.settings)
     while not context.stopping.is_set():
         worker = _arq_worker(context)
         running = asyncio.ensure_future(worker.async_run())
@@ -81,11 +81,10 @@ async def _supervise_arq(context: Context) -> None:
             if task.done() and not task.cancelled() and task.exception():
                 log.warning("arq_left", reason=repr(task.exception()))
         await cancel_and_wait([ticking])
-        await _close_arq(worker, running, settings.graceful_stop_seconds / 2)
-        if asyncio.get_running_loop().time() - started > settings.retry_delay_max_seconds:
-            delay = settings.retry_delay_min_seconds
-        await sleep_or_stop(context.stopping, delay)
-        delay = min(delay * 2, settings.retry_delay_max_seconds)
+        await _close_arq(worker, running, context.settings.graceful_stop_seconds / 2)
+        if asyncio.get_running_loop().time() - started > backoff.max_seconds:
+            backoff.reset()
+        await backoff.wait(context.stopping)
 
 
 async def _close_arq(worker: Worker, running: "asyncio.Future[None]", seconds: float) -> None:
@@ -172,14 +171,7 @@ def _persister(context: Context, sale_id: int) -> Persister:
 
 def _supervise(context: Context, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
     """A task of the worker that is started again when it fails in a way that it does not handle."""
-    settings = context.settings
-    supervised = supervise(
-        name,
-        run,
-        context.stopping,
-        delay_min_seconds=settings.retry_delay_min_seconds,
-        delay_max_seconds=settings.retry_delay_max_seconds,
-    )
+    supervised = supervise(name, run, context.stopping, Backoff.of(context.settings))
     task = asyncio.get_running_loop().create_task(supervised, name=name)
     context.tasks.add(task)
     task.add_done_callback(context.tasks.discard)

@@ -44,8 +44,8 @@ MUTANTS = (
         "release_before_the_commit",
         "The units of a cancelled order are on sale although the cancellation is rolled back.",
         SERVICE,
-        "                    after_commit(session, partial(_give_back, database, client, owed, settings))\n",
-        "                    await _give_back(database, client, owed, settings)\n",
+        "                after_commit(session, partial(_give_back, database, client, owed, settings))\n",
+        "                await _give_back(database, client, owed, settings)\n",
         "tests/faults/test_cancels.py",
     ),
     breaks(

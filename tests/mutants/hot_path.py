@@ -268,7 +268,7 @@ MUTANTS = (
     breaks(
         "caller_takes_its_batch_along",
         "A batch that fails answers only one of its callers; the others wait for ever.",
-        REDIS,
+        "shop/batching.py",
         "                for _, future in batch:\n                    if not future.done():\n"
         "                        future.set_exception(",
         "                for _, future in batch[:1]:\n                    if not future.done():\n"

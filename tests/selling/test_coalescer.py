@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from shop.redis import Coalescer, NotSent
+from shop.batching import Coalescer
+from shop.redis import NotSent
 
 
 async def _double(items: list[int]) -> Sequence[int]:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from shop.stopping import cancel_and_wait, supervise
+from shop.stopping import Backoff, cancel_and_wait, supervise
 
 
 async def test_a_task_that_fails_is_started_again_until_the_process_stops() -> None:
@@ -17,7 +17,7 @@ async def test_a_task_that_fails_is_started_again_until_the_process_stops() -> N
         raise RuntimeError("nobody foresaw this")
 
     async with asyncio.timeout(5):
-        await supervise("test", run, stopping, delay_min_seconds=0.001, delay_max_seconds=0.002)
+        await supervise("test", run, stopping, Backoff(0.001, 0.002))
 
     assert runs == 3
 

@@ -9,7 +9,7 @@ from structlog.typing import EventDict
 from shop.isolation import Isolation
 from shop.redis import NotSent
 from shop.settings import Settings
-from shop.stopping import supervise
+from shop.stopping import Backoff, supervise
 from tests.faults.isolation.counted import failing, failures
 from tests.harness import wait_until
 from tests.processes import copy_of
@@ -132,9 +132,7 @@ async def test_a_task_that_fails_is_counted_until_it_has_run_for_a_while() -> No
             raise ZeroDivisionError
         await stopping.wait()
 
-    running = asyncio.create_task(
-        supervise("supervised 7", run, stopping, delay_min_seconds=0.01, delay_max_seconds=0.1)
-    )
+    running = asyncio.create_task(supervise("supervised 7", run, stopping, Backoff(0.01, 0.1)))
     await again.wait()
 
     async def counted() -> bool:
