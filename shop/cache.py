@@ -21,10 +21,10 @@ from typing import Annotated
 import redis.asyncio as aioredis
 import structlog
 from fastapi import Depends, Request
-from redis.exceptions import RedisError
 
 from shop import metrics
 from shop.app_keys import AppKey
+from shop.breaker import Breaker, CircuitOpen
 from shop.errors import Overloaded
 from shop.redis import CONNECTION_ERRORS, REDIS_ERRORS
 from shop.settings import Settings
@@ -78,8 +78,7 @@ class Cache:
         self._absent_ttl_seconds = settings.cache_absent_ttl_seconds
         self._jitter = settings.cache_jitter
         self._wait_seconds = settings.cache_load_wait_seconds
-        self._backoff_seconds = settings.side_redis_backoff_seconds
-        self._backoff_until = 0.0
+        self._breaker = Breaker(failures_max=1, cooldown_seconds=settings.side_redis_backoff_seconds)
         self._loads: dict[tuple[str, bytes], asyncio.Task[bytes | None]] = {}
         self._absent: OrderedDict[str, float] = OrderedDict()
         self._absent_max = settings.cache_absent_max
@@ -100,8 +99,8 @@ class Cache:
         names = _names(key, part)
         try:
             lookup = await self._lookup(names, starting=exists is None)
-        except REDIS_ERRORS as error:
-            self._redis_failed(error)
+        except (*REDIS_ERRORS, CircuitOpen):
+            _ERROR.inc()
             return await self._share((names.value, b""), load)
         if not lookup.generation and exists is not None:
             if await self._is_absent(names.value, exists):
@@ -131,7 +130,7 @@ class Cache:
                     pipeline.set(_names(key, "").generation, _new_generation(), px=self._generation_ms(0))
                 await pipeline.execute()
         except REDIS_ERRORS as error:
-            self._redis_failed(error)
+            _ERROR.inc()
             _log.warning("cache_not_invalidated", keys=keys, error=repr(error))
 
     async def _is_absent(self, name: str, exists: Exists) -> bool:
@@ -161,11 +160,10 @@ class Cache:
         return None
 
     async def _lookup(self, names: _Names, *, starting: bool = True) -> _Lookup:
-        if time.monotonic() < self._backoff_until:
-            raise RedisError("Redis is not asked during the back-off after a failure")
-        generation, stored = await self._redis.mget(names.generation, names.value)
-        if generation is None:
-            generation = await self._start_generation(names) if starting else b""
+        with self._breaker.asked(*CONNECTION_ERRORS):
+            generation, stored = await self._redis.mget(names.generation, names.value)
+            if generation is None:
+                generation = await self._start_generation(names) if starting else b""
         if not generation or stored is None or not stored.startswith(generation):
             return _Lookup(generation, found=False, value=None)
         mark, value = stored[GENERATION_BYTES : GENERATION_BYTES + 1], stored[GENERATION_BYTES + 1 :]
@@ -210,8 +208,8 @@ class Cache:
                 if locked and lookup.generation == generation:
                     break
                 generation = lookup.generation
-        except REDIS_ERRORS as error:
-            self._redis_failed(error)
+        except (*REDIS_ERRORS, CircuitOpen):
+            _ERROR.inc()
             return await load()
         try:
             value = await load()
@@ -227,8 +225,8 @@ class Cache:
     async def _unlock(self, names: _Names, generation: bytes) -> None:
         try:
             await self._redis.delete(names.lock(generation))
-        except REDIS_ERRORS as error:
-            self._redis_failed(error)
+        except REDIS_ERRORS:
+            _ERROR.inc()
 
     async def _store(self, names: _Names, generation: bytes, value: bytes | None) -> None:
         ttl = self._ttl_seconds if value is not None else self._absent_ttl_seconds
@@ -241,17 +239,12 @@ class Cache:
                 # It may be another's by now, if this load took too long; the worst of that is one more load.
                 pipeline.delete(names.lock(generation))
                 await pipeline.execute()
-        except REDIS_ERRORS as error:
-            self._redis_failed(error)
+        except REDIS_ERRORS:
+            _ERROR.inc()
 
     def _generation_ms(self, value_ttl_seconds: float) -> int:
         """A generation outlives its values and the load that read it, else they would be thrown away too early."""
         return _milliseconds(value_ttl_seconds + self._wait_seconds + self._absent_ttl_seconds)
-
-    def _redis_failed(self, error: Exception) -> None:
-        _ERROR.inc()
-        if isinstance(error, CONNECTION_ERRORS):
-            self._backoff_until = time.monotonic() + self._backoff_seconds
 
 
 def _names(key: str, part: str) -> _Names:

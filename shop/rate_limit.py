@@ -14,6 +14,7 @@ from math import ceil, floor
 import redis.asyncio as aioredis
 
 from shop.batching import Coalescer
+from shop.breaker import Breaker, CircuitOpen
 from shop.errors import RateLimited
 from shop.metrics import LIMITER_ERRORS
 from shop.redis import NotSent, OutcomeUnknown, call_script
@@ -51,8 +52,7 @@ class RateLimiter:
         self.quota = max(1, floor(rate_per_second * self.window_seconds + 1e-9))
         self._redis = redis
         self._timeout = timeout
-        self._backoff_seconds = backoff_seconds
-        self._backoff_until = 0.0
+        self._breaker = Breaker(failures_max=1, cooldown_seconds=backoff_seconds)
         self._burst = burst
         # Whole microseconds, so that a wait is never cut down to "admitted" on its way out of Lua.
         self._emission_us = ceil(MICROSECONDS / rate_per_second)
@@ -128,17 +128,15 @@ class RateLimiter:
         return f"shop:{{rate}}:{self.name}:{key}"
 
     async def _ask_shared(self, keys: list[str]) -> Sequence[int]:
-        if time.monotonic() < self._backoff_until:
-            raise NotSent("the limiter's Redis is not asked during the back-off after a failure")
         arguments = [self._emission_us, self._burst]
         try:
-            # The time to get a connection counts too: a Redis that hangs takes longest to greet a new one.
-            async with asyncio.timeout(self._timeout):
-                waits: Sequence[int] = await call_script(
-                    self._redis, "rate_limit", keys, arguments, timeout=self._timeout
-                )
-        except (NotSent, OutcomeUnknown, TimeoutError) as error:
-            self._backoff_until = time.monotonic() + self._backoff_seconds
+            with self._breaker.asked(NotSent, OutcomeUnknown, TimeoutError):
+                # The time to get a connection counts too: a Redis that hangs takes longest to greet a new one.
+                async with asyncio.timeout(self._timeout):
+                    waits: Sequence[int] = await call_script(
+                        self._redis, "rate_limit", keys, arguments, timeout=self._timeout
+                    )
+        except (CircuitOpen, NotSent, OutcomeUnknown, TimeoutError) as error:
             raise NotSent(str(error)) from error
         return waits
 

@@ -20,8 +20,8 @@ import msgspec
 import structlog
 
 from shop import metrics
+from shop.breaker import Breaker, CircuitOpen
 from shop.errors import ProviderUnavailable
-from shop.payments.breaker import Breaker, CircuitOpen
 from shop.payments.contract import (
     Intent,
     ProviderEvent,

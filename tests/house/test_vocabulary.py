@@ -93,7 +93,7 @@ OLD = (
     Old("rest seconds", "cool-down, back-off, or sleep"),
     Old("rest until", "back-off"),
     Old("rested", "unchanged, idle"),
-    Old("breaker open", "circuit open", ("shop/payments",)),
+    Old("breaker open", "circuit open", ("shop/payments", "shop/breaker.py")),
     Old(
         "take",
         "ingest, adopt, lease, run",

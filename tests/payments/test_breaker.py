@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from shop.payments.breaker import Breaker, CircuitOpen
+from shop.breaker import Breaker, CircuitOpen
 from tests.harness import wait_until
 
 COOLDOWN_SECONDS = 0.05

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from prometheus_client import REGISTRY
 
+from shop.breaker import CircuitOpen
 from shop.errors import ProviderUnavailable
 from shop.payments import gateway as module
-from shop.payments.breaker import CircuitOpen
 from shop.payments.contract import Intent, ProviderEvent, ProviderRefund, UnreadableEvent
 from shop.payments.gateway import Gateway, HttpGateway, ProviderRefused
 from tests.harness import wait_until
