@@ -28,7 +28,7 @@ from loadtests.bench.report import print_results, write_readme
 from loadtests.bench.results import Results, judge
 from loadtests.bench.sales import prepare_sales
 from loadtests.bench.testbed import NotMeasured, Testbed, running_testbed
-from shop.sales.controller import PASSING_ERRORS
+from shop.isolation import SERVER_ERRORS
 
 RESULTS = Path(__file__).parents[1] / "results"
 README = Path(__file__).parents[2] / "README.md"
@@ -133,7 +133,7 @@ async def _measure(size: Size, parts: list[Part], directory: Path | None, progre
             gc.collect()
             try:
                 setattr(results, part.value, await PARTS[part](testbed, size, report))
-            except (NotMeasured, *PASSING_ERRORS) as error:
+            except (NotMeasured, *SERVER_ERRORS) as error:
                 results.failures[part.value] = str(error) or repr(error)
                 report(f"not measured: {error}")
     results.seconds = round(time.monotonic() - began, 1)

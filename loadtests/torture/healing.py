@@ -10,7 +10,8 @@ from loadtests.torture.crowd import Crowd
 from loadtests.torture.driver import Driver, OnSale
 from loadtests.torture.purchases import Purchase
 from loadtests.torture.slowdown import Slowdown
-from loadtests.torture.testbed import PASSING_ERRORS, Testbed
+from loadtests.torture.testbed import Testbed
+from shop.isolation import SERVER_ERRORS
 from shop.ledger import client as ledger
 from shop.ledger.order_ids import ids_of_sale
 from shop.orders.models import Order, OrderStatus
@@ -52,7 +53,7 @@ async def until_healed(testbed: Testbed, driver: Driver, crowd: Crowd, slowdown:
             crowd.require_alive()
             try:
                 found = await _ailment(testbed, crowd, sale, probes)
-            except PASSING_ERRORS as error:
+            except SERVER_ERRORS as error:
                 found = f"a server is away: {error!r}"
             if found is None:
                 break

@@ -19,7 +19,8 @@ from loadtests.torture.healing import HEAL_SECONDS_BAR, HEAL_SECONDS_MAX, NotHea
 from loadtests.torture.history import check_ledger
 from loadtests.torture.plan import Fault, Injection, Round, rounds
 from loadtests.torture.slowdown import Slowdown
-from loadtests.torture.testbed import PASSING_ERRORS, Wrecked, testbed
+from loadtests.torture.testbed import Wrecked, testbed
+from shop.isolation import SERVER_ERRORS
 from shop.local import NotStarted
 
 WARM_UP_SECONDS_MAX = 60.0
@@ -95,7 +96,7 @@ async def torture(plan: TorturePlan, directory: Path, report: Report, *, stop: a
             await _course(plan, Context(here, crowd, driver), state, report, stop)
         except (Broken, NotHealed) as broken:
             state.finding.breaks(broken.invariant if isinstance(broken, Broken) else "I12", str(broken))
-        except (Wrecked, NotStarted, *PASSING_ERRORS) as wrecked:
+        except (Wrecked, NotStarted, *SERVER_ERRORS) as wrecked:
             state.finding.sentences.append(f"the run could not go on in {state.doing}: {wrecked!r}")
         if state.finding.violations:
             for sale in driver.sales:

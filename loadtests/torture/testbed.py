@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import asyncpg
 import redis.asyncio as aioredis
 
 from loadtests.bench.accounting import children, family
@@ -20,18 +19,16 @@ from loadtests.chaos import ChaosProxy, chaos_proxy
 from shop.auth import issue_token
 from shop.database import Database
 from shop.embedded import EmbeddedServers, PostgresServer, ServerUnavailable, ValkeyServer
+from shop.isolation import SERVER_ERRORS
 from shop.local import LocalShop, NotStarted
 from shop.migrating import migrate
 from shop.redis import connect
 from shop.redis_users import Logins
-from shop.sales import controller
 from shop.settings import Settings
 
 API = "api"
 WORKERS = ("worker-1", "worker-2")
 API_PROCESSES = 2
-# What a server that is away, or comes back, makes a client of it raise.
-PASSING_ERRORS = (*controller.PASSING_ERRORS, asyncpg.PostgresError)
 OVERLOAD_DELAY_SECONDS = 0.5
 NOT_READY = 1
 STARTS_MAX = 5
@@ -126,7 +123,7 @@ class Testbed:
         while True:
             try:
                 return await ask()
-            except PASSING_ERRORS:
+            except SERVER_ERRORS:
                 if time.monotonic() > deadline:
                     raise
             await asyncio.sleep(POLL_SECONDS)

@@ -2,11 +2,10 @@
 
 from typing import NamedTuple
 
-import msgspec
 from starlette.types import Send
 
 from shop.errors import ShopError
-from shop.problem_json import MEDIA_TYPE, problem
+from shop.problem_json import MEDIA_TYPE, problem_body
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -28,7 +27,7 @@ class PreparedProblem:
     """The problem document of a refusal as bytes, into which only the request's own parts are filled."""
 
     def __init__(self, error: ShopError) -> None:
-        document = msgspec.json.encode(problem(error, instance=INSTANCE_HERE, request_id=REQUEST_ID_HERE))
+        document = problem_body(error, instance=INSTANCE_HERE, request_id=REQUEST_ID_HERE)
         self._start, _, rest = document.partition(INSTANCE_HERE.encode())
         self._middle, _, self._end = rest.partition(REQUEST_ID_HERE.encode())
 
@@ -51,7 +50,7 @@ async def respond(send: Send, status: int, headers: Headers, body: bytes, reques
 
 def refusal(error: ShopError, path: str, request_id: bytes) -> Answer:
     """The problem document of a refusal."""
-    body = msgspec.json.encode(problem(error, instance=path, request_id=request_id.decode()))
+    body = problem_body(error, instance=path, request_id=request_id.decode())
     headers = [CONTENT_TYPE_PROBLEM]
     headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     return Answer(error.status, with_length(headers, body, request_id), body)

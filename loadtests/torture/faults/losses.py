@@ -12,9 +12,10 @@ from pathlib import Path
 
 from loadtests.torture.context import Broken, Context
 from loadtests.torture.plan import Draw, Fault, Injection, touches
-from loadtests.torture.testbed import PASSING_ERRORS, Testbed
+from loadtests.torture.testbed import Testbed
 from shop.auth import Actor
 from shop.errors import NotFound, SaleStateConflict
+from shop.isolation import SERVER_ERRORS
 from shop.ledger import client as ledger
 from shop.ledger.keys import LedgerKeys, ledger_keys
 from shop.orders.poison import quarantine
@@ -149,7 +150,7 @@ async def _quarantine(testbed: Testbed, sale_id: int, seq: int) -> None:
         try:
             await quarantine(testbed.database, testbed.redis, TORTURER, sale_id, seq)
             return
-        except (SaleStateConflict, NotFound, *PASSING_ERRORS) as error:
+        except (SaleStateConflict, NotFound, *SERVER_ERRORS) as error:
             if time.monotonic() > deadline:
                 raise Broken("I12", f"entry {seq} of sale {sale_id} cannot be quarantined: {error!r}") from error
         await asyncio.sleep(POLL_SECONDS)
