@@ -57,6 +57,19 @@ def test_queries_are_written_in_repositories() -> None:
     assert {file.name for file in files("shop") if imported(file) & queries} == {"repository.py"}
 
 
+def test_routers_are_typed_and_their_routes_written_out() -> None:
+    """What the application holds is read by typed keys, and a route is found by the decorator above its function."""
+    loose = {
+        named(file)
+        for file in files("shop")
+        if file.name.endswith("router.py")
+        and ("typing.Any" in imported(file) or "app.state" in file.read_text() or "getattr(" in file.read_text())
+    }
+
+    assert loose == set()
+    assert callers("add_api_route", "shop") == set()
+
+
 def test_relationships_do_not_load_lazily_because_there_are_none() -> None:
     assert not [named(file) for file in files("shop") if "sqlalchemy.orm.relationship" in imported(file)]
 

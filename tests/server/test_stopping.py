@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from shop.stopping import Backoff, cancel_and_wait, supervise
 
 
@@ -20,6 +22,24 @@ async def test_a_task_that_fails_is_started_again_until_the_process_stops() -> N
         await supervise("test", run, stopping, Backoff(0.001, 0.002))
 
     assert runs == 3
+
+
+async def test_delays_double_up_to_the_greatest_and_begin_again_after_a_success(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited: list[float] = []
+
+    async def note(_: asyncio.Event, seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr("shop.stopping.sleep_or_stop", note)
+    backoff = Backoff(1.0, 3.0)
+    for _ in range(4):
+        await backoff.wait(asyncio.Event())
+    backoff.reset()
+    await backoff.wait(asyncio.Event())
+
+    assert waited == [1.0, 2.0, 3.0, 3.0, 1.0]
 
 
 async def test_a_task_that_swallows_a_cancellation_is_cancelled_all_the_same() -> None:
