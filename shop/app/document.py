@@ -14,6 +14,9 @@ from fastapi.routing import APIRoute
 from shop.http_headers import HEADERS, headers
 from shop.problem_json import MEDIA_TYPE, problem_components
 
+# JSON, as FastAPI makes it.
+Document = dict[str, Any]
+
 DESCRIPTION = """
 Sells a fixed number of units to a crowd, and never one too many.
 
@@ -44,7 +47,7 @@ WHAT_IT_IS = {
     "starting_after": "The last id of the page before.",
 }
 # What FastAPI is told of the API as a whole.
-ABOUT: dict[str, Any] = {
+ABOUT: Document = {
     "title": "Shop",
     "description": DESCRIPTION,
     "contact": {"name": "Whoever runs this shop"},
@@ -58,7 +61,7 @@ def install(app: FastAPI) -> None:
     """Let the app serve the document as it is made here."""
     generate = app.openapi
 
-    def openapi() -> dict[str, Any]:
+    def openapi() -> Document:
         if app.openapi_schema is None:
             app.openapi_schema = shared(generate())
         return app.openapi_schema
@@ -73,7 +76,7 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def shared(document: dict[str, Any]) -> dict[str, Any]:
+def shared(document: Document) -> Document:
     """The document with components in place of what several operations have; changed in place."""
     components = document["components"]
     for kind, named in (*problem_components().items(), ("headers", dict(HEADERS))):
@@ -94,7 +97,7 @@ def shared(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _operations(document: Document) -> Iterator[Document]:
     return (operation for item in document["paths"].values() for operation in item.values())
 
 
@@ -117,7 +120,7 @@ def _which(name: str) -> str:
     return f"The {' '.join(name.split('_'))}."
 
 
-def _without_null(parameter: dict[str, Any]) -> None:
+def _without_null(parameter: Document) -> None:
     """A parameter that is not sent is absent; no text means null."""
     schema = parameter["schema"]
     kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
@@ -127,7 +130,7 @@ def _without_null(parameter: dict[str, Any]) -> None:
     schema.pop("description", None)
 
 
-def _share_problems(document: dict[str, Any]) -> None:
+def _share_problems(document: Document) -> None:
     """Let each set of refusals with one status be one response, named for them."""
     responses = document["components"].setdefault("responses", {})
     for operation in _operations(document):
@@ -140,14 +143,14 @@ def _share_problems(document: dict[str, Any]) -> None:
     document["components"]["responses"] = dict(sorted(responses.items()))
 
 
-def _share_parameters(document: dict[str, Any]) -> None:
+def _share_parameters(document: Document) -> None:
     """Let a parameter that several operations have in the same form be a component; of two forms the commoner one."""
-    places: dict[str, list[tuple[list[dict[str, Any]], int]]] = defaultdict(list)
+    places: dict[str, list[tuple[list[Document], int]]] = defaultdict(list)
     for operation in _operations(document):
         found = operation.get("parameters", [])
         for place, parameter in enumerate(found):
             places[json.dumps(parameter, sort_keys=True)].append((found, place))
-    components: dict[str, Any] = {}
+    components: Document = {}
     for form, uses in sorted(places.items(), key=lambda item: (-len(item[1]), item[0])):
         parameter = json.loads(form)
         if len(uses) > 1 and parameter["name"] not in components:
@@ -157,7 +160,7 @@ def _share_parameters(document: dict[str, Any]) -> None:
     document["components"]["parameters"] = dict(sorted(components.items()))
 
 
-def _drop_unused(document: dict[str, Any]) -> None:
+def _drop_unused(document: Document) -> None:
     """Remove the components that nothing refers to, until there are none."""
     components = document["components"]
     while True:

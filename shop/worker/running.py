@@ -6,9 +6,8 @@ recording orders must not wait for it to come back.
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import msgspec
 import structlog
@@ -169,7 +168,7 @@ def _persister(context: Context, sale_id: int) -> Persister:
     )
 
 
-def _supervise(context: Context, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+def _supervise(context: Context, name: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
     """A task of the worker that is started again when it fails in a way that it does not handle."""
     supervised = supervise(name, run, context.stopping, Backoff.of(context.settings))
     task = asyncio.get_running_loop().create_task(supervised, name=name)
