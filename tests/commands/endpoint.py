@@ -114,3 +114,27 @@ def in_turn(*answers: Answer) -> Script:
         return left.pop(0) if len(left) > 1 else left[0]
 
     return script
+
+
+SOLD_OUT = refusal(409, "sold_out")
+
+
+def selling(units: int) -> Script:
+    """A shop that keeps its promises: so many units, and a repeated click is the same order."""
+    orders: dict[tuple[str, str | None], bytes] = {}
+
+    async def script(request: Request) -> Answer:
+        if request.click in orders:
+            return replayed(orders[request.click])
+        if len(orders) >= units:
+            return SOLD_OUT
+        return orders.setdefault(request.click, reserved())
+
+    return script
+
+
+async def until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
+    """Wait for a condition, at most so long."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - conditions of all kinds
+            await asyncio.sleep(0.01)

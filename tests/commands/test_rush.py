@@ -2,13 +2,8 @@
 
 import asyncio
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,37 +11,21 @@ from typing import Any
 
 import pytest
 
-from loadtests.client.http import Address, Connection, ConnectionLostError, HttpError, Pool
 from loadtests.crowd.record import CrowdRecord, percentile, read_record, summarize, write_record
-from loadtests.crowd.rush import read_tokens
 from loadtests.crowd.shoppers import Progress, RushPlan, rush, shoppers_of
 from tests.commands.endpoint import (
+    SOLD_OUT,
     Answer,
     Request,
-    Script,
     answer,
     endpoint,
     in_turn,
     refusal,
     replayed,
     reserved,
+    selling,
+    until,
 )
-
-SOLD_OUT = refusal(409, "sold_out")
-
-
-def selling(units: int) -> Script:
-    """A shop that keeps its promises: so many units, and a repeated click is the same order."""
-    orders: dict[tuple[str, str | None], bytes] = {}
-
-    async def script(request: Request) -> Answer:
-        if request.click in orders:
-            return replayed(orders[request.click])
-        if len(orders) >= units:
-            return SOLD_OUT
-        return orders.setdefault(request.click, reserved())
-
-    return script
 
 
 def crowd(count: int, base_url: str = "http://127.0.0.1:1", **changes: Any) -> RushPlan:
@@ -359,138 +338,3 @@ def test_a_percentile_is_one_of_the_values() -> None:
 
     assert (percentile(hundred, 0.5), percentile(hundred, 0.99), percentile([7.0], 0.5)) == (50.0, 99.0, 7.0)
     assert percentile([], 0.5) is None
-
-
-def test_a_line_of_the_token_file_that_is_something_else_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "tokens.txt"
-    path.write_text("user-1 token-1\n\nuser-2\n")
-
-    with pytest.raises(ValueError, match=r"tokens\.txt:3: expected `user_id token`"):
-        read_tokens(path)
-
-
-async def test_the_command_writes_progress_a_record_and_a_summary(tmp_path: Path) -> None:
-    async with endpoint(selling(units=2)) as shop:
-        process = await start_command(shop.base_url, tmp_path, shoppers=50)
-        output, _ = await process.communicate()
-        lines = [json.loads(line) for line in output.splitlines()]
-        await until(lambda: len(shop.requests) == lines[-1]["summary"]["attempts"])
-
-    assert process.returncode == 0
-    assert all(list(line) == ["progress"] for line in lines[:-1])
-    assert lines[-1]["summary"]["reserved"] == 2
-    assert len(read_record(tmp_path / "record.jsonl").attempts) == lines[-1]["summary"]["attempts"]
-
-
-@pytest.mark.parametrize(
-    ("script", "reason"),
-    [(None, "connect_failed"), (in_turn(refusal(401, "unauthorized")), "unauthorized"), (in_turn(None), "lost")],
-    ids=["down", "refused", "without an answer"],
-)
-async def test_a_rush_in_which_nobody_gets_an_answer_ends_with_status_1_and_says_why(
-    script: Script | None, reason: str, tmp_path: Path
-) -> None:
-    """Who waits for it in a script must not take it for a sale."""
-    async with endpoint(script or in_turn(None)) as shop:
-        base_url = shop.base_url if script else "http://127.0.0.1:1"
-        process = await start_command(base_url, tmp_path, "--timeout", "0.3", shoppers=3)
-        output, errors = await process.communicate()
-
-    assert process.returncode == 1
-    assert json.loads(output.splitlines()[-1])["summary"]["errors"] == 3
-    assert errors.startswith(b"error: no shopper got a proper answer")
-    assert (errors.count(b"\n"), reason.encode() in errors) == (1, True), errors
-
-
-async def test_an_interrupt_ends_the_command_with_what_it_has(tmp_path: Path) -> None:
-    async with endpoint(in_turn(reserved(), refusal(503, "sale_paused", retry_after=60))) as shop:
-        process = await start_command(shop.base_url, tmp_path, shoppers=2)
-        await until(lambda: len(shop.requests) == 2)
-        process.send_signal(signal.SIGINT)
-        output, _ = await process.communicate()
-
-    summary = json.loads(output.splitlines()[-1])["summary"]
-    assert process.returncode == 0
-    assert (summary["complete"], summary["reserved"], summary["errors"]) == (False, 1, 1)
-    assert len(read_record(tmp_path / "record.jsonl").attempts) == 2
-
-
-async def test_the_client_understands_chunks_and_an_answer_in_pieces() -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for _ in range(2):
-            await reader.readuntil(b"\r\n\r\n")
-            pieces = [
-                b"HTTP/1.1 103 Early\r\n\r\nHTTP/1.",
-                b"1 200 OK\r\nX-One: 1\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n",
-            ]
-            for piece in [*pieces, b"ab", b"cd\r\n2\r\nef\r\n0\r\n\r\n"]:
-                writer.write(piece)
-                await asyncio.sleep(0)
-        writer.close()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
-        connection = await Connection.open(address, timeout_seconds=2)
-        for _ in range(2):
-            response = await connection.exchange(address.request("GET", "/", headers={}), timeout_seconds=2)
-            assert (response.status, response.headers[b"x-one"], response.body) == (200, b"1", b"abcdef")
-        await until(lambda: not connection.usable)
-        with pytest.raises(ConnectionLostError):
-            await connection.exchange(b"", timeout_seconds=2)
-
-
-@pytest.mark.parametrize(
-    "garbage",
-    [b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", answer(200, x="x" * 2_000_000)],
-    ids=["another protocol", "a broken length", "too long"],
-)
-async def test_an_answer_that_cannot_be_read_closes_the_connection_and_says_so(garbage: bytes) -> None:
-    async with endpoint(in_turn(garbage)) as shop:
-        address = Address.of(shop.base_url)
-        pool = Pool(address, size=1, connect_timeout_seconds=2)
-        connection = await pool.borrow()
-        with pytest.raises(HttpError) as raised:
-            await connection.exchange(
-                address.request("POST", "/", headers={"Authorization": "Bearer t"}), timeout_seconds=2
-            )
-        pool.give_back(connection)
-
-        assert raised.value.code == "answer_unreadable"
-        assert await pool.borrow() is not connection
-
-
-def test_an_address_that_the_client_cannot_speak_to_and_a_header_of_two_lines_are_refused() -> None:
-    with pytest.raises(ValueError, match="http://host:port"):
-        Address.of("https://127.0.0.1:8000")
-    with pytest.raises(ValueError, match="one line"):
-        Address("127.0.0.1", 1).request("GET", "/", headers={"Authorization": "x\r\nX-Evil: 1"})
-
-
-async def start_command(base_url: str, directory: Path, *words: str, shoppers: int) -> asyncio.subprocess.Process:
-    tokens = directory / "tokens.txt"
-    tokens.write_text("".join(f"user-{number} token-{number}\n" for number in range(shoppers)))
-    command = [
-        sys.executable,
-        "-m",
-        "loadtests.crowd.rush",
-        "--base-url",
-        base_url,
-        "--sale",
-        "7",
-        "--tokens",
-        str(tokens),
-    ]
-    return await asyncio.create_subprocess_exec(
-        *command,
-        *("--record", str(directory / "record.jsonl"), *words),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ},
-    )
-
-
-async def until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
-    """Wait for a condition, at most so long."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - conditions of all kinds
-            await asyncio.sleep(0.01)

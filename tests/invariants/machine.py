@@ -22,7 +22,9 @@ from shop.orders.batch import PoisonedBatch
 from shop.redis import ScriptsNotLoaded, load_scripts
 from shop.sales.loading import LedgerLost
 from shop.seckill.group_commit import GroupCommit
-from tests.invariants.model import ENDED, SETTLED, Ledger, Model, Postgres, Survived, Wish
+from tests.invariants.ledger_model import ENDED, SETTLED, Ledger, Wish
+from tests.invariants.model import Model, Survived
+from tests.invariants.postgres_model import Postgres
 from tests.invariants.world import BACKLOG_MAX, BATCH_SMALL, STOCK, World
 
 STEPS_PER_SALE = 80

@@ -13,7 +13,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import redis.asyncio as aioredis
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.app.heartbeat import _highest_seq, _report
@@ -41,7 +40,9 @@ from shop.sales.schemas import SaleCreate
 from shop.seckill.group_commit import GroupCommit, _Waiting
 from shop.settings import Settings
 from tests.harness import TESTER
-from tests.invariants.model import Event, Held, Row, Wish
+from tests.invariants.ledger_model import Wish
+from tests.invariants.postgres_model import Row
+from tests.invariants.readings import ROWS, LedgerNow, PostgresNow, entry, event, pair
 from tests.processes import copy_of
 
 HOUR = timedelta(hours=1)
@@ -73,26 +74,6 @@ class CrashingDatabase(Database):
                 raise Crash
         if crashes == "after the commit":
             raise Crash
-
-
-@dataclass(frozen=True)
-class LedgerNow:
-    """The keys of the ledger as they are."""
-
-    fields: dict[str, str]
-    buyers: dict[str, tuple[int, int]]
-    orders: dict[bytes, Held]
-    stream: list[Event]
-
-
-@dataclass(frozen=True)
-class PostgresNow:
-    """The rows of the sale as they are."""
-
-    sale: tuple[Any, ...]
-    orders: dict[bytes, Row]
-    ledger: dict[tuple[int, int], tuple[str, int, int]]
-    outcomes: list[str | None]
 
 
 @dataclass
@@ -352,21 +333,6 @@ class World:
         )
 
 
-ROWS = text(
-    """
-    SELECT json_build_array(s.units, p.stock, s.units_taken, s.held_back, s.watermark, s.watermark_balance, s.status,
-                            s.paused, s.epoch),
-      (SELECT json_agg(json_build_array(o.id, o.user_id, o.quantity, o.epoch, o.seq, o.status,
-                                        o.closed_at IS NOT NULL, o.released_at IS NOT NULL))
-         FROM orders o WHERE o.sale_id = s.id),
-      (SELECT json_agg(json_build_array(l.epoch, l.seq, l.kind, l.delta, l.balance) ORDER BY l.epoch, l.seq)
-         FROM stock_ledger l WHERE l.sale_id = s.id),
-      (SELECT json_agg(c.outcome ORDER BY c.n) FROM sale_changes c WHERE c.sale_id = s.id)
-    FROM sales s JOIN products p ON p.id = s.product_id WHERE s.id = :sale_id
-    """
-)
-
-
 def said(answer: Answer) -> str:
     """An answer without the moments in it."""
     fields = answer.fields
@@ -378,24 +344,3 @@ def said(answer: Answer) -> str:
         case "NOT_OPEN" | "ENDED":
             fields = fields[:1]
     return " ".join((answer.word, *fields))
-
-
-def pair(value: bytes) -> tuple[int, int]:
-    """A buyer's entry."""
-    units, made = value.split(b" ")
-    return int(units), int(made)
-
-
-def entry(value: bytes) -> Held:
-    """An order's entry."""
-    order = ledger.parse_order(value)
-    return Held(order.user_id, order.quantity, order.seq, order.held)
-
-
-def event(seq: int, found: dict[bytes, bytes]) -> Event:
-    """An entry of the stream."""
-    delta, balance, kind = int(found[b"delta"]), int(found[b"balance"]), found[b"kind"].decode()
-    if b"order" in found:
-        user, quantity = found[b"user"].decode(), int(found[b"quantity"])
-        return Event(seq, kind, delta, balance, order_id=found[b"order"], user=user, quantity=quantity)
-    return Event(seq, kind, delta, balance, change=int(found[b"change"]), outcome=found[b"outcome"].decode())

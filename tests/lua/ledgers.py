@@ -193,3 +193,10 @@ async def call(ledger_: Ledger, name: str, *arguments: str | bytes | int) -> Any
     """The bare answer of a script, as Redis gives it."""
     keys = (ledger_.keys.sale, ledger_.keys.stream) if name == "change" else ledger_.keys
     return await call_script(ledger_.redis, name, keys, arguments, timeout=TIMEOUT_SECONDS)
+
+
+LATER_MS = NOON_MS + 3_600_000
+
+
+def words(answers: list[Answer]) -> list[str]:
+    return [answer.word for answer in answers]

@@ -104,7 +104,7 @@ MUTANTS = (
         "shop/products/repository.py",
         "        .where(Product.id == product_id, Product.stock >= units)\n",
         "        .where(Product.id == product_id)\n",
-        "tests/api/test_sales_admin.py::test_two_sales_of_one_product_cannot_take_the_same_units",
+        "tests/api/test_drafts.py::test_two_sales_of_one_product_cannot_take_the_same_units",
         "tests/selling/test_product_changes.py::test_units_are_taken_whole_or_not_at_all",
     ),
     breaks(

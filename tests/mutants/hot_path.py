@@ -6,8 +6,9 @@ GROUP, LATCH, PURCHASE = (f"shop/seckill/{name}.py" for name in ("group_commit",
 LEDGER, REDIS, LIMITER = "shop/ledger/client.py", "shop/redis.py", "shop/rate_limit.py"
 SENDING, OF_SENDING = "shop/server/sending.py", "tests/server/connections/test_sending.py"
 OF_DEFERRED, OF_DATE = "tests/server/connections/test_deferred.py", "tests/server/test_date.py"
-OF_PURCHASE, OF_LATCH, OF_LIMITER = (
+OF_PURCHASE, OF_REPEATS, OF_LATCH, OF_LIMITER = (
     "tests/api/test_purchase.py",
+    "tests/api/test_purchase_repeats.py",
     "tests/selling/test_latch.py",
     "tests/selling/test_rate_limit.py",
 )
@@ -103,7 +104,7 @@ MUTANTS = (
         "    except exceptions.NoScriptError:\n"
         "        await client.script_load(script(name).source)\n"
         "        return await client.evalsha(script(name).sha, len(keys), *keys, *arguments)\n",
-        "tests/lua/test_reserve.py::test_a_redis_without_the_scripts_executes_nothing_and_says_so",
+        "tests/lua/test_reserve_unfit_ledgers.py::test_a_redis_without_the_scripts_executes_nothing_and_says_so",
     ),
     breaks(
         "lost_answer_is_not_executed",
@@ -128,7 +129,7 @@ MUTANTS = (
         LEDGER,
         "deadline_ms = clock.now_ms + int(timeout * 1000)",
         "deadline_ms = clock.now_ms + 86_400_000",
-        "tests/lua/test_reserve.py::test_what_a_caller_has_given_up_is_not_executed_when_redis_wakes_up",
+        "tests/lua/test_reserve_times.py::test_what_a_caller_has_given_up_is_not_executed_when_redis_wakes_up",
     ),
     breaks(
         "process_forgets_its_last_order",
@@ -176,7 +177,7 @@ MUTANTS = (
         PURCHASE,
         '        if not (answer.word in {"REPLAYED", "MISMATCH"} and answer.fields[-1] == "released"):\n',
         "        if True:\n",
-        f"{OF_PURCHASE}::test_after_a_cancel_a_purchase_without_a_key_is_a_new_order",
+        f"{OF_REPEATS}::test_after_a_cancel_a_purchase_without_a_key_is_a_new_order",
     ),
     breaks(
         "key_of_everybody",
@@ -184,7 +185,7 @@ MUTANTS = (
         "shop/ledger/order_ids.py",
         'b"key\\0" + user_id.encode() + b"\\0" + key.encode()',
         'b"key\\0" + key.encode()',
-        f"{OF_PURCHASE}::test_a_key_belongs_to_one_buyer_and_one_sale",
+        f"{OF_REPEATS}::test_a_key_belongs_to_one_buyer_and_one_sale",
     ),
     # Only both together: a latch that closes too early asks the ledger until it has read the winners, and is opened
     # in that very moment, so that closing too early changes no answer.
@@ -281,6 +282,6 @@ MUTANTS = (
         "shop/orders/repeats.py",
         "        statuses = {str(order.id): order.status for order in found}\n",
         "        statuses: dict[str, str] = {}\n",
-        "tests/api/test_purchase.py::test_after_a_cancel_a_late_duplicate_of_the_old_request_is_the_released_order",
+        f"{OF_REPEATS}::test_after_a_cancel_a_late_duplicate_of_the_old_request_is_the_released_order",
     ),
 )

@@ -4,6 +4,7 @@ from tests.mutants.mutant import breaks
 
 RESERVE, RELEASE, CHANGE, LOAD = "lua/reserve.lua", "lua/release.lua", "lua/change.lua", "lua/load_sale.lua"
 OF_RESERVE, OF_RELEASE = "tests/lua/test_reserve.py", "tests/lua/test_release.py"
+OF_TIMES, OF_UNFIT = "tests/lua/test_reserve_times.py", "tests/lua/test_reserve_unfit_ledgers.py"
 OF_CHANGE, OF_LOAD, OF_HONOUR = "tests/lua/test_change.py", "tests/lua/test_load_sale.py", "tests/lua/test_honour.py"
 
 MUTANTS = (
@@ -13,7 +14,7 @@ MUTANTS = (
         RESERVE,
         "if rules[1] ~= epoch then return { clock_ms, 'STALE_EPOCH' } end\n",
         "",
-        f"{OF_RESERVE}::test_another_epoch_is_stale",
+        f"{OF_UNFIT}::test_another_epoch_is_stale",
     ),
     breaks(
         "no_deadline",
@@ -21,7 +22,7 @@ MUTANTS = (
         RESERVE,
         "if clock_ms > deadline_ms then return { clock_ms, 'LATE' } end\n",
         "",
-        OF_RESERVE,
+        OF_TIMES,
     ),
     breaks(
         "no_behind",
@@ -29,7 +30,7 @@ MUTANTS = (
         RESERVE,
         "if last_order_id ~= '' then",
         "if false then",
-        OF_RESERVE,
+        OF_UNFIT,
     ),
     breaks(
         "behind_without_seq",
@@ -37,7 +38,7 @@ MUTANTS = (
         RESERVE,
         "if not last or string.match(last, '^%S+ %d+ (%d+)') ~= last_seq then",
         "if not last then",
-        OF_RESERVE,
+        OF_UNFIT,
     ),
     breaks(
         "replay_after_the_stock",
@@ -111,7 +112,7 @@ MUTANTS = (
         RESERVE,
         "if now_ms < starts_ms then",
         "if false then",
-        OF_RESERVE,
+        OF_TIMES,
     ),
     breaks(
         "sells_after_the_end",
@@ -119,7 +120,7 @@ MUTANTS = (
         RESERVE,
         "if state == 'ended' or state == 'settled' or now_ms >= ends_ms then return 'ENDED",
         "if state == 'ended' or state == 'settled' then return 'ENDED",
-        OF_RESERVE,
+        OF_TIMES,
     ),
     breaks(
         "sells_while_paused",

@@ -74,7 +74,7 @@ MUTANTS = (
         "shop/payments/contract.py",
         "    except (ValueError, RecursionError) as error:\n        named,",
         "    except ZeroDivisionError as error:\n        named,",
-        "tests/payments/test_gateway.py::test_an_event_that_cannot_be_read_hides_no_other_and_blames_nobody",
+        "tests/payments/test_gateway_answers.py::test_an_event_that_cannot_be_read_hides_no_other_and_blames_nobody",
     ),
     breaks(
         "refund_without_its_key",

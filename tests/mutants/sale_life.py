@@ -69,7 +69,7 @@ MUTANTS = (
         SERVICE,
         '    if sale.status != SaleStatus.DRAFT:\n        raise SaleStateConflict(f"The sale is already',
         '    if False:\n        raise SaleStateConflict(f"The sale is already',
-        f"{OF_ADMINS}::test_a_sale_is_scheduled_once_however_many_try",
+        "tests/api/test_drafts.py::test_a_sale_is_scheduled_once_however_many_try",
     ),
     breaks(
         "resumed_under_an_alarm",

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from tests.harness import Shop
+from tests.harness import Shop, new_user_id
 
 EVENT_SECONDS = 30.0
 
@@ -93,3 +93,11 @@ async def follow_request(shop: Shop, order_id: str, user_id: str, **headers: str
     """The whole answer to a request for events that is refused, or has nothing to say."""
     async with following(shop, order_id, user_id, **headers) as stream:
         return stream.answer
+
+
+async def recorded_order(shop: Shop, user: str | None = None, *, units: int = 5) -> tuple[str, str]:
+    """The id of an order that has its row, and its buyer, who is somebody new unless named."""
+    sale, user = await shop.open_sale(units=units), user or new_user_id()
+    order_id = await shop.bought(sale, user)
+    await shop.drained(sale)
+    return order_id, user
