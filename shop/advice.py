@@ -16,7 +16,7 @@ ADVICE = {
     "forbidden": "Use an account that has the right; an admin can give it.",
     "wrong_password": "Send the password that the account has now; who has forgotten it asks an admin.",
     "user_blocked": "Ask the shop's support: only an admin can lift a block.",
-    "sale_not_started": "Ask again at `starts_at`, by the server's clock, which the `Date` of each answer tells.",
+    "sale_not_started": "Ask again at `starts_at`, by the server's clock; the `Date` of each answer is close to it.",
     "not_found": "Check the address and the id. What belongs to another account is not found either.",
     "method_not_allowed": "Use one of the methods that `Allow` names.",
     "conflict": "Read the thing again, and decide by the state that it has now.",

@@ -151,7 +151,7 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
 
     # Ordinary orders.
     order_hold_seconds: int = Field(900, ge=1, le=2_592_000)
-    """How long the units of an order without a sale are held for its payment."""
+    """How long the units of an order without a sale are held for its payment; a sale has its own `hold_seconds`."""
 
     # Sales.
     backlog_max: PositiveInt = 1_000_000

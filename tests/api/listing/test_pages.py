@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from shop.database import Database
+from shop.paging import ListQuery
 from tests.api.answers import problem_of
 from tests.api.listing.filters import LISTS, Listed
 from tests.harness import Shop, new_key
@@ -17,6 +18,10 @@ KEYS = {"orders": "id", "payments": "order_id", "users": "id", "admin_events": "
 LATE = "2026-01-01T05:32:00Z"  # the last 80 of the 20,000 seconds
 SALE_OF_1, LINE = "sale_id IN (1, 2)", "EXISTS (SELECT FROM order_lines WHERE order_id = id AND product_id = {})"
 MISMATCH = "intent_id IN (SELECT intent_id FROM provider_events WHERE outcome = 'mismatch')"
+
+
+def test_every_list_with_filters_is_tried_here_with_its_plan() -> None:
+    assert {listed.asked for listed in LISTS} == set(ListQuery.__subclasses__())
 
 
 async def walked(database: Database, listed: Listed, question: dict[str, object], limit: int) -> list[object]:
