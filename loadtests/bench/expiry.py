@@ -19,7 +19,7 @@ from loadtests.bench.accounting import cpu_seconds, family
 from loadtests.bench.plan import Size
 from loadtests.bench.purchases import UNITS, Report
 from loadtests.bench.rounds import MICROSECONDS, Spread, spread
-from loadtests.bench.sales import fill, forget, open_sales, row, until_drained
+from loadtests.bench.sales import EPOCH, fill, forget, open_sales, row, until_drained
 from loadtests.bench.settings import HOST
 from loadtests.bench.testbed import NotMeasured, Testbed
 from loadtests.client.http import Address, Pool
@@ -237,7 +237,7 @@ async def _expire(testbed: Testbed, sale_id: int) -> _Expired:
 
 
 async def _is_back(testbed: Testbed, sale_id: int, units: int) -> bool:
-    sale, state = await row(testbed, sale_id), await ledger.read_state(testbed.redis, sale_id, 1)
+    sale, state = await row(testbed, sale_id), await ledger.read_state(testbed.redis, sale_id, EPOCH)
     return state is not None and (state.available, sale.units_taken, sale.watermark) == (units, 0, state.seq)
 
 

@@ -8,7 +8,7 @@ from loadtests.bench.messages import Round
 from loadtests.bench.plan import CONNECTIONS, Size
 from loadtests.bench.purchases import ACCEPTED, UNITS, Report
 from loadtests.bench.rounds import Spread, Wish, per_second, play, spread
-from loadtests.bench.sales import forget, open_sales, row, until_drained
+from loadtests.bench.sales import EPOCH, forget, open_sales, row, until_drained
 from loadtests.bench.testbed import NotMeasured, Testbed
 from shop.ledger import client as ledger
 
@@ -109,7 +109,7 @@ async def measure_while_draining(testbed: Testbed, size: Size, report: Report) -
     for number in range(size.answer_rounds):
         found.append(await play(testbed, Wish("shop", sale_id, size.seconds)))
         report(f"round {number + 1}/{size.answer_rounds}  {per_second(found[-1], ACCEPTED):8,.0f} purchases/s")
-    sale, state = await row(testbed, sale_id), await ledger.read_state(testbed.redis, sale_id, 1)
+    sale, state = await row(testbed, sale_id), await ledger.read_state(testbed.redis, sale_id, EPOCH)
     await until_drained(testbed, [sale_id])
     await forget(testbed, [sale_id])
     return WhileDraining(

@@ -13,6 +13,7 @@ from loadtests.bench.settings import HOST
 from loadtests.bench.testbed import POLL_SECONDS, NotMeasured, Testbed
 from loadtests.client.http import is_complete
 from loadtests.client.purchases import purchase_path
+from loadtests.judge.ledger import is_drained
 from shop.auth import COMMAND_LINE
 from shop.ledger import client as ledger
 from shop.ledger.client import LastOrder, LoadedSale, RedisClock, ReserveRequest
@@ -24,6 +25,7 @@ from shop.sales.loading import loaded_sale
 from shop.sales.models import Sale, SaleStatus
 from shop.sales.schemas import SaleCreate
 
+EPOCH = 1  # No sale of a bench is ever recovered.
 LOAD_SECONDS_MAX = 30.0
 DRAIN_SECONDS_MAX = 300.0
 ANSWER_SECONDS_MAX = 5.0
@@ -132,18 +134,16 @@ async def until_drained(testbed: Testbed, sale_ids: Sequence[int]) -> None:
     """Return when everything that the ledgers of these sales have is recorded and trimmed. Raises NotMeasured."""
     deadline = time.monotonic() + DRAIN_SECONDS_MAX
     for sale_id in sale_ids:
-        while not await _is_drained(testbed, sale_id):
+        while not await _is_trimmed(testbed, sale_id):
             if time.monotonic() > deadline:
                 raise NotMeasured(f"sale {sale_id} is not drained after {DRAIN_SECONDS_MAX:g} s")
             await asyncio.sleep(POLL_SECONDS)
 
 
-async def _is_drained(testbed: Testbed, sale_id: int) -> bool:
-    sale = await row(testbed, sale_id)
-    state = await ledger.read_state(testbed.redis, sale_id, sale.epoch)
+async def _is_trimmed(testbed: Testbed, sale_id: int) -> bool:
     # The entry at the watermark is kept.
-    kept = await testbed.redis.xlen(ledger_keys(sale_id, sale.epoch).stream)
-    return state is not None and state.seq == sale.watermark and kept <= 1
+    kept = await testbed.redis.xlen(ledger_keys(sale_id, EPOCH).stream)
+    return kept <= 1 and await is_drained(testbed.database, testbed.redis, sale_id)
 
 
 async def forget(testbed: Testbed, sale_ids: Sequence[int]) -> None:
@@ -151,4 +151,4 @@ async def forget(testbed: Testbed, sale_ids: Sequence[int]) -> None:
     async with testbed.database.transaction() as session:
         await session.execute(update(Sale).where(Sale.id.in_(sale_ids)).values(status=SaleStatus.SETTLED))
     for sale_id in sale_ids:
-        await ledger.drop(testbed.redis, sale_id, 1)
+        await ledger.drop(testbed.redis, sale_id, EPOCH)

@@ -52,7 +52,7 @@ async def until_healed(testbed: Testbed, driver: Driver, crowd: Crowd, slowdown:
             driver.require_alive()
             crowd.require_alive()
             try:
-                found = await _ailment(testbed, crowd, sale, probes)
+                found = await _symptom(testbed, crowd, sale, probes)
             except SERVER_ERRORS as error:
                 found = f"a server is away: {error!r}"
             if found is None:
@@ -63,7 +63,7 @@ async def until_healed(testbed: Testbed, driver: Driver, crowd: Crowd, slowdown:
     return time.monotonic() - since
 
 
-async def _ailment(testbed: Testbed, crowd: Crowd, sale: OnSale, probes: list[Purchase]) -> str | None:
+async def _symptom(testbed: Testbed, crowd: Crowd, sale: OnSale, probes: list[Purchase]) -> str | None:
     """What is not well with a sale, or None."""
     for probe in probes:
         if not probe.settled:
