@@ -12,5 +12,5 @@ replay      the rows of a ledger, read again in their order
 history     every answer against the ledger's own order of events
 report      the end screen, and the same as one line of JSON
 
-It reads and never writes.
+It reads and sets nothing right; what `retries` asks for again is answered with what there is.
 """
