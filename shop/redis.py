@@ -135,7 +135,7 @@ async def call_script(
     except (exceptions.ResponseError, exceptions.BusyLoadingError, Unable) as error:
         # Loading, out of memory, read-only, a key of the wrong type: the scripts check before they write.
         raise NotSent(str(error)) from error
-    except (*CONNECTION_ERRORS, exceptions.RedisError, RuntimeError) as error:
+    except (*REDIS_ERRORS, RuntimeError) as error:
         await connection.disconnect(nowait=True)
         raise OutcomeUnknown(str(error)) from error
     except asyncio.CancelledError:

@@ -49,7 +49,7 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Connections
 
 
 class ShopApp:
-    """The whole API as one ASGI application; `fastapi` is the part behind the lane, for its state and its OpenAPI."""
+    """The whole API as one ASGI application; `fastapi` is the part behind the lane, for its OpenAPI document."""
 
     def __init__(self, fastapi: FastAPI, app: ASGIApp) -> None:
         self.fastapi = fastapi

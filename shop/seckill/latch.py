@@ -10,12 +10,11 @@ import time
 from typing import Any, NamedTuple
 
 import redis.asyncio as aioredis
-from redis.exceptions import RedisError
 
 from shop.ledger.client import LoadedSale
 from shop.ledger.keys import ledger_keys
 from shop.ledger.order_ids import winner_bit
-from shop.redis import CONNECTION_ERRORS
+from shop.redis import REDIS_ERRORS
 
 BITS_PER_UNIT = 16
 BITS_MIN, BITS_MAX = 2**10, 2**27
@@ -74,7 +73,7 @@ class Latch:
         try:
             wants_winners = time.monotonic() - self._winners_read_at >= WINNERS_INTERVAL_SECONDS
             pulse, winners = await self._read(with_winners=self._winners is None and wants_winners)
-        except (*CONNECTION_ERRORS, RedisError, ValueError):
+        except (*REDIS_ERRORS, ValueError):
             self.open()  # The next purchase asks the ledger, and is told how that is.
             return
         if not self.closed or self._closings != closings:

@@ -8,10 +8,9 @@ from urllib.parse import unquote
 from uuid import uuid4
 
 import httptools
-import msgspec
 
 from shop.errors import BadRequest, HeadTooLarge, ShopError
-from shop.problem_json import MEDIA_TYPE, problem
+from shop.problem_json import MEDIA_TYPE, problem_body
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -124,7 +123,7 @@ def _lines(headers: Headers) -> bytes:
 def problem_answer(error: ShopError, own: Headers) -> bytes:
     """The whole answer that refuses what is no request of the shop, and closes."""
     request_id = uuid4().hex
-    body = msgspec.json.encode(problem(error, instance="", request_id=request_id))
+    body = problem_body(error, instance="", request_id=request_id)
     headers = [
         (b"content-type", MEDIA_TYPE.encode()),
         (b"content-length", b"%d" % len(body)),
