@@ -160,7 +160,7 @@ class Revocations:
     """What was taken back before it ran out, as last read from Postgres: who is blocked, and whose older tokens ended.
 
     A change of password or role, or signing out everywhere, begins a new generation of the user's tokens. Only a token
-    of that generation or a later one is good. What follows the changes is `shop.users.following`.
+    of that generation or a later one is good. What follows the changes is `shop.users.revocation_feed`.
     """
 
     def __init__(self) -> None:

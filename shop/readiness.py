@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from shop.database import DATABASE_ERRORS, Database, state_of
-from shop.installation import ADVICE, FOREIGN, is_foreign
+from shop.ledger_owner import ADVICE, FOREIGN, is_foreign
 from shop.migrating import migrated
 from shop.redis import connect, scripts_loaded
 from shop.redis_requirements import ledger_problems

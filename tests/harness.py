@@ -25,7 +25,7 @@ from shop.audit.service import audit_sale
 from shop.auth import Actor, issue_token
 from shop.database import Database
 from shop.ledger import client as ledger
-from shop.listening import listen, port_of
+from shop.listening_sockets import listen, port_of
 from shop.products import repository as products
 from shop.products.models import Product
 from shop.redis import connect

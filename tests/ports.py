@@ -3,7 +3,7 @@
 import itertools
 import os
 
-from shop.listening import free_port
+from shop.listening_sockets import free_port
 
 LOWEST, OF_EACH_PROCESS = 20_000, 1_500  # below those that the kernel lends, and apart for each process of the run
 _place = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))

@@ -28,7 +28,7 @@ from loadtests.bench.report import print_results, write_readme
 from loadtests.bench.results import Results, judge
 from loadtests.bench.sales import prepare_sales
 from loadtests.bench.testbed import NotMeasured, Testbed, running_testbed
-from shop.isolation import SERVER_ERRORS
+from shop.failure_isolation import SERVER_ERRORS
 
 RESULTS = Path(__file__).parents[1] / "results"
 README = Path(__file__).parents[2] / "README.md"

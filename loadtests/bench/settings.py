@@ -6,7 +6,7 @@ import secrets
 from pydantic import SecretStr
 
 from shop.embedded import EmbeddedServers
-from shop.listening import free_port
+from shop.listening_sockets import free_port
 from shop.settings import Settings
 
 HOST = "127.0.0.1"

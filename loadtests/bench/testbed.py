@@ -26,7 +26,7 @@ from loadtests.bench.requests import Shoppers
 from loadtests.bench.settings import HOST, production_settings
 from shop.database import Database
 from shop.embedded import EmbeddedServers, embedded_servers
-from shop.listening import free_port
+from shop.listening_sockets import free_port
 from shop.local import LocalShop
 from shop.migrating import migrate
 from shop.processes import run_beside

@@ -11,7 +11,7 @@ from loadtests.torture.driver import Driver, OnSale
 from loadtests.torture.purchases import Purchase
 from loadtests.torture.slowdown import Slowdown
 from loadtests.torture.testbed import Testbed
-from shop.isolation import SERVER_ERRORS
+from shop.failure_isolation import SERVER_ERRORS
 from shop.ledger import client as ledger
 from shop.ledger.order_ids import ids_of_sale
 from shop.orders.models import Order, OrderStatus

@@ -20,7 +20,7 @@ from loadtests.torture.history import check_ledger
 from loadtests.torture.plan import Fault, Injection, Round, rounds
 from loadtests.torture.slowdown import Slowdown
 from loadtests.torture.testbed import Wrecked, testbed
-from shop.isolation import SERVER_ERRORS
+from shop.failure_isolation import SERVER_ERRORS
 from shop.local import NotStarted
 
 WARM_UP_SECONDS_MAX = 60.0

@@ -19,7 +19,7 @@ from loadtests.chaos import ChaosProxy, chaos_proxy
 from shop.auth import issue_token
 from shop.database import Database
 from shop.embedded import EmbeddedServers, PostgresServer, ServerUnavailable, ValkeyServer
-from shop.isolation import SERVER_ERRORS
+from shop.failure_isolation import SERVER_ERRORS
 from shop.local import LocalShop, NotStarted
 from shop.migrating import migrate
 from shop.redis import connect

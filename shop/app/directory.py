@@ -9,9 +9,9 @@ import structlog
 
 from shop import metrics
 from shop.database import Database
-from shop.installation import is_foreign
-from shop.isolation import SERVER_ERRORS, Isolation
+from shop.failure_isolation import SERVER_ERRORS, Isolation
 from shop.ledger.client import LastOrder, LoadedSale, RedisClock, read_directory
+from shop.ledger_owner import is_foreign
 from shop.rate_limit import RateLimiter
 from shop.redis import connections_in_use
 from shop.sales import repository as sales

@@ -26,7 +26,7 @@ import shop.users.router
 from shop.app import document, operator, problems
 from shop.app.context import RequestContext
 from shop.app.cors import Cors, CorsAdmission
-from shop.app.following import following
+from shop.app.followers import following
 from shop.app.forwarding import Forwarded
 from shop.app.methods import Methods
 from shop.app.pages import PageHeaders

@@ -10,7 +10,7 @@ import structlog
 
 from shop import metrics
 from shop.database import DATABASE_ERRORS, Database
-from shop.isolation import Isolation
+from shop.failure_isolation import Isolation
 from shop.sales.incidents import repository
 from shop.sales.incidents.models import Recovery
 from shop.sales.incidents.repository import Live, Promise

@@ -16,7 +16,7 @@ from shop.errors import BadRequest, BodyTooLarge, IdempotencyKeyMissing, Invalid
 from shop.json_bodies import UNREADABLE
 from shop.problem_json import MEDIA_TYPE, problem_body, problem_of_status
 from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown
-from shop.violations import violations
+from shop.validation_errors import violations
 
 log = structlog.get_logger(__name__)
 

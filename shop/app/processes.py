@@ -11,7 +11,7 @@ successor, while a socket of the process's own would have reset it, half of a bu
 import socket
 from importlib import import_module
 
-from shop.descriptors import raise_limit
+from shop.file_descriptors import raise_limit
 from shop.processes import ParentPipe, ProcessPool
 from shop.settings import Settings, get_settings
 from shop.stopping import CLOSING_SECONDS

@@ -10,15 +10,15 @@ from shop.auth import REVOCATIONS, VERIFIER, Revocations, TokenVerifier
 from shop.cache import CACHE, Cache
 from shop.database import Database
 from shop.ledger.receipts import Signer
-from shop.order_changes import Announcer, Changes
+from shop.order_news import Announcer, Changes
 from shop.orders.announcing import ANNOUNCER
 from shop.orders.events_router import CHANGES, ORDER_READER
-from shop.orders.following import OrderReader
+from shop.orders.order_stream import OrderReader
 from shop.orders.payment_of import PAYMENTS
 from shop.orders.placing import order_limiter
 from shop.orders.router import ORDER_LIMITER, POLLS
-from shop.payments.following import PaymentsOfOrders
 from shop.payments.gateway import Gateway, HttpGateway
+from shop.payments.order_payments import PaymentsOfOrders
 from shop.payments.router import GATEWAY
 from shop.pool_sizes import FOLLOWERS_POOL_MAX
 from shop.rate_limit import RateLimiter, rate_limiter

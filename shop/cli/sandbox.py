@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from shop.cli.output import Json, emit, fail
-from shop.listening import inherited
+from shop.listening_sockets import inherited
 from shop.logs import configure_logs
 from shop.settings import get_settings
-from shop.settings.places import server_url
+from shop.settings.addresses import server_url
 
 EPILOG = """
 The key and the secret that it signs with are those of the shop: SHOP_PAYMENT_API_KEY and SHOP_PAYMENT_WEBHOOK_SECRET.

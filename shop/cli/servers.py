@@ -21,7 +21,7 @@ from shop import metrics
 from shop.cli.output import Json, emit, fail, write
 from shop.cli.unreachable import advice_for
 from shop.database import Database
-from shop.listening import inherited, listen, port_of
+from shop.listening_sockets import inherited, listen, port_of
 from shop.logs import configure_logs
 from shop.metrics_page import serve_metrics
 from shop.pool_sizes import compare_pools
@@ -29,7 +29,7 @@ from shop.processes import START_FAILED
 from shop.readiness import details, readiness_of
 from shop.redis import all_scripts
 from shop.settings import Settings, get_settings
-from shop.settings.places import http_url
+from shop.settings.addresses import http_url
 
 SERVING = ("postgres", "migrations", "redis", "durability")
 API_EPILOG = """

@@ -18,7 +18,7 @@ from shop.embedded import EmbeddedServers
 from shop.metrics import MULTIPROCESS_VARIABLE
 from shop.processes import run_beside
 from shop.settings import Settings
-from shop.settings.places import http_url
+from shop.settings.addresses import http_url
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 20.0

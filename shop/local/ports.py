@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from shop.listening import listen, port_of
+from shop.listening_sockets import listen, port_of
 from shop.local.parts import NotStarted
 from shop.metrics_page import serve_metrics
 from shop.readiness import details

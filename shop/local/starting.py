@@ -11,14 +11,14 @@ import structlog
 
 from shop.embedded import EmbeddedServers, ValkeyServer, embedded_servers
 from shop.embedded.process import locked
-from shop.listening import port_of
+from shop.listening_sockets import port_of
 from shop.local.parts import LocalShop, NotStarted
 from shop.local.ports import PROVIDER_HOST, listen_as_before, listen_somewhere, show_metrics
 from shop.metrics import prepare_multiprocess
 from shop.migrating import migrate
 from shop.redis_users import DEFAULT_USER_OFF, Logins
 from shop.settings import SECRET_BYTES_MIN, Settings
-from shop.settings.places import http_url
+from shop.settings.addresses import http_url
 
 SECRET_BYTES = 32
 SERVER_URLS = {"database_url", "redis_url"}

@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.database import after_commit
-from shop.order_changes import Announcer
+from shop.order_news import Announcer
 
 ANNOUNCER = "announcer"  # the name in a session's info
 

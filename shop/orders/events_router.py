@@ -23,9 +23,9 @@ from shop.errors import (
     UserBlocked,
 )
 from shop.json_bodies import JsonRoute
-from shop.order_changes import Changes, Listener
+from shop.order_news import Changes, Listener
 from shop.orders import service
-from shop.orders.following import OrderReader, is_final, stream
+from shop.orders.order_stream import OrderReader, is_final, stream
 from shop.orders.router import POLLS
 from shop.orders.schemas import OrderId
 from shop.orders.versions import last_seen, version_of

@@ -9,8 +9,8 @@ from sqlalchemy import Select
 
 from shop import metrics
 from shop.database import Database
+from shop.failure_isolation import Isolation, is_transient
 from shop.faults import fault_point
-from shop.isolation import Isolation, is_transient
 from shop.orders import repository
 from shop.orders.life import By, move_many
 from shop.orders.models import OrderStatus

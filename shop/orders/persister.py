@@ -18,8 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop import metrics
 from shop.database import Database, backend_pid, end_blockers, sqlstate
 from shop.database_engine import named
+from shop.failure_isolation import SERVER_ERRORS
 from shop.faults import fault_point
-from shop.isolation import SERVER_ERRORS
 from shop.ledger import client as ledger
 from shop.ledger.events import LedgerEvent
 from shop.orders.batch import BrokenBatch, PoisonedBatch, write_batch

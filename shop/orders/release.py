@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 
 from shop import metrics
 from shop.database import Database
-from shop.isolation import Isolation
+from shop.failure_isolation import Isolation
 from shop.ledger import client as ledger
 from shop.orders import repository
 from shop.orders.models import Order

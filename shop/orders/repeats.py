@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop.batching import Coalescer
 from shop.database import Database
 from shop.errors import IdempotencyMismatch, NotReady, OverLimit, SaleEnded, SaleNotFound, SaleNotStarted, ShopError
-from shop.isolation import SERVER_ERRORS
+from shop.failure_isolation import SERVER_ERRORS
 from shop.ledger.order_ids import keyed_order_id, numbered_order_id
 from shop.ledger.receipts import Receipt, Signer
 from shop.orders import repository

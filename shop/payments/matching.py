@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.database import Database
-from shop.isolation import Isolation
+from shop.failure_isolation import Isolation
 from shop.ledger import client as ledger
 from shop.ledger.client import BATCH_WORDS, LastOrder, RedisClock, ReserveRequest
 from shop.ledger.order_ids import replacing_order_id

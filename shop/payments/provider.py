@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop import metrics
 from shop.database import Database, is_unavailable
 from shop.errors import ProviderUnavailable
-from shop.isolation import Isolation
+from shop.failure_isolation import Isolation
 from shop.payments import repository
 from shop.payments.contract import Intent, ProviderEvent, UnreadableEvent
 from shop.payments.events import apply_answer, ingest, mark_done, mismatch, pass_over

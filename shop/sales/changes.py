@@ -9,8 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.database import Database
 from shop.errors import ChangeRefused
-from shop.installation import is_foreign
 from shop.ledger import client as ledger
+from shop.ledger_owner import is_foreign
 from shop.products import repository as products
 from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown
 from shop.sales import repository

@@ -16,11 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop import metrics
 from shop.auth import CONTROLLER
 from shop.database import Database
-from shop.installation import ADVICE, claim_ledger, is_foreign, owner_of_ledger
-from shop.isolation import SERVER_ERRORS, Isolation, is_transient
+from shop.failure_isolation import SERVER_ERRORS, Isolation, is_transient
 from shop.ledger import client as ledger
 from shop.ledger import loading
 from shop.ledger.client import LedgerState, LoadedSale, RedisClock
+from shop.ledger_owner import ADVICE, claim_ledger, is_foreign, owner_of_ledger
 from shop.redis import load_scripts, scripts_loaded
 from shop.sales import repository, service
 from shop.sales.changes import ChangeOutOfOrder, apply_open_changes

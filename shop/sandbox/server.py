@@ -9,14 +9,14 @@ from types import FrameType
 
 import uvicorn
 
-from shop.descriptors import raise_limit
+from shop.file_descriptors import raise_limit
 from shop.sandbox.app import create_app
 from shop.sandbox.behaviour import Behaviour
 from shop.sandbox.provider import Provider
 from shop.sandbox.repository import Books
 from shop.sandbox.trouble import CuttableProtocol
 from shop.settings import Settings
-from shop.settings.places import http_url
+from shop.settings.addresses import http_url
 
 KEEP_ALIVE_SECONDS = 75
 STOP_SECONDS = 2

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shop.errors import ShopError, SoldOut
 from shop.ledger.receipts import Signer
-from shop.order_changes import Changes
+from shop.order_news import Changes
 from shop.rate_limit import RateLimiter, limit
 from shop.seckill.accepted import accepted_body
 from shop.seckill.checking import Checker, Wish

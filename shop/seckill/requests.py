@@ -14,7 +14,7 @@ from shop.errors import BadRequest, BodyTooLarge, Invalid, ShopError, Unsupporte
 from shop.json_bodies import read_json
 from shop.ledger.order_ids import SALE_ID_MAX
 from shop.server.answers import JSON
-from shop.violations import violations
+from shop.validation_errors import violations
 
 QUANTITY_MAX = 10_000
 PATH_START, PATH_END = "/v1/seckill/sales/", "/orders"

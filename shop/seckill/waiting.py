@@ -3,7 +3,7 @@
 import re
 import time
 
-from shop.order_changes import Listener
+from shop.order_news import Listener
 
 WAIT_SECONDS_MAX = 10
 WAIT = re.compile(rb"wait[ \t]*=[ \t]*(?:\"([^\"]*)\"|([^\s;\"]*))[ \t]*(?:;.*)?", re.IGNORECASE | re.DOTALL)

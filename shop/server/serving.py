@@ -13,8 +13,8 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from shop.descriptors import FOR_PROBES, connections_cap
-from shop.listening import BACKLOG
+from shop.file_descriptors import FOR_PROBES, connections_cap
+from shop.listening_sockets import BACKLOG
 from shop.processes import ParentPipe
 from shop.server.connection_cap import ConnectionCap
 from shop.server.connections import STATE, Connections

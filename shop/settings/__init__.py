@@ -7,11 +7,11 @@ from typing import Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from shop.settings.addresses import Host, PostgresUrl, RedisUrl
 from shop.settings.audit import AuditSettings
 from shop.settings.edge import EdgeSettings
 from shop.settings.notifications import NotificationSettings
 from shop.settings.payments import PaymentSettings
-from shop.settings.places import Host, PostgresUrl, RedisUrl
 from shop.settings.purchases import PurchaseSettings
 
 DEVELOPMENT_SECRET = "a-secret-for-development-only-never-for-production"  # noqa: S105 - refused outside development

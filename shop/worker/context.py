@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 import redis.asyncio as aioredis
 
 from shop.database import Database
-from shop.isolation import Isolation
+from shop.failure_isolation import Isolation
 from shop.notifications.delivering.delivery import Deliverer, channels
-from shop.order_changes import Announcer
+from shop.order_news import Announcer
 from shop.orders.announcing import ANNOUNCER
 from shop.orders.payment_of import PAYMENTS
 from shop.orders.persister import APPLICATION_NAME
-from shop.payments.following import PaymentsOfOrders
 from shop.payments.gateway import Gateway, HttpGateway
+from shop.payments.order_payments import PaymentsOfOrders
 from shop.redis import connect
 from shop.settings import Settings
 from shop.stopping import cancel_and_wait

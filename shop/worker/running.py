@@ -16,13 +16,13 @@ from arq.worker import Worker
 
 from shop.audit.live.auditor import Auditor
 from shop.clock import watch_clock
-from shop.descriptors import raise_limit
-from shop.installation import is_own
-from shop.isolation import SERVER_ERRORS
+from shop.failure_isolation import SERVER_ERRORS
+from shop.file_descriptors import raise_limit
 from shop.kept_connections import keep_connections
+from shop.ledger_owner import is_own
 from shop.orders import repository as orders
 from shop.orders.persister import Persister
-from shop.recovery.following import follow_recoveries
+from shop.recovery.running import follow_recoveries
 from shop.recovery.steps import Tools
 from shop.redis import CONNECTION_ERRORS, all_scripts, connect
 from shop.sales import repository as sales

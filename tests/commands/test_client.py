@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from loadtests.client.http import Address, Connection, ConnectionLostError, HttpError, Pool
-from tests.commands.endpoint import answer, endpoint, in_turn, until
+from tests.loadtests.endpoint import answer, endpoint, in_turn, until
 
 
 async def test_the_client_understands_chunks_and_an_answer_in_pieces() -> None:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from shop.embedded.process import locked
-from shop.listening import listen, port_of
+from shop.listening_sockets import listen, port_of
 from shop.local import NotStarted
 from shop.local.ports import listen_as_before, listen_somewhere
 from shop.local.starting import secret_of

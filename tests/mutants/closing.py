@@ -118,7 +118,7 @@ MUTANTS = (
     breaks(
         "an_item_that_fails_ends_its_loop",
         "One sale that cannot be followed keeps all later ones waiting.",
-        "shop/isolation.py",
+        "shop/failure_isolation.py",
         "            self.failed(item, error)\n            if is_transient(error):\n                raise\n",
         "            self.failed(item, error)\n            raise\n",
         "tests/faults/isolation/test_items.py::test_an_item_that_fails_keeps_nobody_waiting_and_is_counted",

@@ -8,7 +8,7 @@ MUTANTS: tuple[Mutant, ...] = (
     breaks(
         "ports_shared_with_another_shop",
         "Two shops listen at one port, and the kernel mixes their buyers.",
-        "shop/listening.py",
+        "shop/listening_sockets.py",
         "    first = _bound(family, address)\n",
         "    first = _bound(family, address, socket.SO_REUSEPORT)\n",
         f"{OF_UP}::test_two_shops_never_share_a_port",
@@ -27,7 +27,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "loadtests/judge/retries.py",
         "            return (read.code, read.order_id) == (REPLAYED, order_id)\n",
         "            return read.order_id is not None\n",
-        "tests/commands/test_retries.py::test_a_retry_that_gets_another_order_a_new_one_or_none_does_not_hold",
+        "tests/loadtests/test_retries.py::test_a_retry_that_gets_another_order_a_new_one_or_none_does_not_hold",
     ),
     breaks(
         "page_begins_at_its_cursor",

@@ -204,7 +204,7 @@ MUTANTS = (
     breaks(
         "late_claims_not_honoured",
         "What a process reports after the recovery is lost.",
-        "shop/recovery/following.py",
+        "shop/recovery/running.py",
         "        if late:\n",
         "        if False:\n",
         "tests/recovery/test_memory.py::test_a_process_that_slept_through_the_recovery_reports_what_it_had",
@@ -212,7 +212,7 @@ MUTANTS = (
     breaks(
         "held_back_for_ever",
         "What is held back is never on sale again.",
-        "shop/recovery/following.py",
+        "shop/recovery/running.py",
         "        elif restore:\n",
         "        elif False:\n",
         AFTER_THE_WINDOW,

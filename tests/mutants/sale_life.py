@@ -6,7 +6,7 @@ CONTROLLER, CHANGES, SERVICE = (f"shop/sales/{name}.py" for name in ("controller
 READING, INVARIANTS = "shop/audit/reading.py", "shop/audit/invariants.py"
 OF_ADMINS, OF_LOSSES = "tests/api/test_sales_admin.py", "tests/recovery/test_losses.py"
 OF_AUDIT, OF_VIOLATIONS = "tests/recovery/audit/test_full_pass.py", "tests/recovery/audit/test_violations.py"
-STOPPING = "shop/audit/live/stopping.py"
+STOPPING = "shop/audit/live/stop_sale.py"
 
 WARM_UP = """\
         try:

@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from shop.database import Database
 from shop.embedded import ValkeyServer
-from shop.installation import FOREIGN, KEY
+from shop.ledger_owner import FOREIGN, KEY
 from shop.redis import connect
 from shop.sales import service
 from shop.settings import Settings

@@ -10,7 +10,7 @@ from shop.database import Database
 from shop.errors import UserBlocked, UserNotFound
 from shop.settings import Settings
 from shop.stopping import cancel_and_wait
-from shop.users import following, repository, service
+from shop.users import repository, revocation_feed, service
 from shop.users.passwords import Passwords
 from tests.harness import Shop, wait_until
 from tests.security.shoppers import actions, make_shopper
@@ -113,10 +113,12 @@ async def test_the_last_known_set_counts_while_postgres_is_away(
     await set_blocked(database, ada, blocked=True)
     revocations = Revocations()
     polls, warnings = 0, []
-    monkeypatch.setattr(following, "_log", SimpleNamespace(warning=lambda event, **_: warnings.append(event)))
-    read = following._read
+    monkeypatch.setattr(revocation_feed, "_log", SimpleNamespace(warning=lambda event, **_: warnings.append(event)))
+    read = revocation_feed._read
 
-    async def away(database: Database, asking: Revocations, seen: following._Seen | None) -> following._Seen:
+    async def away(
+        database: Database, asking: Revocations, seen: revocation_feed._Seen | None
+    ) -> revocation_feed._Seen:
         nonlocal polls
         if asking is not revocations:  # a shop that runs in this process as well
             return await read(database, asking, seen)
@@ -131,15 +133,15 @@ async def test_the_last_known_set_counts_while_postgres_is_away(
 
     quick = settings.model_copy(update={"blocked_poll_seconds": 0.01})
     follower = asyncio.create_task(
-        following.follow_revocations(database, revocations, quick, read=asyncio.Event(), stopping=asyncio.Event())
+        revocation_feed.follow_revocations(database, revocations, quick, read=asyncio.Event(), stopping=asyncio.Event())
     )
     try:
         await wait_until(lambda: holds(ada))
-        monkeypatch.setattr(following, "_read", away)
+        monkeypatch.setattr(revocation_feed, "_read", away)
         await wait_until(polled)
         assert is_blocked(revocations, ada)
         await set_blocked(database, bob, blocked=True)
-        monkeypatch.setattr(following, "_read", read)
+        monkeypatch.setattr(revocation_feed, "_read", read)
         await wait_until(lambda: holds(bob))
     finally:
         await cancel_and_wait([follower])

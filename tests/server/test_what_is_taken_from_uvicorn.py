@@ -23,7 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import HANDLED_SIGNALS, ServerState
 
-from shop.descriptors import connections_cap
+from shop.file_descriptors import connections_cap
 from shop.processes import START_FAILED
 from shop.server.protocol import ShopProtocol
 from shop.server.serving import TICKS_PER_HEARTBEAT, server_config

@@ -15,7 +15,7 @@ from loadtests.torture.plan import Draw, Fault, Injection, touches
 from loadtests.torture.testbed import Testbed
 from shop.auth import Actor
 from shop.errors import NotFound, SaleStateConflict
-from shop.isolation import SERVER_ERRORS
+from shop.failure_isolation import SERVER_ERRORS
 from shop.ledger import client as ledger
 from shop.ledger.keys import LedgerKeys, ledger_keys
 from shop.orders.poison import quarantine

@@ -18,12 +18,12 @@ from shop.audit.invariants import Position, sentences_of, violations
 from shop.audit.live import repository
 from shop.audit.live.repository import Watched
 from shop.audit.live.snapshot import Snapshot, evidence, of_full_pass, take_snapshot
-from shop.audit.live.stopping import count, stop_sale
+from shop.audit.live.stop_sale import count, stop_sale
 from shop.audit.service import pass_fully
 from shop.database import Database
 from shop.errors import NotReady, SaleNotFound, SaleStateConflict
+from shop.failure_isolation import SERVER_ERRORS, Isolation, is_transient
 from shop.faults import fault_point
-from shop.isolation import SERVER_ERRORS, Isolation, is_transient
 from shop.ledger import loading
 from shop.sales import repository as sales
 from shop.sales.loading import FIRST_EPOCH, LedgerLost, require_agreement, require_entry_at_watermark

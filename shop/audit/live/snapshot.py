@@ -15,7 +15,7 @@ from shop.audit.live import repository
 from shop.audit.reading import MovedOn, read_ledger
 from shop.audit.service import FullPass
 from shop.database import Database, see_one_moment
-from shop.isolation import is_transient
+from shop.failure_isolation import is_transient
 from shop.sales import repository as sales
 from shop.sales.incidents import repository as recoveries
 from shop.sales.models import Sale

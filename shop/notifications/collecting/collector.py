@@ -18,7 +18,7 @@ from typing import NamedTuple
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.database import Database
-from shop.isolation import Isolation, is_transient
+from shop.failure_isolation import Isolation, is_transient
 from shop.notifications.collecting import repository
 from shop.notifications.collecting.happenings import Happening, Listeners, listeners_of, notification_rows
 from shop.notifications.collecting.repository import Bounds

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
 
-from shop.isolation import Isolation
+from shop.failure_isolation import Isolation
 from shop.notifications.collecting.repository import BoughtLine
 from shop.notifications.kinds import Kind, Sink
 from shop.orders.models import Order

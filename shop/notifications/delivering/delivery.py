@@ -16,8 +16,8 @@ import structlog
 
 from shop import metrics
 from shop.database import DATABASE_ERRORS, Database
+from shop.failure_isolation import Isolation, is_transient
 from shop.faults import fault_point
-from shop.isolation import Isolation, is_transient
 from shop.notifications.addresses import Resolve, resolve
 from shop.notifications.delivering import repository
 from shop.notifications.delivering.mail import MailChannel

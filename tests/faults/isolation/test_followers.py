@@ -10,8 +10,8 @@ import redis.asyncio as aioredis
 from shop.app.directory import follow_directory, follow_latches
 from shop.database import Database, after_commit
 from shop.ledger.receipts import Signer
-from shop.orders.following import OrderReader
 from shop.orders.models import Order
+from shop.orders.order_stream import OrderReader
 from shop.rate_limit import RateLimiter, rate_limiter
 from shop.sales.controller import Controller
 from shop.seckill.registry import Registry

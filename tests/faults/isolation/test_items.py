@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 from structlog.typing import EventDict
 
-from shop.isolation import Isolation
+from shop.failure_isolation import Isolation
 from shop.redis import NotSent
 from shop.settings import Settings
 from shop.stopping import Backoff, supervise
@@ -105,7 +105,7 @@ async def test_of_a_batch_only_the_items_that_fail_are_missing(
 async def test_an_item_that_is_gone_is_forgotten(
     isolation: Isolation, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shop.isolation.FORGET_SECONDS", 0.01)
+    monkeypatch.setattr("shop.failure_isolation.FORGET_SECONDS", 0.01)
     await isolation.each("a", unless("a", [], ZeroDivisionError()))
 
     async def forgotten() -> bool:

@@ -8,7 +8,7 @@ import redis.asyncio as aioredis
 from sqlalchemy import select, update
 
 from shop.database import Database
-from shop.isolation import Isolation
+from shop.failure_isolation import Isolation
 from shop.ledger.keys import ledger_keys
 from shop.orders.expiry import expire_due
 from shop.orders.models import Order, OrderLine, OrderStatus

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import text, update
 
 from shop.database import Database
-from shop.isolation import Isolation
+from shop.failure_isolation import Isolation
 from shop.notifications.collecting.collector import collect
 from shop.notifications.kinds import Kind
 from shop.notifications.models import Notification

@@ -9,7 +9,7 @@ import pytest
 import redis.asyncio as aioredis
 
 from shop.errors import Overloaded, RateLimited
-from shop.order_changes import CHANNEL, IDS_PER_MESSAGE_MAX, Announcer, Changes
+from shop.order_news import CHANNEL, IDS_PER_MESSAGE_MAX, Announcer, Changes
 from shop.redis import connect
 from shop.settings import Settings
 from tests.harness import wait_until
@@ -190,7 +190,7 @@ async def test_a_silent_redis_is_asked_whether_it_is_still_there(
     redis: aioredis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A quiet subscription lasts; the answers keep it."""
-    monkeypatch.setattr("shop.order_changes.SILENCE_SECONDS_MAX", 0.02)
+    monkeypatch.setattr("shop.order_news.SILENCE_SECONDS_MAX", 0.02)
     others = {client["id"] for client in await redis.client_list(_type="pubsub")}
 
     async def asked() -> bool:

@@ -8,11 +8,11 @@ from uuid import UUID, uuid4
 import pytest
 
 from shop.database import Database
-from shop.order_changes import Announcer, Changes
+from shop.order_news import Announcer, Changes
 from shop.orders.announcing import ANNOUNCER
-from shop.orders.following import OrderReader, stream
 from shop.orders.life import By, move
 from shop.orders.models import OrderStatus
+from shop.orders.order_stream import OrderReader, stream
 from shop.orders.schemas import OrderRead
 from tests.api.answers import problem_of
 from tests.api.orders import cancel, read, recording_held_up, until_released

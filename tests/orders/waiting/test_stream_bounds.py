@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from shop.order_changes import Announcer
+from shop.order_news import Announcer
 from shop.orders import repository
 from tests.api.answers import problem_of
 from tests.api.orders import read

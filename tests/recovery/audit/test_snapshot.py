@@ -8,7 +8,7 @@ import redis.asyncio as aioredis
 
 from shop.audit.live.auditor import Auditor
 from shop.audit.live.snapshot import take_snapshot
-from shop.audit.live.stopping import stop_sale
+from shop.audit.live.stop_sale import stop_sale
 from shop.database import Database
 from shop.ledger.keys import ledger_keys
 from shop.orders import repository as orders

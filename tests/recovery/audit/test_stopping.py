@@ -3,7 +3,7 @@
 import pytest
 
 from shop.audit.live.snapshot import take_snapshot
-from shop.audit.live.stopping import stop_sale
+from shop.audit.live.stop_sale import stop_sale
 from shop.database import UNAVAILABLE_ERRORS, Database
 from shop.ledger.client import read_state
 from shop.ledger.keys import ledger_keys

@@ -14,7 +14,7 @@ import pytest
 from uvicorn.lifespan.on import LifespanOn
 
 from shop.app.factory import create_app
-from shop.listening import listen
+from shop.listening_sockets import listen
 from shop.server.serving import ShopServer, server_config
 from shop.stopping import CLOSING_SECONDS
 from tests.harness import Shop, wait_until

@@ -9,11 +9,11 @@ from shop.app.heartbeat import send_heartbeats
 from shop.app.state import AppState
 from shop.clock import watch_clock
 from shop.kept_connections import keep_connections
-from shop.orders.following import poll_orders
+from shop.orders.order_stream import poll_orders
 from shop.pool_sizes import FOLLOWERS_POOL_MAX
 from shop.server.connections import Connections
 from shop.stopping import Backoff, cancel_and_wait, supervise
-from shop.users.following import follow_revocations
+from shop.users.revocation_feed import follow_revocations
 
 FIRST_READ_SECONDS_MAX = 5.0
 FOLLOWERS_END_SECONDS = 0.5

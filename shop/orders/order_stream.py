@@ -16,8 +16,8 @@ from fastapi.sse import format_sse_event
 from shop import metrics
 from shop.batching import Coalescer
 from shop.database import Database, see_one_moment
-from shop.isolation import SERVER_ERRORS, Isolation, is_transient
-from shop.order_changes import Changes, Listener
+from shop.failure_isolation import SERVER_ERRORS, Isolation, is_transient
+from shop.order_news import Changes, Listener
 from shop.orders import repository
 from shop.orders.models import OrderStatus
 from shop.orders.schemas import OrderRead

@@ -13,7 +13,7 @@ import pytest
 
 from loadtests.crowd.record import CrowdRecord, percentile, read_record, summarize, write_record
 from loadtests.crowd.shoppers import Progress, RushPlan, rush, shoppers_of
-from tests.commands.endpoint import (
+from tests.loadtests.endpoint import (
     SOLD_OUT,
     Answer,
     Request,

@@ -6,7 +6,7 @@ from loadtests.client.answers import RESERVED
 from loadtests.crowd.record import Attempt
 from loadtests.judge.promises import are_unique, promises
 from loadtests.judge.retries import Retries, retry
-from tests.commands.endpoint import Endpoint, Script, answer, endpoint, in_turn, refusal, replayed
+from tests.loadtests.endpoint import Endpoint, Script, answer, endpoint, in_turn, refusal, replayed
 
 FIRST, SECOND = str(uuid4()), str(uuid4())
 

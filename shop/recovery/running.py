@@ -7,8 +7,8 @@ import structlog
 
 from shop import metrics
 from shop.auth import CONTROLLER
-from shop.installation import is_own
-from shop.isolation import SERVER_ERRORS, Isolation
+from shop.failure_isolation import SERVER_ERRORS, Isolation
+from shop.ledger_owner import is_own
 from shop.recovery import repository
 from shop.recovery.honouring import honour_claims
 from shop.recovery.steps import Overtaken, Tools, lease, run_step

@@ -15,8 +15,8 @@ from shop.audit.invariants import sentences_of
 from shop.audit.live import repository
 from shop.audit.live.snapshot import Snapshot, evidence
 from shop.database import Database
+from shop.failure_isolation import SERVER_ERRORS
 from shop.faults import fault_point
-from shop.isolation import SERVER_ERRORS
 from shop.ledger import loading
 from shop.settings import Settings
 

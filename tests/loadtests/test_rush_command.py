@@ -12,7 +12,7 @@ import pytest
 
 from loadtests.crowd.record import read_record
 from loadtests.crowd.rush import read_tokens
-from tests.commands.endpoint import Script, endpoint, in_turn, refusal, reserved, selling, until
+from tests.loadtests.endpoint import Script, endpoint, in_turn, refusal, reserved, selling, until
 
 
 def test_a_line_of_the_token_file_that_is_something_else_is_named(tmp_path: Path) -> None:
