@@ -65,5 +65,5 @@ def _read_headers(scope: Scope) -> tuple[str, int]:
 
 def _route(scope: Scope) -> str:
     """The template of the route, never the path: labels must not grow with what clients send."""
-    route = scope.get("shop.route") or getattr(scope.get("route"), "path_format", None)
+    route = getattr(scope.get("route"), "path_format", None)
     return route if isinstance(route, str) else UNMATCHED

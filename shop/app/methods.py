@@ -9,8 +9,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 OF_FILES = {"GET"}
-# What the routing leaves in the scope, for those who count by route.
-ROUTING = ("route", "shop.route")
 
 
 def allowed_methods(scope: Scope, routes: Iterable[BaseRoute]) -> list[str]:
@@ -64,4 +62,5 @@ class Methods:
         try:
             await self._app(as_get, receive_until_answered, send_head)
         finally:
-            scope.update({name: as_get[name] for name in ROUTING if name in as_get})
+            if "route" in as_get:  # The routing leaves it there for those who count by route.
+                scope["route"] = as_get["route"]

@@ -1,6 +1,6 @@
 """What every purchase is checked for, once, before anybody is asked: media type, buyer, quantity and key."""
 
-from typing import NamedTuple
+import msgspec
 
 from shop.auth import Revocations, TokenVerifier
 from shop.errors import Unauthorized
@@ -8,7 +8,7 @@ from shop.idempotency.keys import parse_key
 from shop.seckill.requests import PurchaseHeaders, parse_body, require_json
 
 
-class Wish(NamedTuple):
+class Wish(msgspec.Struct, frozen=True, gc=False):
     """A well-formed purchase: so many units for this buyer, and the key by which a repeat is the same purchase."""
 
     user_id: str

@@ -93,7 +93,6 @@ class PurchaseLane:
         except AskPostgres as reason:
             if isinstance(reason, RolledBack):
                 self._registry.rolled_back.add((sale_id, reason.epoch))
-            scope["shop.route"] = ROUTE
             await self._app(scope, replay(body, receive), send)
             return
         except ClientGone:

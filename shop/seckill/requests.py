@@ -4,7 +4,7 @@ import itertools
 import os
 import re
 from functools import lru_cache
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -38,7 +38,7 @@ class ClientGone(Exception):
     """The client closed the connection before its request was complete."""
 
 
-class PurchaseHeaders(NamedTuple):
+class PurchaseHeaders(msgspec.Struct, frozen=True, gc=False):
     """The values of a purchase's headers as they came; None for one that is not there."""
 
     authorization: bytes

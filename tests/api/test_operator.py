@@ -204,6 +204,8 @@ async def test_the_metrics_count_by_route_template_and_by_outcome(shop: Shop) ->
     assert {"/v1/products/{product_id}", "/v1/seckill/sales/{sale_id}/orders", UNMATCHED} <= {
         labels["route"] for labels in requests
     }
+    # What the lane has handed on, because it sells no such sale.
+    assert {"method": "POST", "route": "/v1/seckill/sales/{sale_id}/orders", "status": "404"} in requests
     assert {
         labels["route"] for labels in (sample.labels for sample in found["shop_http_request_duration_seconds"])
     } <= (templates)
