@@ -54,6 +54,7 @@ PATIENCE = {
     "limiter_timeout_seconds": 10.0,
     "cache_load_wait_seconds": 10.0,
     "database_pool_wait_seconds": 10.0,
+    "not_recorded_wait_seconds": 5.0,
 }
 
 # Nothing here speaks TLS, and to read the authorities for each client costs more than most of what it asks.

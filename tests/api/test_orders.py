@@ -226,7 +226,7 @@ async def test_cancelling_twice_or_at_once_is_the_same_as_once(shop: Shop) -> No
 
 
 async def test_an_order_that_is_not_recorded_yet_cannot_be_cancelled_yet(shop: Shop) -> None:
-    """503 after a wait of at most a second, and nothing was done: the retry cancels it."""
+    """503 after a wait, and nothing was done: the retry cancels it."""
     sale = await shop.open_sale(units=5)
     user = new_user_id()
     async with recording_held_up(shop, sale):
