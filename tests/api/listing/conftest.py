@@ -12,7 +12,7 @@ from tests.conftest import settings_of
 ROWS = 20_000
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 async def many(servers: EmbeddedServers, template_database: str) -> AsyncIterator[Database]:
     """The database, which no test changes."""
     settings = settings_of(servers, database="many", redis_number=0, template=template_database)
