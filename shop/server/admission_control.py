@@ -8,18 +8,16 @@ admitted leave the loop idle.
 import asyncio
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shop.errors import Overloaded
 from shop.server.admission import Admission
 from shop.server.back_pressure import BackPressure
+from shop.server.connection import Connection
 from shop.server.connection_cap import ConnectionCap
 from shop.server.gate import OverloadGate
 from shop.server.heads import answer_head
 from shop.server.sending import alone
-
-if TYPE_CHECKING:
-    from shop.server.protocol import ShopProtocol
 
 # A loop iteration that is so short has had nothing else to do; and so long new purchases wait for one at most.
 IDLE_ITERATION_SECONDS, DEFERRED_SECONDS_MAX = 0.001, 0.1
@@ -38,37 +36,37 @@ class AdmissionControl:
         self._cap = cap
         self._gate = gate
         self._back_pressure = back_pressure
-        self._deferred: dict[ShopProtocol, bytes] = {}
+        self._deferred: dict[Connection, bytes] = {}
         self._checked_at = self._handled_at = 0.0
         self._own_headers: list[tuple[bytes, bytes]] | None = None
         self._refusal_start = b""
 
-    def refusal(self, connection: "ShopProtocol", scope: dict[str, Any], *, keep_alive: bool) -> bytes | None:
+    def refusal(self, connection: Connection, scope: dict[str, Any], *, keep_alive: bool) -> bytes | None:
         """The answer to a request that is not even begun, because the process has too much to do; None for others."""
         refusal = self._cap.refusal(connection, scope)
         if refusal is None:
             refusal = self._admission.admit(scope)
         return None if refusal is None else self._whole(connection, refusal, keep_alive=keep_alive)
 
-    def refusal_unparsed(self, connection: "ShopProtocol", data: bytes) -> bytes | None:
+    def refusal_unparsed(self, connection: Connection, data: bytes) -> bytes | None:
         """The same for what may be a whole purchase, on an idle connection."""
         refusal = self._admission.admit_unparsed(data)
         return None if refusal is None else self._whole(connection, refusal, keep_alive=True)
 
-    def _whole(self, connection: "ShopProtocol", refusal: bytes, *, keep_alive: bool) -> bytes:
+    def _whole(self, connection: Connection, refusal: bytes, *, keep_alive: bool) -> bytes:
         own = connection.server_state.default_headers
         if own is not self._own_headers:  # It is a new list each second.
             self._own_headers, self._refusal_start = own, answer_head(Overloaded.status, own, ())
         return self._refusal_start + (b"" if keep_alive else b"connection: close\r\n") + refusal
 
-    def refused(self, connection: "ShopProtocol") -> None:
+    def refused(self, connection: Connection) -> None:
         """A request was refused, and its connection stays: it is parked while saturated, else new ones are deferred."""
         if not self._back_pressure.refused(connection) and not self.deferring:
             self.deferring = True
             self._checked_at = self._handled_at = time.monotonic()
             connection.loop.call_soon(self._handle_deferred)
 
-    def defers(self, connection: "ShopProtocol", data: bytes) -> bool:
+    def defers(self, connection: Connection, data: bytes) -> bool:
         """Whether this is a purchase, or goes on with one, that is deferred until the loop has nothing else to do."""
         before = self._deferred.get(connection)
         if before is None:
@@ -82,7 +80,7 @@ class AdmissionControl:
             self._deferred[connection] = before + data
         return True
 
-    def lost(self, connection: "ShopProtocol") -> None:
+    def lost(self, connection: Connection) -> None:
         """Forget a connection."""
         self._deferred.pop(connection, None)
 

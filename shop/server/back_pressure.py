@@ -9,14 +9,12 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from shop.server.connection import Connection
 from shop.server.gate import OverloadGate
 from shop.server.sending import alone
 from shop.server.states import CLOSED
-
-if TYPE_CHECKING:
-    from shop.server.protocol import ShopProtocol
 
 RESUME_SECONDS = 0.005
 EXTRA_MIN, EXTRA_MAX = 4, 1024
@@ -31,23 +29,23 @@ class BackPressure:
         """A connection is parked after an answer to a request that `is_bulk`, and after each refusal."""
         self._gate = gate
         self._is_bulk = is_bulk
-        self._parked: OrderedDict[ShopProtocol, None] = OrderedDict()
+        self._parked: OrderedDict[Connection, None] = OrderedDict()
         self._saturated = False
         self._answers = 0
         self._seen_at = self._seen_cpu = 0.0
         self._extra = EXTRA_MIN
 
-    def opened(self, connection: "ShopProtocol") -> None:
+    def opened(self, connection: Connection) -> None:
         """While saturated, a new connection is parked."""
         if self._saturated:
             # Not at once: uvloop begins to read when this has returned, whatever was paused before.
             connection.loop.call_soon(self._park, connection)
 
-    def lost(self, connection: "ShopProtocol") -> None:
+    def lost(self, connection: Connection) -> None:
         """Forget a connection."""
         self._parked.pop(connection, None)
 
-    def refused(self, connection: "ShopProtocol") -> bool:
+    def refused(self, connection: Connection) -> bool:
         """A request was refused. Whether its connection is parked now, because the process is saturated."""
         self._extra = EXTRA_MIN
         if not self._saturated and self._gate.saturated:
@@ -58,7 +56,7 @@ class BackPressure:
             self._park(connection)
         return self._saturated
 
-    def parks(self, connection: "ShopProtocol", scope: dict[str, Any]) -> bool:
+    def parks(self, connection: Connection, scope: dict[str, Any]) -> bool:
         """Whether this connection, whose request was answered, is parked now."""
         self._answers += 1
         if not self._saturated or not self._is_bulk(scope):
@@ -66,7 +64,7 @@ class BackPressure:
         self._park(connection)
         return True
 
-    def _park(self, connection: "ShopProtocol") -> None:
+    def _park(self, connection: Connection) -> None:
         if connection.state is not CLOSED:
             connection.pause_reading()
             self._parked[connection] = None

@@ -7,18 +7,15 @@ answered if it asks whether the process is alive or ready, and refused with 503 
 
 from collections import Counter
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from shop.client_addresses import counted_as
 from shop.errors import Overloaded
 from shop.server.answers import CONTENT_TYPE_PROBLEM, PreparedProblem
+from shop.server.connection import Connection, TimeLimits
 from shop.server.heads import NO_HOST
-from shop.server.time_limits import TimeLimits
 from shop.settings import Settings
-
-if TYPE_CHECKING:
-    from shop.server.protocol import ShopProtocol
 
 PROBES = frozenset({"/livez", "/readyz"})
 # A client sends its request with the connection, or soon after. Proxies keep an idle one for less than the second.
@@ -40,8 +37,8 @@ class ConnectionCap:
         self._idle_limits = TimeLimits(settings.request_seconds_max, idle_seconds)
         self._unused_limits = TimeLimits(settings.request_seconds_max, UNUSED_SECONDS)
         self._of_address: Counter[str] = Counter()
-        self._open: dict[ShopProtocol, None] = {}
-        self._beyond_cap: dict[ShopProtocol, None] = {}
+        self._open: dict[Connection, None] = {}
+        self._beyond_cap: dict[Connection, None] = {}
         self._counted = lru_cache(ADDRESSES_REMEMBERED)(self._counted_as)
         self._closed_at = 0.0
 
@@ -66,13 +63,13 @@ class ConnectionCap:
             if not self._of_address[address]:
                 del self._of_address[address]
 
-    def opened(self, connection: "ShopProtocol") -> None:
+    def opened(self, connection: Connection) -> None:
         """Count a connection as open."""
         self._open[connection] = None
         if len(self._open) > self.limit:
             self._beyond_cap[connection] = None
 
-    def closed(self, connection: "ShopProtocol") -> None:
+    def closed(self, connection: Connection) -> None:
         """A connection is closed: the first one beyond the cap is within it now."""
         if connection not in self._open:
             return
@@ -83,7 +80,7 @@ class ConnectionCap:
         elif self._beyond_cap:
             del self._beyond_cap[next(iter(self._beyond_cap))]
 
-    def refusal(self, connection: "ShopProtocol", scope: dict[str, Any]) -> bytes | None:
+    def refusal(self, connection: Connection, scope: dict[str, Any]) -> bytes | None:
         """The refusal to a request beyond the cap, without the server's own head; None for a probe."""
         if not self._beyond_cap or connection not in self._beyond_cap or scope["path"] in PROBES:
             return None

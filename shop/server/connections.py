@@ -2,19 +2,16 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from shop.server.admission import Admission
 from shop.server.admission_control import AdmissionControl
 from shop.server.back_pressure import BackPressure
+from shop.server.connection import Connection, TimeLimits
 from shop.server.connection_cap import ConnectionCap
 from shop.server.gate import OverloadGate
 from shop.server.sending import Outbox
-from shop.server.time_limits import TimeLimits, cut_late
+from shop.server.time_limits import cut_late
 from shop.settings import Settings
-
-if TYPE_CHECKING:
-    from shop.server.protocol import ShopProtocol
 
 STATE = "connections"
 
@@ -35,15 +32,15 @@ class Connections:
         self.stopping = False
         self._on_stop = on_stop
         self._limits = TimeLimits(settings.request_seconds_max, settings.keep_alive_seconds)
-        self._open: set[ShopProtocol] = set()
+        self._open: set[Connection] = set()
 
-    def opened(self, connection: "ShopProtocol") -> None:
+    def opened(self, connection: Connection) -> None:
         """Add a new connection."""
         self._open.add(connection)
         self.cap.opened(connection)
         self.back_pressure.opened(connection)
 
-    def lost(self, connection: "ShopProtocol") -> None:
+    def lost(self, connection: Connection) -> None:
         """Forget a connection."""
         self._open.discard(connection)
         self.cap.closed(connection)

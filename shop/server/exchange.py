@@ -1,19 +1,17 @@
 """One request and its answer on a connection, as ASGI sees them."""
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import structlog
 from starlette.types import ASGIApp, Message
 
 from shop.errors import ShopError
+from shop.server.admission_control import AdmissionControl
 from shop.server.answers import Answer, refusal
+from shop.server.connection import Connection
 from shop.server.heads import answer_head
-
-if TYPE_CHECKING:
-    from shop.server.admission_control import AdmissionControl
-    from shop.server.protocol import ShopProtocol
 
 UNREAD_BYTES_MAX = 64 * 1024
 BODILESS = frozenset({204, 304})
@@ -48,7 +46,7 @@ class Exchange:
         "scope",
     )
 
-    def __init__(self, connection: "ShopProtocol", scope: dict[str, Any], *, keep_alive: bool, admitted: bool) -> None:
+    def __init__(self, connection: Connection, scope: dict[str, Any], *, keep_alive: bool, admitted: bool) -> None:
         """One that is not `admitted` has others before it: the admission is asked when its answer is the next one."""
         self.scope = scope
         self.keep_alive = keep_alive
@@ -67,7 +65,7 @@ class Exchange:
         self._chunked = False
         self._left: int | None = 0
 
-    def start(self, app: ASGIApp, admission: "AdmissionControl") -> None:
+    def start(self, app: ASGIApp, admission: AdmissionControl) -> None:
         """Refuse it, or answer with what the admission says; else let the application answer, in a task."""
         connection = self._connection
         if not self.ready or self._task is not None:
@@ -77,7 +75,7 @@ class Exchange:
             if refused is not None:
                 self._complete = True
                 connection.write(refused)
-                connection.answered(self)
+                connection.answered(self.scope, self.keep_alive)
                 return
         answer = None
         if not self._more_body and connection.writable is None:
@@ -158,7 +156,7 @@ class Exchange:
         self._begin(status, headers)
         self._write(b"" if self.scope["method"] == "HEAD" else body)
         self._complete = True
-        self._connection.answered(self)
+        self._connection.answered(self.scope, self.keep_alive)
 
     async def receive(self) -> Message:
         while not (self._disconnected or self._complete):
@@ -190,7 +188,7 @@ class Exchange:
         if not more_body:
             self._complete = True
             self._wake()
-            self._connection.answered(self)
+            self._connection.answered(self.scope, self.keep_alive)
 
     def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         bodiless = self.scope["method"] == "HEAD" or status in BODILESS

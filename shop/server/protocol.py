@@ -15,19 +15,18 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from shop.errors import BadRequest, HeadTooLarge, RequestTimeout, ShopError
+from shop.server.connection import Connection, TimeLimits
 from shop.server.connections import STATE, Connections
 from shop.server.exchange import Exchange
 from shop.server.heads import HEAD_BYTES_MAX, Head, problem_answer
-from shop.server.sending import SendingProtocol
 from shop.server.states import BODY, CLOSED, DISCARDING, DRAINING, HEAD, IDLE, LINGERING, State
-from shop.server.time_limits import TimeLimits
 
 PIPELINED_MAX = 16
 # A stopping server answers what comes this long on a connection that was idle, so that it is not closed on a request.
 LAST_REQUEST_SECONDS = 0.5
 
 
-class ShopProtocol(SendingProtocol):
+class ShopProtocol(Connection):
     """A connection; its unanswered requests are `exchanges`, the oldest first, and only that one runs."""
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
@@ -36,8 +35,6 @@ class ShopProtocol(SendingProtocol):
         super().__init__(asyncio.get_running_loop(), self._connections.outbox)
         self.app = config.loaded_app
         self.server_state = server_state
-        # The address that it is counted for: of a peer that has reset the connection, the socket knows none any more.
-        self.accepted_from: str | None = None
         self.state: State = IDLE
         self.exchanges: deque[Exchange] = deque()
         # The one of the exchanges whose body comes, in the state BODY.
@@ -81,7 +78,6 @@ class ShopProtocol(SendingProtocol):
             self.receive(data)
 
     def receive(self, data: bytes) -> None:
-        """Read what has come."""
         if self.state >= DRAINING:
             return
         gate = self._connections.gate
@@ -181,17 +177,16 @@ class ShopProtocol(SendingProtocol):
             self._since = self.loop.time()
             self.transport.resume_reading()
 
-    def answered(self, exchange: Exchange) -> None:
-        """Go on after an answer is complete."""
+    def answered(self, scope: dict[str, Any], keep_alive: bool) -> None:
         self.exchanges.popleft()
         self._since = self.loop.time()
-        if not exchange.keep_alive:
+        if not keep_alive:
             self.close()
         elif self.exchanges:
             self._start_oldest()  # Which may answer it, and come back here for the next one.
             if self.exchanges and not self.exchanges[0].ready:
                 self.resume_reading()
-        elif not self._connections.back_pressure.parks(self, exchange.scope):
+        elif not self._connections.back_pressure.parks(self, scope):
             self.resume_reading()
 
     # What the server and `Connections` call.
@@ -206,7 +201,6 @@ class ShopProtocol(SendingProtocol):
             self.loop.call_later(LAST_REQUEST_SECONDS, self._close_if_idle)
 
     def cut_if_late(self, now: float, limits: TimeLimits) -> None:
-        """Refuse a request that takes too long to come; close a connection that nobody uses, or reads."""
         self.abort_if_unread(now)
         if self._reading_paused or self.state >= DRAINING:
             return
@@ -244,7 +238,6 @@ class ShopProtocol(SendingProtocol):
 
     @property
     def idle(self) -> bool:
-        """Whether the next byte begins a request that may be answered."""
         return self.state is IDLE and not self.exchanges and not self._connections.stopping
 
     def _refuses(self, scope: dict[str, Any], *, keep_alive: bool) -> bool:

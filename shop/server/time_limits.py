@@ -3,25 +3,15 @@
 import asyncio
 from collections.abc import Collection
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
 
+from shop.server.connection import Connection, TimeLimits
 from shop.server.sending import alone
 from shop.stopping import sleep_or_stop
-
-if TYPE_CHECKING:
-    from shop.server.protocol import ShopProtocol
 
 SWEEPS_PER_LIMIT, SWEPT_AT_ONCE = 10, 64
 
 
-class TimeLimits(NamedTuple):
-    """The seconds in which a request must be here, and those that a connection may be idle."""
-
-    request_seconds: float
-    idle_seconds: float
-
-
-async def cut_late(connections: "Collection[ShopProtocol]", limits: TimeLimits, stopping: asyncio.Event) -> None:
+async def cut_late(connections: Collection[Connection], limits: TimeLimits, stopping: asyncio.Event) -> None:
     """Cut what is too slow, and what nobody uses, until `stopping` is set."""
     loop = asyncio.get_running_loop()
     while not stopping.is_set():
