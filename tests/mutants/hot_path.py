@@ -23,14 +23,20 @@ MUTANTS = (
         "        self.transport.close()\n",
         f"{OF_SENDING}::test_a_connection_that_ends_sends_what_was_written_first",
     ),
-    breaks(
+    # Only both together: an error of one connection is its own alone.
+    Mutant(
         "gone_connection_stops_the_others",
         "One client who hangs up takes the answers of all others along.",
-        SENDING,
-        "        if data and not self.transport.is_closing():\n            self.transport.write(data)\n",
-        "        if data:\n            if self.transport.is_closing():\n"
-        "                raise ConnectionError\n            self.transport.write(data)\n",
-        OF_SENDING,
+        (
+            Edit(
+                SENDING,
+                "        if data and not self.transport.is_closing():\n            self.transport.write(data)\n",
+                "        if data:\n            if self.transport.is_closing():\n"
+                "                raise ConnectionError\n            self.transport.write(data)\n",
+            ),
+            Edit(SENDING, "            alone(connection, connection.flush)\n", "            connection.flush()\n"),
+        ),
+        (OF_SENDING,),
     ),
     breaks(
         "endless_answer_is_kept",
