@@ -6,6 +6,8 @@ the shop keeps; the ledger has what is derived from it, written by the controlle
 """
 
 import hashlib
+import time
+from weakref import WeakKeyDictionary
 
 import redis.asyncio as aioredis
 from sqlalchemy import text
@@ -19,6 +21,11 @@ ADVICE = (
     "restore the database that it belongs to, or name another, empty Redis with SHOP_REDIS_URL; only when nobody needs"
     " that ledger any more, empty this one with FLUSHDB"
 )
+# A database keeps its name; but behind the same address there may be another one, some time.
+NAME_SECONDS = 5.0
+
+# The name of each database, and until when it is taken for the same.
+_names: WeakKeyDictionary[Database, tuple[str, float]] = WeakKeyDictionary()
 
 
 async def installation(session: AsyncSession) -> str | None:
@@ -36,17 +43,25 @@ async def owner_of_ledger(client: aioredis.Redis) -> str | None:
 async def is_foreign(database: Database, client: aioredis.Redis) -> bool:
     """Whether another database's shop uses this Redis."""
     owner = await owner_of_ledger(client)
-    if owner is None:
-        return False
-    async with database.transaction() as session:
-        return await installation(session) not in (None, owner)
+    return owner is not None and not await _is_of(database, owner)
 
 
 async def is_own(database: Database, client: aioredis.Redis) -> bool:
     """Whether this database's shop has claimed this Redis: only then may anything be recorded from it."""
-    owner = await owner_of_ledger(client)
+    return await _is_of(database, await owner_of_ledger(client))
+
+
+async def _is_of(database: Database, owner: str | None) -> bool:
+    """Whether the owner is this database's shop, or the database has no schema. It is asked again before a "no"."""
+    name, until = _names.get(database, (None, 0.0))
+    if owner is not None and owner == name and time.monotonic() < until:
+        return True
+    until = time.monotonic() + NAME_SECONDS
     async with database.transaction() as session:
-        return await installation(session) in (None, owner)
+        name = await installation(session)
+    if name is not None:
+        _names[database] = (name, until)
+    return name in (None, owner)
 
 
 async def claim_ledger(database: Database, client: aioredis.Redis) -> None:

@@ -11,20 +11,20 @@ import gc
 import inspect
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import redis.asyncio as aioredis
 import structlog
-from sqlalchemy import func, text, update
+from sqlalchemy import text
 
 from shop.database import Base, Database
 from shop.embedded import EmbeddedServers, embedded_servers
 from shop.logs import StandardError
 from shop.migrating import migrate
-from shop.orders.models import Order
 from shop.redis import connect, load_scripts
-from shop.sales.models import Sale, SaleStatus
 from shop.settings import Settings
 from tests.harness import LOGINS, PATIENCE, Shop, create_database, running_shop
 from tests.processes import copy_of
@@ -50,6 +50,40 @@ _numbers = itertools.count(1)
 # Whose each number of the shared Valkey is: beside the ledger of another database a shop would load nothing.
 # The running shop has 0, and leaves it empty after each file; so have shops whose Valkey is their own.
 _databases: dict[int, str] = {}
+
+
+@dataclass
+class Schedule:
+    """What is known of the order of the tests."""
+
+    next: pytest.Item | None = None
+
+
+_schedule = Schedule()
+
+
+class KeptShop:
+    """A running shop that outlives the files that use it one after the other: to start one costs a second."""
+
+    def __init__(self) -> None:
+        self._stack = AsyncExitStack()
+        self._shop: Shop | None = None
+
+    async def started(self, settings: Settings) -> Shop:
+        """The shop; it is started if it does not run."""
+        if self._shop is None:
+            self._shop = await self._stack.enter_async_context(running_shop(settings))
+        return self._shop
+
+    async def stop(self) -> None:
+        """Stop it, if it runs, and leave its Valkey as empty as it was."""
+        shop, self._shop = self._shop, None
+        if shop is not None:
+            await self._stack.aclose()
+            # Not before: its worker would take a ledger that is gone for a lost one, and begin to recover the sale.
+            client = connect(shop.settings.redis_url, shop.settings)
+            await client.flushdb()
+            await client.aclose(close_connection_pool=True)
 
 
 def pytest_configure() -> None:
@@ -170,31 +204,40 @@ async def redis(settings: Settings, request: pytest.FixtureRequest) -> AsyncIter
     await client.aclose(close_connection_pool=True)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(nextitem: pytest.Item | None) -> None:
+    """Remember which test is the next one."""
+    _schedule.next = nextitem
+
+
+@pytest.fixture(scope="session")
+async def kept_shop() -> AsyncIterator[KeptShop]:
+    """The running shop, or nothing yet, for all files."""
+    kept = KeptShop()
+    yield kept
+    await kept.stop()
+
+
 @pytest.fixture(scope="module")
-async def live_shop(live_settings: Settings) -> AsyncIterator[Shop]:
+async def live_shop(live_settings: Settings, kept_shop: KeptShop) -> AsyncIterator[Shop]:
     """The running shop: the API on a real socket, and a worker, in this process.
 
-    It begins anew with each file, and without the sales of the file before: hundreds of them cost time that no test is
-    about.
+    It is stopped before a file that does not use it: one that nobody uses takes a tenth of a core.
     """
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
-    async with running_shop(live_settings) as running:
-        yield running
-    # Its worker has stopped: it would take a ledger that is gone for a lost one, and begin to recover the sale.
-    database = Database(live_settings, application_name="shop-tests")
-    client = connect(live_settings.redis_url, live_settings)
-    async with database.transaction() as session:
-        await session.execute(update(Sale).values(status=SaleStatus.SETTLED))
-        await session.execute(update(Order).where(Order.closed_at.is_not(None)).values(released_at=func.now()))
-    await client.flushdb()
-    await database.close()
-    await client.aclose(close_connection_pool=True)
+    shop = await kept_shop.started(live_settings)
+    yield shop
+    await shop.forget_sales()
+    if _schedule.next is None or "live_shop" not in getattr(_schedule.next, "fixturenames", ()):
+        await kept_shop.stop()
 
 
 @pytest.fixture
-def shop(live_shop: Shop) -> Shop:
-    """The running shop."""
-    return live_shop
+async def shop(live_shop: Shop) -> AsyncIterator[Shop]:
+    """The running shop, which forgets the sales of a test when it is over."""
+    opened = len(live_shop.opened)
+    yield live_shop
+    await live_shop.forget_sales(since=opened)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import httpx
 import redis.asyncio as aioredis
+from sqlalchemy import ColumnElement, func, select, true, update
 
 from loadtests.torture.slowdown import Slowdown
 from shop.app.factory import create_app
@@ -26,13 +27,15 @@ from shop.auth import Actor, issue_token
 from shop.database import Database
 from shop.ledger import client as ledger
 from shop.listening_sockets import listen, port_of
+from shop.orders.models import Order
 from shop.products import repository as products
 from shop.products.models import Product
-from shop.redis import connect
+from shop.redis import ScriptsNotLoaded, connect
 from shop.redis_users import Logins
 from shop.sales import repository as sales
 from shop.sales import service
-from shop.sales.models import Sale
+from shop.sales.loading import load
+from shop.sales.models import Sale, SaleStatus
 from shop.sales.schemas import SaleCreate
 from shop.server.serving import ShopServer, server_config
 from shop.settings import Settings
@@ -40,6 +43,8 @@ from shop.worker import running_worker
 
 DEADLINE_SECONDS = 30.0
 POLL_SECONDS = 0.01
+# A process learns of a sale four times a second, and to ask whether it has is dear.
+LOADED_POLL_SECONDS = 0.04
 PROBE_SECONDS = 0.015  # what the probe of `Slowdown` takes on a machine of two idle cores
 SLOWDOWN_MAX = 4.0
 SOLD_OUT_SECONDS_MAX = 1.0  # how long a process may say "sold out" after units came back; five times its bound
@@ -55,6 +60,7 @@ PATIENCE = {
     "cache_load_wait_seconds": 10.0,
     "database_pool_wait_seconds": 10.0,
     "not_recorded_wait_seconds": 5.0,
+    "heartbeat_seconds": 1.0,
 }
 
 # Nothing here speaks TLS, and to read the authorities for each client costs more than most of what it asks.
@@ -68,7 +74,11 @@ class OutOfTime(AssertionError):
 
 
 async def wait_until(
-    condition: Callable[[], Awaitable[Any]], *, within: float = DEADLINE_SECONDS, reason: str = "the condition"
+    condition: Callable[[], Awaitable[Any]],
+    *,
+    within: float = DEADLINE_SECONDS,
+    every: float = POLL_SECONDS,
+    reason: str = "the condition",
 ) -> Any:
     """The first true value of a condition. Raises OutOfTime when it does not come within the deadline.
 
@@ -84,7 +94,7 @@ async def wait_until(
             allowed = within * slowdown()
             if clock.time() - started > allowed:
                 raise OutOfTime(f"{reason} did not come true within {allowed:.1f} s; last value {value!r}")
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(every)
 
 
 def slowdown() -> float:
@@ -133,6 +143,21 @@ class Shop:
     redis: aioredis.Redis
     base_url: str
     clients: list[httpx.AsyncClient] = field(default_factory=list)
+    opened: list[int] = field(default_factory=list)
+    """The sales that were put on sale, and are to be forgotten."""
+
+    async def forget_sales(self, *, since: int | None = None) -> None:
+        """Let nobody look after the sales any more that were opened since then, or after any: each costs its share."""
+        if since is not None and len(self.opened) <= since:
+            return
+        chosen: ColumnElement[bool] = true() if since is None else Sale.id.in_(self.opened[since:])
+        del self.opened[since or 0 :]
+        alive = select(Sale.id).where(chosen, Sale.status != SaleStatus.SETTLED).order_by(Sale.id).with_for_update()
+        async with self.database.transaction() as session:
+            forgotten = list(await session.scalars(alive))
+            owed = Order.sale_id.in_(forgotten), Order.closed_at.is_not(None), Order.released_at.is_(None)
+            await session.execute(update(Order).where(*owed).values(released_at=func.now()))
+            await session.execute(update(Sale).where(Sale.id.in_(forgotten)).values(status=SaleStatus.SETTLED))
 
     async def client(self) -> httpx.AsyncClient:
         """An HTTP client of this shop's API, closed with the shop."""
@@ -197,6 +222,9 @@ class Shop:
         sale = await self.draft_sale(**wishes)
         async with self.database.transaction() as session:
             sale = await service.schedule(session, TESTER, sale.id)
+        self.opened.append(sale.id)
+        with suppress(ScriptsNotLoaded):  # The controller of a worker that has just started loads them, and the sale.
+            await load(self.database, self.redis, sale, self.settings)
         await self.until_loaded(sale)
         return sale
 
@@ -209,7 +237,7 @@ class Shop:
             code = answer.json().get("code")
             return code not in {"not_ready", "not_found"} and "witness" in answer.json()
 
-        await wait_until(known, reason=f"sale {sale.id} is loaded")
+        await wait_until(known, every=LOADED_POLL_SECONDS, reason=f"sale {sale.id} is loaded")
 
     @staticmethod
     def purchase_path(sale: Sale) -> str:

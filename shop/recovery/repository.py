@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, distinct, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, distinct, func, literal, select, tuple_, union_all, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.ledger.client import LedgerOrder
@@ -14,6 +15,14 @@ from shop.orders.models import Order
 from shop.sales.incidents.models import ClaimOutcome, Recovery, RecoveryAnswer, RecoveryClaim
 from shop.sales.models import LedgerRow, Sale
 from shop.sales.repository import ALIVE
+
+
+class Need(StrEnum):
+    """What a recovery has to do for a sale."""
+
+    RECOVERY = "recovery"  # It is not finished.
+    CLAIMS = "claims"  # Some came after it.
+    RESTORE = "restore"  # Units are held back for receipts that nobody can show any more.
 
 
 class Unpersisted(NamedTuple):
@@ -141,19 +150,15 @@ async def pending(session: AsyncSession, sale_id: int, *, before_epoch: int, lim
     return (await session.execute(query)).scalars().all()
 
 
-async def sales_with_late_claims(session: AsyncSession) -> Sequence[int]:
-    """Sales with claims of an earlier epoch that came after the recovery."""
-    query = (
-        select(Sale.id)
+async def sales_in_need(session: AsyncSession, *, window_seconds: int) -> Sequence[tuple[int, Need]]:
+    """Each sale that a recovery has work with, and what work; receipts are honoured for `window_seconds` after it."""
+    unfinished = select(Recovery.sale_id, _named(Need.RECOVERY)).where(Recovery.finished_at.is_(None))
+    late_claims = (
+        select(Sale.id, _named(Need.CLAIMS))
         .join(RecoveryClaim, RecoveryClaim.sale_id == Sale.id)
         .where(Sale.status.in_(ALIVE), RecoveryClaim.outcome.is_(None), RecoveryClaim.epoch < Sale.epoch)
         .distinct()
     )
-    return (await session.execute(query)).scalars().all()
-
-
-async def sales_to_restore(session: AsyncSession, *, window_seconds: int) -> Sequence[int]:
-    """Sales that hold units back for receipts that nobody can show any more."""
     in_window = (
         select(Recovery.n)
         .where(
@@ -162,5 +167,10 @@ async def sales_to_restore(session: AsyncSession, *, window_seconds: int) -> Seq
         )
         .exists()
     )
-    query = select(Sale.id).where(Sale.status.in_(ALIVE), Sale.held_back > 0, ~in_window)
-    return (await session.execute(query)).scalars().all()
+    held_back = select(Sale.id, _named(Need.RESTORE)).where(Sale.status.in_(ALIVE), Sale.held_back > 0, ~in_window)
+    found = await session.execute(union_all(unfinished, late_claims, held_back))
+    return [(sale_id, Need(need)) for sale_id, need in found]
+
+
+def _named(need: Need) -> ColumnElement[str]:
+    return literal(need.value).label("need")

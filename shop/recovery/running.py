@@ -1,6 +1,7 @@
 """Find what is to be recovered, and do it: one task for each sale, in every worker."""
 
 import asyncio
+import time
 from functools import partial
 
 import structlog
@@ -11,6 +12,7 @@ from shop.failure_isolation import SERVER_ERRORS, Isolation
 from shop.ledger_owner import is_own
 from shop.recovery import repository
 from shop.recovery.honouring import honour_claims
+from shop.recovery.repository import Need
 from shop.recovery.steps import Overtaken, Tools, lease, run_step
 from shop.sales import repository as sales
 from shop.sales import service
@@ -24,6 +26,7 @@ from shop.stopping import cancel_and_wait, sleep_or_stop
 
 SALES_AT_ONCE = 4  # of one worker: each builds a ledger, which keeps Redis and Postgres busy
 POLL_SECONDS = 0.1
+COUNT_SECONDS = 2.0  # between two counts of what was lost, for the metrics
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +34,7 @@ log = structlog.get_logger(__name__)
 async def follow_recoveries(tools: Tools, stopping: asyncio.Event) -> None:
     """Recover whatever must be recovered, until `stopping` is set."""
     running: dict[int, asyncio.Task[None]] = {}
+    count_at = 0.0
     slots = asyncio.Semaphore(SALES_AT_ONCE)
     isolation = Isolation("recoveries", tools.settings)
     while not stopping.is_set():
@@ -40,6 +44,9 @@ async def follow_recoveries(tools: Tools, stopping: asyncio.Event) -> None:
             for sale_id in (await _sales_in_need(tools) if own else set()) - running.keys():
                 attend = partial(_attend, tools, sale_id, slots, stopping)
                 running[sale_id] = asyncio.create_task(isolation.attempt(sale_id, attend, None))
+            if time.monotonic() >= count_at:
+                count_at = time.monotonic() + COUNT_SECONDS
+                await _count_losses(tools)
         except SERVER_ERRORS as error:
             log.warning("recoveries_not_read", reason=repr(error)[:200])
         await sleep_or_stop(stopping, tools.settings.controller_interval_seconds)
@@ -48,12 +55,14 @@ async def follow_recoveries(tools: Tools, stopping: asyncio.Event) -> None:
 
 async def _sales_in_need(tools: Tools) -> set[int]:
     async with tools.database.transaction() as session:
-        unfinished = await recoveries.sales_unfinished(session)
-        late = await repository.sales_with_late_claims(session)
-        restore = await repository.sales_to_restore(session, window_seconds=tools.settings.receipt_window_seconds)
+        needs = await repository.sales_in_need(session, window_seconds=tools.settings.receipt_window_seconds)
+    metrics.RECOVERIES_UNFINISHED.set(sum(need is Need.RECOVERY for _, need in needs))
+    return {sale_id for sale_id, _ in needs}
+
+
+async def _count_losses(tools: Tools) -> None:
+    async with tools.database.transaction() as session:
         metrics.PROMISES_LOST.set(await recoveries.lost_at_most(session))
-    metrics.RECOVERIES_UNFINISHED.set(len(unfinished))
-    return {*unfinished, *late, *restore}
 
 
 async def _attend(tools: Tools, sale_id: int, slots: asyncio.Semaphore, stopping: asyncio.Event) -> None:
@@ -98,14 +107,13 @@ async def _after_recovery(tools: Tools, sale_id: int) -> None:
         if await recoveries.unfinished(session, sale_id) is not None:
             return
         sale = await sales.find(session, sale_id)
-        late = sale_id in await repository.sales_with_late_claims(session)
-        restore = sale_id in await repository.sales_to_restore(session, window_seconds=window_seconds)
+        needs = await repository.sales_in_need(session, window_seconds=window_seconds)
     if sale is None:
         return
     try:
-        if late:
+        if (sale_id, Need.CLAIMS) in needs:
             await honour_claims(tools.database, tools.client, sale, tools.settings)
-        elif restore:
+        elif (sale_id, Need.RESTORE) in needs:
             await _restore(tools, sale)
     except (LedgerLost, ChangeOutOfOrder) as lost:
         await demand_recovery(tools.database, tools.client, sale, str(lost), may_load=True)

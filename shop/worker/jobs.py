@@ -6,7 +6,7 @@ again by arq.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple
@@ -34,6 +34,8 @@ TICK_EXPIRES = timedelta(seconds=JOB_SECONDS_MAX)
 # Not 0, which arq takes for a job that is over.
 LONG_AGO = datetime(1970, 1, 2, tzinfo=UTC)
 
+RUN_DUE = "run_due"
+
 log = structlog.get_logger(__name__)
 
 Job = Callable[[Context], Coroutine[Any, Any, None]]
@@ -45,15 +47,6 @@ class Tick(NamedTuple):
     name: str
     job: Job
     every_seconds: float
-
-    @property
-    def function(self) -> Function:
-        """The job as arq calls it; `ctx["shop"]` is the worker's context."""
-
-        async def run(ctx: dict[str, Any]) -> None:
-            await _run(self, ctx["shop"])
-
-        return func(run, name=self.name, timeout=JOB_SECONDS_MAX, max_tries=1, keep_result=0)
 
 
 def ticks() -> list[Tick]:
@@ -73,19 +66,33 @@ def ticks() -> list[Tick]:
     ]
 
 
+def function() -> Function:
+    """What arq runs: `run_due`."""
+    return func(run_due, name=RUN_DUE, timeout=JOB_SECONDS_MAX, max_tries=1, keep_result=0)
+
+
 async def keep_ticking(queue: ArqRedis, context: Context) -> None:
     """Enqueue each job whenever it is due, until the worker stops. Raises what says that Redis is away.
 
-    The first run of each comes at once. What was missed, by a process that stood still, is not made up for.
+    The first run of each comes at once. What was missed, by a process that stood still, is not made up for. Jobs that
+    are due together are one job of arq: it goes to Redis ten times for each, whatever the job does.
     """
     clock = asyncio.get_running_loop().time
     due = {tick: clock() for tick in ticks()}
     while not context.stopping.is_set():
-        for tick in [tick for tick, at in due.items() if at <= clock()]:
-            if tick.name not in context.running:
-                await queue.enqueue_job(tick.name, _defer_until=LONG_AGO, _expires=TICK_EXPIRES)
-            due[tick] = max(due[tick] + tick.every_seconds, clock())
+        now = clock()
+        begun = [tick for tick, at in due.items() if at <= now]
+        names = [tick.name for tick in begun if tick.name not in context.running]
+        if names:
+            await queue.enqueue_job(RUN_DUE, names, _defer_until=LONG_AGO, _expires=TICK_EXPIRES)
+        due.update({tick: max(due[tick] + tick.every_seconds, now) for tick in begun})
         await sleep_or_stop(context.stopping, max(min(due.values()) - clock(), 0))
+
+
+async def run_due(ctx: dict[str, Any], names: Sequence[str]) -> None:
+    """Run these jobs side by side; none stops another. A name that is not known is another release's."""
+    context: Context = ctx["shop"]
+    await asyncio.gather(*(_run(tick, context) for tick in ticks() if tick.name in names))
 
 
 async def _run(tick: Tick, context: Context) -> None:

@@ -30,7 +30,7 @@ from shop.sales.controller import Controller
 from shop.settings import Settings
 from shop.stopping import Backoff, cancel_and_wait, sleep_or_stop, supervise
 from shop.worker.context import Context
-from shop.worker.jobs import JOB_SECONDS_MAX, keep_ticking, ticks
+from shop.worker.jobs import JOB_SECONDS_MAX, function, keep_ticking
 
 QUEUE = "shop:jobs"
 
@@ -99,7 +99,7 @@ async def _close_arq(worker: Worker, running: "asyncio.Future[None]", seconds: f
 def _arq_worker(context: Context) -> Worker:
     pool = connect(context.settings.side_redis_url, context.settings).connection_pool
     return Worker(
-        functions=[tick.function for tick in ticks()],
+        functions=[function()],
         redis_pool=ArqRedis(connection_pool=pool, job_serializer=msgspec.json.encode, default_queue_name=QUEUE),
         queue_name=QUEUE,
         ctx={"shop": context},

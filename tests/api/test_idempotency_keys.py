@@ -15,7 +15,7 @@ from shop.idempotency.models import IdempotencyKey
 from shop.idempotency.service import Answer, Asked, fingerprint, forget_old, once
 from shop.settings import Settings
 from shop.worker import Context
-from shop.worker.jobs import ticks
+from shop.worker.jobs import run_due
 from tests.harness import wait_until
 from tests.processes import copy_of
 
@@ -175,9 +175,8 @@ async def test_the_worker_forgets_old_keys_by_itself(database: Database, setting
     await ask(database, asked("old"), 1)
     await age(database, "old", days=100)
     context = Context.connect(settings)
-    [tick] = [tick for tick in ticks() if tick.name == "forget_keys"]
 
-    await tick.function.coroutine({"shop": context})
+    await run_due({"shop": context}, ["forget_keys"])
 
     assert await kept(database) == set()
     await context.close()

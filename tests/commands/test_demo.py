@@ -96,13 +96,13 @@ async def test_late_buyers_are_told_so_and_one_wrong_balance_makes_the_status_1(
     # The worker's audit would close the sale before the demo has come to its proof.
     variables = {**ANY_PORT, "SHOP_AUDIT_INTERVAL_SECONDS": "3600"}
     demo, output, errors = start(directory, "demo", "--exit", "--json", *size, TMPDIR=str(directory), **variables)
-    await wait_until(partial(lied, demo, directory), within=DEMO_SECONDS, reason="the tables are there")
+    await wait_until(partial(lied, demo, directory), within=DEMO_SECONDS, every=0.05, reason="the tables are there")
 
     async def buyers() -> psutil.Process | None:
         assert demo.poll() is None, errors.read_text()
         return next((each for each in family(demo.pid) if runs("loadtests.crowd.customers", each)), None)
 
-    stopped = await wait_until(buyers, within=DEMO_SECONDS, reason="the buyers come")
+    stopped = await wait_until(buyers, within=DEMO_SECONDS, every=0.05, reason="the buyers come")
     stopped.suspend()
     try:
         await until_expired(directory, units=10)
@@ -127,7 +127,7 @@ async def test_a_demo_that_is_killed_takes_everything_along(directory: Path) -> 
         processes = family(demo.pid)
         return processes if any(runs("loadtests.crowd.rush", process) for process in processes) else []
 
-    processes = await wait_until(crowd, within=DEMO_SECONDS, reason="the crowd is there")
+    processes = await wait_until(crowd, within=DEMO_SECONDS, every=0.05, reason="the crowd is there")
     assert len(processes) >= 6
 
     demo.send_signal(signal.SIGKILL)

@@ -190,7 +190,8 @@ async def test_five_workers_and_two_auditors_at_once_repair_a_sale_once(
     async with own_shop(fresh_settings, tmp_path) as own:
         shop = own.shop
         for number in range(WORKERS):
-            own.processes.start_worker(f"worker-{number}")
+            # Together they may have fewer connections than the tests' Postgres has.
+            own.processes.start_worker(f"worker-{number}", SHOP_WORKER_POOL_MAX="4")
         sale = await shop.open_sale(units=60)
         crowd = Crowd(shop, sale)
         async with auditing(shop, sale), auditing(shop, sale):

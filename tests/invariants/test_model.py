@@ -14,7 +14,7 @@ from shop.settings import Settings
 from tests.invariants.machine import STEPS_PER_SALE, play
 from tests.invariants.world import CrashingDatabase, World
 
-STEPS = 3_000
+STEPS = 2_000
 SALES_MORE = 55  # many end early
 
 
@@ -40,7 +40,7 @@ def world(fresh_settings: Settings, loop: asyncio.AbstractEventLoop) -> Iterator
 def test_whatever_happens_in_any_order_the_sale_is_what_the_model_says(
     world: World, loop: asyncio.AbstractEventLoop
 ) -> None:
-    """3,000 steps, after each of which I1–I5 hold for the model, and the shop is as the model."""
+    """2,000 steps, after each of which I1–I5 hold for the model, and the shop is as the model."""
     steps = play(world, loop, sales=STEPS // STEPS_PER_SALE + SALES_MORE)
 
     assert steps >= STEPS

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+import redis.asyncio as aioredis
+from sqlalchemy import event, text
 
 from shop.database import Database
 from shop.embedded import ValkeyServer
-from shop.ledger_owner import FOREIGN, KEY
+from shop.ledger_owner import FOREIGN, KEY, claim_ledger, is_foreign, is_own
 from shop.redis import connect
 from shop.sales import service
 from shop.settings import Settings
@@ -35,6 +36,28 @@ async def everything(valkey: ValkeyServer, settings: Settings) -> dict[bytes, by
     found = {key: await client.dump(key) for key in await client.keys("shop:*{*")}
     await client.aclose(close_connection_pool=True)
     return found
+
+
+async def test_a_database_keeps_its_name_for_a_moment_and_is_asked_again_before_a_ledger_is_foreign(
+    fresh_settings: Settings, redis: aioredis.Redis
+) -> None:
+    """Several loops ask four times a second; behind the same address there may be another database."""
+    database = Database(fresh_settings, application_name="a-test")
+    asked: list[str] = []
+    event.listen(database.engine.sync_engine, "before_cursor_execute", lambda *found: asked.append(found[2]))
+    await claim_ledger(database, redis)
+    assert await is_own(database, redis)
+    asked.clear()
+
+    assert (await is_foreign(database, redis), await is_own(database, redis), asked) == (False, True, [])
+
+    await redis.set(KEY, "another's")
+    assert (await is_foreign(database, redis), await is_own(database, redis), len(asked)) == (True, False, 2)
+    await give_salt(fresh_settings)
+    await redis.delete(KEY)
+    await claim_ledger(database, redis)
+    assert (await is_foreign(database, redis), await is_own(database, redis)) == (False, True)
+    await database.close()
 
 
 @pytest.mark.parametrize("marked", [True, False], ids=["claimed", "of an older release"])

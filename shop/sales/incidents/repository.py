@@ -94,12 +94,6 @@ async def lease(session: AsyncSession, sale_id: int, worker_id: UUID, *, lease_s
     return leased.scalar_one_or_none()
 
 
-async def sales_unfinished(session: AsyncSession) -> Sequence[int]:
-    """The sales whose recoveries are under way."""
-    query = select(Recovery.sale_id).where(Recovery.finished_at.is_(None)).order_by(Recovery.sale_id)
-    return (await session.execute(query)).scalars().all()
-
-
 async def advance(session: AsyncSession, recovery: Recovery, to: RecoveryStep, **values: Any) -> bool:
     """Write the next step; False when somebody else has done so."""
     if to is RecoveryStep.DONE:
