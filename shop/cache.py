@@ -13,7 +13,7 @@ import random
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
@@ -73,6 +73,8 @@ class Cache:
     """
 
     def __init__(self, redis: aioredis.Redis, settings: Settings) -> None:
+        # Told of each invalidation by this process when it is done.
+        self.invalidated: Callable[[Sequence[str]], None] = lambda _: None
         self._redis = redis
         self._ttl_seconds = settings.cache_ttl_seconds
         self._absent_ttl_seconds = settings.cache_absent_ttl_seconds
@@ -132,6 +134,7 @@ class Cache:
         except REDIS_ERRORS as error:
             _ERROR.inc()
             _log.warning("cache_not_invalidated", keys=keys, error=repr(error))
+        self.invalidated(keys)
 
     async def _is_absent(self, name: str, exists: Exists) -> bool:
         """Whether there is no such thing, by the process's memory or by asking once for all who ask now.

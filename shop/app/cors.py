@@ -1,5 +1,6 @@
 """Which pages of other origins may use the API, and what they may send and see."""
 
+import asyncio
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -7,9 +8,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shop.app.admission import AppAdmission
 from shop.app.problems import problem_response
 from shop.errors import OriginRefused
-from shop.seckill.admission import PurchaseAdmission
 from shop.seckill.requests import REQUEST_ID
 from shop.server.answers import Answer
 from shop.settings import Settings
@@ -28,7 +29,9 @@ ALLOWED_HEADERS = [
     "X-Request-Id",
 ]
 EXPOSED_HEADERS = [
+    "Age",
     "Allow",
+    "Date",
     "ETag",
     "Idempotency-Replayed",
     "Link",
@@ -85,9 +88,9 @@ class Cors(CORSMiddleware):
 
 
 class CorsAdmission:
-    """The admission of purchases, with what pages of other origins may see of its refusals and its answers."""
+    """The admission of the application, with what pages of other origins may see of its refusals and its answers."""
 
-    def __init__(self, admission: PurchaseAdmission, cors: Cors) -> None:
+    def __init__(self, admission: AppAdmission, cors: Cors) -> None:
         self.bulk_start = admission.bulk_start
         self.is_bulk = admission.is_bulk
         self._admission = admission
@@ -103,8 +106,19 @@ class CorsAdmission:
         """None where there may be an Origin: that is for a parser."""
         return None if b"\norigin" in data.lower() else self._admission.admit_unparsed(data)
 
-    def answer(self, scope: Scope, body: bytes) -> Answer | None:
+    def answer(self, scope: Scope, body: bytes) -> "Answer | asyncio.Future[Answer] | None":
         """See `shop.server.admission.Admission`."""
-        if (answer := self._admission.answer(scope, body)) is None:
-            return None
+        found = self._admission.answer(scope, body)
+        if found is None or isinstance(found, Answer):
+            return None if found is None else self._with_headers(scope, found)
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def tell(done: "asyncio.Future[Answer]") -> None:
+            if not answer.done():
+                answer.set_result(self._with_headers(scope, done.result()))
+
+        found.add_done_callback(tell)
+        return answer
+
+    def _with_headers(self, scope: Scope, answer: Answer) -> Answer:
         return answer._replace(headers=[*answer.headers, *self._cors.answer_headers(scope)])

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import redis.asyncio as aioredis
@@ -71,11 +72,14 @@ async def follow_directory(
         await sleep_or_stop(stopping, settings.directory_poll_seconds)
 
 
-async def follow_latches(registry: Registry, tally: Tally, settings: Settings, stopping: asyncio.Event) -> None:
-    """Re-open the latches of sales that have units again, and show what the lane has counted; until `stopping`."""
+async def follow_latches(
+    registry: Registry, tallies: Sequence[Tally], settings: Settings, stopping: asyncio.Event
+) -> None:
+    """Re-open the latches of sales that have units again, and show what was counted; until `stopping`."""
     isolation = Isolation("latches", settings)
     while not stopping.is_set():
-        tally.flush()
+        for tally in tallies:
+            tally.flush()
         # A copy: a sale may be adopted while a poll waits.
         await isolation.each(registry.groups, lambda group: group.latch.poll(), key=lambda group: group.sale.sale_id)
         await sleep_or_stop(stopping, settings.latch_poll_seconds)

@@ -24,6 +24,7 @@ import shop.support.trail.router
 import shop.users.listing.router
 import shop.users.router
 from shop.app import document, operator, problems
+from shop.app.admission import AppAdmission
 from shop.app.context import RequestContext
 from shop.app.cors import Cors, CorsAdmission
 from shop.app.followers import following
@@ -125,9 +126,8 @@ def _connections(state: AppState, checker: Checker, request_ids: RequestIds, cor
     admission = PurchaseAdmission(
         registry=state.registry, gate=gate, checker=checker, request_ids=request_ids, tally=state.tally
     )
-    return Connections(
-        settings, CorsAdmission(admission, cors) if cors else admission, gate, on_stop=state.changes.stop
-    )
+    whole = AppAdmission(admission, state.pages)
+    return Connections(settings, CorsAdmission(whole, cors) if cors else whole, gate, on_stop=state.changes.stop)
 
 
 def _fastapi(lifespan: Lifespan) -> FastAPI:

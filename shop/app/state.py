@@ -1,5 +1,6 @@
 """What one application holds: connected here, closed here, and put where its routers find what they need."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import redis.asyncio as aioredis
@@ -21,12 +22,17 @@ from shop.payments.gateway import Gateway, HttpGateway
 from shop.payments.order_payments import PaymentsOfOrders
 from shop.payments.router import GATEWAY
 from shop.pool_sizes import FOLLOWERS_POOL_MAX
+from shop.products.service import product_of
+from shop.public_pages.admission import PublicPages
+from shop.public_pages.memory import PageMemory
+from shop.public_pages.reading import PRODUCT, PRODUCTS, PageReader
 from shop.rate_limit import RateLimiter, rate_limiter
 from shop.redis import connect
 from shop.request_session import DATABASE, LEDGER
 from shop.seckill.lane import ROUTE
 from shop.seckill.polls import Polls
 from shop.seckill.registry import Registry
+from shop.seckill.requests import RequestIds
 from shop.seckill.tally import Tally
 from shop.settings import Settings
 from shop.support.explaining.router import EXPLAIN_LIMITER
@@ -57,6 +63,7 @@ class AppState:
     verifier: TokenVerifier
     revocations: Revocations
     cache: Cache
+    pages: PublicPages
     order_reader: OrderReader
     sign_in_limiters: SignInLimiters
     purchase_limiter: RateLimiter
@@ -76,6 +83,7 @@ class AppState:
         announcer, changes = Announcer(side, settings), Changes(subscription, settings)
         info = {ANNOUNCER: announcer, PAYMENTS: PaymentsOfOrders()}
         database = Database(settings, application_name="shop-api", info=info)
+        cache = Cache(side, settings)
         revocations = Revocations()
         revocations.told = changes.wake_accounts
         return cls(
@@ -91,7 +99,8 @@ class AppState:
             passwords=Passwords(settings),
             verifier=TokenVerifier(settings),
             revocations=revocations,
-            cache=Cache(side, settings),
+            cache=cache,
+            pages=_pages(database, cache, settings),
             order_reader=OrderReader(database, settings),
             sign_in_limiters=sign_in_limiters(side, settings),
             purchase_limiter=_purchase_limiter(side, settings),
@@ -122,7 +131,8 @@ class AppState:
     async def close(self) -> None:
         """Tell what is left to tell, then close every connection."""
         await self.announcer.close()
-        self.tally.flush()
+        for tally in (self.tally, *self.pages.tallies):
+            tally.flush()
         self.passwords.close()
         await self.database.close()
         await self.followers_database.close()
@@ -135,3 +145,19 @@ def _purchase_limiter(redis: aioredis.Redis, settings: Settings) -> RateLimiter:
     return rate_limiter(
         redis, settings, name="buy", rate_per_second=settings.purchase_rate_per_second, burst=settings.purchase_burst
     )
+
+
+def _pages(database: Database, cache: Cache, settings: Settings) -> PublicPages:
+    memory = PageMemory(
+        PageReader(database, cache).read,
+        pages_max=settings.public_pages_max,
+        stale_seconds_max=settings.public_page_stale_seconds_max,
+    )
+
+    def forget(keys: Sequence[str]) -> None:
+        for key in keys:
+            product_id = product_of(key)
+            memory.forget(PRODUCTS if product_id is None else PRODUCT, product_id)
+
+    cache.invalidated = forget
+    return PublicPages(memory, RequestIds())

@@ -39,7 +39,7 @@ from shop.errors import (
     UnsupportedMediaType,
     UserBlocked,
 )
-from shop.http_headers import headers
+from shop.http_headers import headers, matches
 from shop.idempotency.keys import parse_key
 from shop.idempotency.requests import NeededKey, OptionalKey
 from shop.json_bodies import JsonRoute
@@ -249,7 +249,7 @@ async def read_order(
     await see_one_moment(session)
     if if_none_match is not None:
         found = await repository.versions(session, [order_id], buyer.user_id)
-        if found and versions.matches(if_none_match, tag := versions.etag_of(found[order_id])):
+        if found and matches(if_none_match, tag := versions.etag_of(found[order_id])):
             return Response(status_code=304, headers={**REVALIDATED, "ETag": tag})
     ledger, polls = LEDGER.of(request), POLLS.of(request)
     if receipt is None:
@@ -266,7 +266,7 @@ async def read_order(
             settings=SETTINGS.of(request),
         )
     headers = {**REVALIDATED, "ETag": versions.etag(order)}
-    if if_none_match is not None and versions.matches(if_none_match, headers["ETag"]):
+    if if_none_match is not None and matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(order.model_dump_json(), media_type="application/json", headers=headers)
 

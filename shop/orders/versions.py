@@ -11,7 +11,6 @@ import re
 from shop.orders.schemas import OrderRead
 
 EVENT_ID = re.compile(r"[0-9]{1,9}")
-ENTITY_TAG = re.compile(r'(?:W/)?("[!#-~]*")')
 
 
 def version_of(order: OrderRead) -> int:
@@ -27,11 +26,6 @@ def etag(order: OrderRead) -> str:
 def etag_of(version: int) -> str:
     """The entity tag of a recorded order; weak, because the bytes of the same state may differ."""
     return f'W/"{version}"'
-
-
-def matches(if_none_match: str, tag: str) -> bool:
-    """Whether an `If-None-Match` names this tag, by the weak comparison of RFC 9110 that it asks for."""
-    return if_none_match.strip() == "*" or tag.removeprefix("W/") in ENTITY_TAG.findall(if_none_match)
 
 
 def last_seen(last_event_id: str | None) -> int | None:

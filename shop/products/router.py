@@ -14,7 +14,7 @@ from shop.errors import (
     Unavailable,
     UnknownOutcome,
 )
-from shop.http_headers import headers
+from shop.http_headers import PUBLIC_PAGE, UNCHANGED, headers
 from shop.idempotency.requests import KEY_PROBLEMS, AskedDep, answer
 from shop.idempotency.service import once
 from shop.json_bodies import JsonRoute
@@ -38,7 +38,12 @@ StartingAfter = Annotated[WrittenId | None, Query(description="The last id of th
 router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
 
-@router.get("/products", tags=["products"], response_model=ProductPage, responses=problems(Invalid, Unavailable))
+@router.get(
+    "/products",
+    tags=["products"],
+    response_model=ProductPage,
+    responses={**UNCHANGED, **problems(Invalid, Unavailable)},
+)
 async def list_products(
     request: Request, cache: CacheDep, limit: Limit = 20, starting_after: StartingAfter = None
 ) -> Response:
@@ -51,7 +56,7 @@ async def list_products(
     "/products/{product_id}",
     tags=["products"],
     response_model=ProductRead,
-    responses=problems(ProductNotFound, Invalid, Unavailable),
+    responses={**PUBLIC_PAGE, **problems(ProductNotFound, Invalid, Unavailable)},
 )
 async def read_product(product_id: ProductId, request: Request, cache: CacheDep) -> Response:
     """One product of the catalogue."""

@@ -17,6 +17,7 @@ from shop.products.schemas import STOCK_MAX, ProductCreate, ProductPage, Product
 
 # One key for the first pages of every size, so that one invalidation drops them all.
 FIRST_PAGES = "products"
+PRODUCT_KEY = "product:"
 # What a client that names no size gets, and the largest.
 KEPT_SIZES = (20, 100)
 
@@ -127,8 +128,13 @@ def forget_after_commit(session: AsyncSession, cache: Cache, product_id: int) ->
     after_commit(session, partial(cache.invalidate, _key(product_id), FIRST_PAGES))
 
 
+def product_of(key: str) -> int | None:
+    """The product that a key of the cache is about; None for the key of the first pages."""
+    return None if key == FIRST_PAGES else int(key.removeprefix(PRODUCT_KEY))
+
+
 def _key(product_id: int) -> str:
-    return f"product:{product_id}"
+    return f"{PRODUCT_KEY}{product_id}"
 
 
 async def _load_product(database: Database, product_id: int) -> bytes | None:

@@ -19,6 +19,13 @@ def phase_of(sale: Sale, now: datetime) -> Phase:
     return "open" if now >= sale.starts_at else "scheduled"
 
 
+def changes_at(sale: Sale, now: datetime) -> datetime | None:
+    """When the phase changes by itself; None if it never does."""
+    if sale.status != SaleStatus.SCHEDULED:
+        return None
+    return min((at for at in (sale.starts_at, sale.ends_at) if at > now), default=None)
+
+
 def stock_band(sale: Sale) -> StockBand:
     """How much is left, coarsely: the exact number is nobody's business, and it would be old when read."""
     left = sale.units - sale.units_taken
@@ -28,7 +35,7 @@ def stock_band(sale: Sale) -> StockBand:
 
 
 def read(sale: Sale, now: datetime) -> SaleRead:
-    """The sale as the public sees it, with the server's time for countdowns."""
+    """The sale as the public sees it. What changes all the time, such as a countdown, its readers compute."""
     return SaleRead(
         id=sale.id,
         product_id=sale.product_id,
@@ -40,8 +47,6 @@ def read(sale: Sale, now: datetime) -> SaleRead:
         units_per_user=sale.units_per_user,
         starts_at=sale.starts_at,
         ends_at=sale.ends_at,
-        server_time=now,
-        seconds_to_start=max((sale.starts_at - now).total_seconds(), 0.0),
     )
 
 

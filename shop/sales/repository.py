@@ -14,6 +14,7 @@ from shop.sales.incidents.models import Recovery
 from shop.sales.models import ChangeKind, LedgerRow, Sale, SaleChange, SaleEpoch, SaleStatus
 
 ALIVE = (SaleStatus.SCHEDULED, SaleStatus.ENDED)
+PUBLIC = (*ALIVE, SaleStatus.SETTLED)
 
 
 def _readable(column: ColumnElement[Any]) -> ColumnElement[Any]:
@@ -85,6 +86,14 @@ async def find(session: AsyncSession, sale_id: int) -> Sale | None:
 async def read(session: AsyncSession, sale_id: int) -> Sale | None:
     """The sale, to read."""
     return (await session.execute(select(READABLE).where(READABLE.id == sale_id))).scalar_one_or_none()
+
+
+async def read_each(
+    session: AsyncSession, sale_ids: Collection[int], *, statuses: Sequence[SaleStatus]
+) -> dict[int, Sale]:
+    """Those of these sales that have one of these statuses, to read."""
+    query = select(READABLE).where(READABLE.id.in_(sale_ids), READABLE.status.in_(statuses))
+    return {sale.id: sale for sale in (await session.execute(query)).scalars()}
 
 
 async def lock(session: AsyncSession, sale_id: int) -> Sale | None:

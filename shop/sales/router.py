@@ -1,6 +1,7 @@
 """Sales over HTTP: the public list and detail, and the life of a sale for admins."""
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Annotated
 
 import structlog
@@ -15,6 +16,7 @@ from shop.errors import (
     ChangeRefused,
     Invalid,
     NotEnoughStock,
+    Overloaded,
     ProductNotFound,
     SaleNotFound,
     SaleStateConflict,
@@ -22,7 +24,7 @@ from shop.errors import (
     UnknownOutcome,
 )
 from shop.faults import fault_point
-from shop.http_headers import headers
+from shop.http_headers import PUBLIC_PAGE, UNCHANGED, headers
 from shop.idempotency.requests import KEY_PROBLEMS, REPLAYED, AskedDep
 from shop.json_bodies import JsonRoute
 from shop.ledger.order_ids import SALE_ID_MAX
@@ -32,7 +34,7 @@ from shop.request_session import DATABASE, LEDGER, SessionDep
 from shop.sales import phase, repository, service
 from shop.sales.changes import ChangeOutOfOrder, outcome_of
 from shop.sales.loading import load
-from shop.sales.models import Sale, SaleChange, SaleStatus
+from shop.sales.models import Sale, SaleChange
 from shop.sales.schemas import (
     ChangeRead,
     SaleAdminPage,
@@ -41,6 +43,7 @@ from shop.sales.schemas import (
     SalePage,
     SalePatch,
     SaleRead,
+    TimeRead,
     UnitsChange,
     WindowChange,
 )
@@ -48,7 +51,6 @@ from shop.sales.schemas import (
 SaleId = Annotated[int, Digits(1, SALE_ID_MAX, SaleNotFound), Path()]
 Cursor = Annotated[Annotated[int, Digits(1, SALE_ID_MAX)] | None, Query(description="The last id of the page before.")]
 
-PUBLIC = (SaleStatus.SCHEDULED, SaleStatus.ENDED, SaleStatus.SETTLED)
 WRITE = (*REFUSED_TO_OTHERS, *REFUSED_BODIES, SaleNotFound, SaleStateConflict)
 PENDING: Responses = {202: {"description": "Recorded; the ledger has not answered yet, and will.", "model": ChangeRead}}
 OF_A_CHANGE = {**PENDING, **problems(*WRITE, ChangeRefused, UnknownOutcome)}
@@ -58,25 +60,35 @@ router = APIRouter(prefix="/v1", route_class=JsonRoute)
 log = structlog.get_logger(__name__)
 
 
-@router.get("/seckill/sales", tags=["sales"], responses=problems(Invalid, Unavailable))
+@router.get("/seckill/sales", tags=["sales"], responses={**UNCHANGED, **problems(Invalid, Unavailable)})
 async def list_sales(
     request: Request, response: Response, session: SessionDep, limit: Limit = 20, starting_after: Cursor = None
 ) -> SalePage:
     """The sales, the newest first."""
-    sales = await repository.page(session, limit=limit + 1, starting_after=starting_after, statuses=PUBLIC)
+    sales = await repository.page(session, limit=limit + 1, starting_after=starting_after, statuses=repository.PUBLIC)
     now = await repository.database_time(session)
     page = SalePage(data=[phase.read(sale, now) for sale in sales[:limit]], has_more=len(sales) > limit)
     link_next(request, response, page.data[-1].id if page.has_more else None, limit=limit)
     return page
 
 
-@router.get("/seckill/sales/{sale_id}", tags=["sales"], responses=problems(SaleNotFound, Invalid, Unavailable))
+@router.get(
+    "/seckill/sales/{sale_id}",
+    tags=["sales"],
+    responses={**PUBLIC_PAGE, **problems(SaleNotFound, Invalid, Unavailable)},
+)
 async def read_sale(sale_id: SaleId, session: SessionDep) -> SaleRead:
-    """One sale, with the server's time for a countdown."""
+    """One sale. `GET /v1/time` has the server's time for a countdown to its start."""
     sale = await repository.read(session, sale_id)
-    if sale is None or sale.status not in PUBLIC:
+    if sale is None or sale.status not in repository.PUBLIC:
         raise SaleNotFound
     return phase.read(sale, await repository.database_time(session))
+
+
+@router.get("/time", tags=["sales"], responses=problems(Overloaded))
+async def read_time() -> TimeRead:
+    """The server's time, for countdowns."""
+    return TimeRead(server_time=datetime.now(UTC))
 
 
 @router.get("/admin/sales", tags=["admin"], responses=problems(*REFUSED_TO_OTHERS))

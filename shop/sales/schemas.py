@@ -145,8 +145,13 @@ class SaleRead(BaseModel):
     units_per_user: int
     starts_at: datetime
     ends_at: datetime
+
+
+class TimeRead(BaseModel):
+    """The time of the server that answers."""
+
+    object: Literal["time"] = "time"
     server_time: datetime
-    seconds_to_start: float
 
 
 class SalePage(BaseModel):

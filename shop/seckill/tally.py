@@ -15,12 +15,12 @@ class Tally:
     def __init__(self, method: str, route: str) -> None:
         self._method = method
         self._route = route
-        self._outcomes: Counter[tuple[int, str]] = Counter()
+        self._outcomes: Counter[tuple[int, str | None]] = Counter()
         self._buckets = [0] * (len(metrics.SECONDS) + 1)
         self._seconds = 0.0
 
-    def count(self, status: int, outcome: str, seconds: float | None = None) -> None:
-        """Note one answer: its status, what became of the purchase, and the time it took unless it took none."""
+    def count(self, status: int, outcome: str | None, seconds: float | None = None) -> None:
+        """Note one answer: its status, what became of the purchase if it was one, and its time unless it took none."""
         self._outcomes[status, outcome] += 1
         if seconds is None:
             return
@@ -33,7 +33,8 @@ class Tally:
         self._outcomes, self._buckets, self._seconds = Counter(), [0] * len(buckets), 0.0
         for (status, outcome), answers in outcomes.items():
             metrics.REQUESTS.labels(self._method, self._route, str(status)).inc(answers)
-            metrics.PURCHASES.labels(outcome).inc(answers)
+            if outcome is not None:
+                metrics.PURCHASES.labels(outcome).inc(answers)
         if outcomes:
             histogram = metrics.REQUEST_SECONDS.labels(self._method, self._route)
             metrics.add_observations(histogram, buckets, seconds)

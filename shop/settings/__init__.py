@@ -140,6 +140,10 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
     """Each time to live is varied by ± this share."""
     cache_load_wait_seconds: PositiveFloat = 2.0
     """How long a reader waits for another process that loads the same key."""
+    public_pages_max: PositiveInt = 4_096
+    """Public pages (sales, products, lists of them) that one process keeps in memory."""
+    public_page_stale_seconds_max: PositiveFloat = 60.0
+    """How old a public page may be while it cannot be read again; `Age` says how old it is."""
 
     # Idempotency keys of admins.
     idempotency_keep_hours: int = Field(48, ge=24)

@@ -16,7 +16,9 @@ from tests.processes import copy_of
 
 ORIGIN = "https://shop.example"
 EXPOSED = {
+    "age",
     "allow",
+    "date",
     "etag",
     "idempotency-replayed",
     "link",

@@ -17,6 +17,7 @@ PUBLIC = {
     "GET /v1/products/{product_id}",
     "GET /v1/seckill/sales",
     "GET /v1/seckill/sales/{sale_id}",
+    "GET /v1/time",
     "GET /version",
     "POST /v1/auth/token",
     "POST /v1/payments/webhook",

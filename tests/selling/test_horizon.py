@@ -61,7 +61,7 @@ async def test_a_sale_until_the_horizon_sells_as_any_other(shop: Shop) -> None:
     client = await shop.client()
     seen = (await client.get(f"/v1/seckill/sales/{sale.id}")).json()
     order = (await client.get(f"/v1/orders/{order_id}", headers=shop.headers(user))).json()
-    assert (seen["phase"], seen["seconds_to_start"], seen["ends_at"][:4]) == ("open", 0, "8999")
+    assert (seen["phase"], seen["ends_at"][:4]) == ("open", "8999")
     assert datetime.fromisoformat(order["expires_at"]) < datetime.now(UTC) + timedelta(hours=1)
     assert (await shop.audit(sale)).balanced
     assert (await shop.change(sale, "close")).json()["outcome"] == "applied"

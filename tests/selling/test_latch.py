@@ -263,6 +263,6 @@ async def test_a_sale_may_be_adopted_while_the_latches_are_polled(
 
     monkeypatch.setattr(first.latch, "poll", learn_meanwhile)
 
-    await follow_latches(registry, Tally("POST", "/"), settings, stopping)
+    await follow_latches(registry, [Tally("POST", "/")], settings, stopping)
 
     assert (registry.epoch_of(1), registry.epoch_of(2)) == (1, 1)

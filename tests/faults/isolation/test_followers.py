@@ -89,7 +89,7 @@ async def test_a_latch_that_cannot_be_polled_keeps_no_other_closed(
     monkeypatch.setattr(first.latch, "poll", broken)
     stopping = asyncio.Event()
     before = failing("latches")
-    polling = asyncio.create_task(follow_latches(registry, Tally("POST", "/"), bare_shop.settings, stopping))
+    polling = asyncio.create_task(follow_latches(registry, [Tally("POST", "/")], bare_shop.settings, stopping))
 
     async def others_open() -> bool:
         return not any(group.latch.closed for group in registry.groups[1:])

@@ -8,11 +8,12 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from shop.http_headers import matches
 from shop.orders import repository
 from shop.orders.life import By, move
 from shop.orders.models import OrderStatus
 from shop.orders.service import recorded_each
-from shop.orders.versions import etag_of, matches, version_of
+from shop.orders.versions import etag_of, version_of
 from shop.seckill.polls import Polls
 from shop.settings import Settings
 from tests.api.answers import problem_of

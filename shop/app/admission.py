@@ -1,0 +1,27 @@
+"""What the server asks of the whole application: about purchases the lane's admission, about pages their memory."""
+
+import asyncio
+
+from starlette.types import Scope
+
+from shop.public_pages.admission import PublicPages
+from shop.seckill.admission import PurchaseAdmission
+from shop.server.answers import Answer
+
+
+class AppAdmission:
+    """The `shop.server.admission.Admission` of the application."""
+
+    def __init__(self, purchases: PurchaseAdmission, pages: PublicPages) -> None:
+        self.bulk_start = purchases.bulk_start
+        self.is_bulk = purchases.is_bulk
+        self.admit = purchases.admit
+        self.admit_unparsed = purchases.admit_unparsed
+        self._purchases = purchases
+        self._pages = pages
+
+    def answer(self, scope: Scope, body: bytes) -> "Answer | asyncio.Future[Answer] | None":
+        """See `shop.server.admission.Admission`."""
+        if scope["method"] == "POST":
+            return self._purchases.answer(scope, body)
+        return self._pages.answer(scope)

@@ -1,0 +1,93 @@
+"""How each kind of page is read and drawn: sales from Postgres, many in one statement, products through the cache."""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+from shop.batching import Coalescer
+from shop.cache import Cache
+from shop.database import Database
+from shop.errors import ProductNotFound
+from shop.paging import next_link
+from shop.products import service as products
+from shop.public_pages.memory import Key
+from shop.public_pages.page import Page, Render, Rendered
+from shop.sales import phase
+from shop.sales import repository as sales
+from shop.sales.models import Sale
+from shop.sales.schemas import SalePage
+
+SALE, SALES, PRODUCT, PRODUCTS = "sale", "sales", "product", "products"
+SALES_PATH, PRODUCTS_PATH = "/v1/seckill/sales", "/v1/products"
+# Shared caches may keep the state of a sale for two seconds in all. A price is asked for each time: it may not be old.
+STATE, PRICE = b"public, max-age=0, s-maxage=1, stale-while-revalidate=1", b"public, no-cache"
+SALES_PER_READ_MAX, READS_IN_FLIGHT_MAX, QUEUE_MAX = 100, 2, 10_000
+
+
+class PageReader:
+    """Reads the public pages of one process."""
+
+    def __init__(self, database: Database, cache: Cache) -> None:
+        self._database = database
+        self._cache = cache
+        self._sales: Coalescer[int, tuple[Sale, timedelta] | None] = Coalescer(
+            self._read_sales, batch_max=SALES_PER_READ_MAX, in_flight_max=READS_IN_FLIGHT_MAX, queue_max=QUEUE_MAX
+        )
+
+    async def read(self, key: Key) -> Page | None:
+        """The page, or None if there is no such thing. Raises what says that a server is away."""
+        asked_at = time.monotonic()
+        if key.kind == SALE:
+            found = await self._sales.ask(key.number)
+            return None if found is None else _page(partial(_draw_sale, found[0]), STATE, asked_at, found[1])
+        if key.kind == SALES:
+            listed, clock_ahead = await self._list_sales(key.number)
+            return _page(partial(_draw_sales, listed, key.number), STATE, asked_at, clock_ahead)
+        rendered = await (self._product(key.number) if key.kind == PRODUCT else self._list_products(key.number))
+        return None if rendered is None else _page(lambda _: rendered, PRICE, asked_at)
+
+    async def _read_sales(self, sale_ids: list[int]) -> Sequence[tuple[Sale, timedelta] | None]:
+        async with self._database.transaction() as session:
+            clock_ahead = await sales.database_time(session) - datetime.now(UTC)
+            found = await sales.read_each(session, sale_ids, statuses=sales.PUBLIC)
+        return [None if (sale := found.get(sale_id)) is None else (sale, clock_ahead) for sale_id in sale_ids]
+
+    async def _list_sales(self, limit: int) -> tuple[Sequence[Sale], timedelta]:
+        async with self._database.transaction() as session:
+            clock_ahead = await sales.database_time(session) - datetime.now(UTC)
+            listed = await sales.page(session, limit=limit + 1, starting_after=None, statuses=sales.PUBLIC)
+        return listed, clock_ahead
+
+    async def _product(self, product_id: int) -> Rendered | None:
+        try:
+            return Rendered(await products.read_public(self._database, self._cache, product_id))
+        except ProductNotFound:
+            return None
+
+    async def _list_products(self, limit: int) -> Rendered:
+        page = await products.read_public_page(self._database, self._cache, limit=limit, starting_after=None)
+        return Rendered(page.body, headers=_next(PRODUCTS_PATH, limit, page.next_cursor))
+
+
+def _page(draw: Render, cache_control: bytes, asked_at: float, clock_ahead: timedelta = timedelta()) -> Page:
+    return Page(draw, cache_control=cache_control, asked_at=asked_at, clock_ahead=clock_ahead)
+
+
+def _draw_sale(sale: Sale, now: datetime) -> Rendered:
+    return Rendered(phase.read(sale, now).model_dump_json().encode(), phase.changes_at(sale, now))
+
+
+def _draw_sales(listed: Sequence[Sale], limit: int, now: datetime) -> Rendered:
+    shown = listed[:limit]
+    page = SalePage(data=[phase.read(sale, now) for sale in shown], has_more=len(listed) > limit)
+    changes = [at for sale in shown if (at := phase.changes_at(sale, now)) is not None]
+    headers = _next(SALES_PATH, limit, shown[-1].id if page.has_more else None)
+    return Rendered(page.model_dump_json().encode(), min(changes, default=None), headers)
+
+
+def _next(path: str, limit: int, cursor: int | None) -> list[tuple[bytes, bytes]]:
+    if cursor is None:
+        return []
+    link = next_link(path, f"limit={limit}&starting_after={cursor}")["Link"]
+    return [(b"link", link.encode())]
