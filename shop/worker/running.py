@@ -6,6 +6,7 @@ recording orders must not wait for it to come back.
 
 import asyncio
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -33,6 +34,7 @@ from shop.worker.context import Context
 from shop.worker.jobs import JOB_SECONDS_MAX, function, keep_ticking
 
 QUEUE = "shop:jobs"
+OVER = sys.maxsize  # as the epoch of a sale that has no ledger any more
 
 log = structlog.get_logger(__name__)
 
@@ -143,13 +145,21 @@ async def _follow_sales(context: Context) -> None:
     running: dict[int, asyncio.Task[None]] = {}
     while not context.stopping.is_set():
         try:
-            alive = await _alive(context) if await is_own(context.database, context.ledger) else {}
-            context.epochs.update(alive)
-            for sale_id in alive.keys() - {key for key, task in running.items() if not task.done()}:
-                running[sale_id] = _supervise(context, f"persister {sale_id}", _persister(context, sale_id).run)
+            if await is_own(context.database, context.ledger):
+                _keep_persisters(context, running, await _alive(context))
         except SERVER_ERRORS as error:
             log.warning("sales_not_read", reason=repr(error)[:200])
         await sleep_or_stop(context.stopping, context.settings.controller_interval_seconds)
+
+
+def _keep_persisters(context: Context, running: dict[int, asyncio.Task[None]], alive: dict[int, int]) -> None:
+    """Start a persister for each alive sale that has none; let those of the others ask again, and end."""
+    for sale_id in [sale_id for sale_id, task in running.items() if task.done()]:
+        del running[sale_id]
+    context.epochs.clear()
+    context.epochs.update({**dict.fromkeys(running, OVER), **alive})
+    for sale_id in alive.keys() - running.keys():
+        running[sale_id] = _supervise(context, f"persister {sale_id}", _persister(context, sale_id).run)
 
 
 async def _alive(context: Context) -> dict[int, int]:
