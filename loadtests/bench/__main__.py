@@ -22,6 +22,7 @@ from loadtests.bench.expiry import measure_expiry
 from loadtests.bench.growth import measure_growth
 from loadtests.bench.machine import describe
 from loadtests.bench.overload import measure_overload, measure_while_draining
+from loadtests.bench.pages import measure_pages
 from loadtests.bench.plan import FULL, HURRY_AFTER_SECONDS, QUICK, Size
 from loadtests.bench.purchases import UNITS, measure_purchases
 from loadtests.bench.report import print_results, write_readme
@@ -37,10 +38,11 @@ BUSY_BELOW = 0.85
 
 
 class Part(StrEnum):
-    """The parts of a run in their order: the worker rests during the first three."""
+    """The parts of a run in their order: the worker rests during the first four."""
 
     PURCHASES = "purchases"
     ANSWERS = "answers"
+    PAGES = "pages"
     OVERLOAD = "overload"
     WHILE_DRAINING = "while_draining"
     DRAIN = "drain"
@@ -52,6 +54,7 @@ Measure = Callable[[Testbed, Size, Callable[[str], None]], Awaitable[object]]
 PARTS: dict[Part, Measure] = {
     Part.PURCHASES: measure_purchases,
     Part.ANSWERS: measure_answers,
+    Part.PAGES: measure_pages,
     Part.DRAIN: measure_drain,
     Part.GROWTH: measure_growth,
     Part.EXPIRY: measure_expiry,
@@ -144,7 +147,7 @@ async def _measure(size: Size, parts: list[Part], directory: Path | None, progre
 
 def sales_needed(size: Size, parts: Sequence[Part]) -> list[int]:
     """The units of the sales that the parts with a resting worker will use, so that it has to work only once."""
-    many = {Part.PURCHASES: size.rounds, Part.ANSWERS: 1, Part.OVERLOAD: size.overload_rounds}
+    many = {Part.PURCHASES: size.rounds, Part.ANSWERS: 1, Part.PAGES: 1, Part.OVERLOAD: size.overload_rounds}
     units = [UNITS] * sum(count for part, count in many.items() if part in parts)
     return units + ([1] if Part.ANSWERS in parts else [])
 

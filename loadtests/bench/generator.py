@@ -18,12 +18,12 @@ import uvloop
 from loadtests.bench.accounting import rss_bytes
 from loadtests.bench.loops import ClosedLoop, OpenLoop
 from loadtests.bench.messages import Latency, Plan, Round
-from loadtests.bench.requests import purchase_requests
+from loadtests.bench.requests import page_request, purchase_requests
 
 
 async def play(plan: Plan) -> Round:
     """Play one round. Raises ConnectionError when nobody answers at the address."""
-    requests = purchase_requests(plan.shoppers, host=plan.host, port=plan.port, path=plan.path)
+    requests = _requests(plan)
     loop = ClosedLoop(plan, requests) if plan.rate is None else OpenLoop(plan, requests)
     gc.collect()
     # What a round makes is freed without it, and a collection would be a pause in the load.
@@ -33,6 +33,13 @@ async def play(plan: Plan) -> Round:
     finally:
         gc.enable()
     return _measured(loop)
+
+
+def _requests(plan: Plan) -> list[bytes]:
+    if plan.reads:
+        request = page_request(host=plan.host, port=plan.port, path=plan.path, known_tag=plan.known_tag)
+        return [request] * plan.shoppers.count
+    return purchase_requests(plan.shoppers, host=plan.host, port=plan.port, path=plan.path)
 
 
 def _measured(loop: ClosedLoop) -> Round:

@@ -10,6 +10,9 @@ OWN = "generator"
 class Plan(msgspec.Struct, kw_only=True):
     """One round. Without `rate` it is a closed loop; without `seconds` it ends when all requests are answered.
 
+    The requests are purchases, one of each of the `shoppers`; or as many reads of a page, which the reader may know
+    already by its tag.
+
     Nothing is measured in the first `warmup_seconds`. Answers that come late are waited for, at most `grace_seconds`.
     `accounts` names processes whose CPU and memory are to be read.
     """
@@ -18,6 +21,8 @@ class Plan(msgspec.Struct, kw_only=True):
     port: int
     path: str
     shoppers: Shoppers
+    reads: bool = False
+    known_tag: str | None = None
     connections: int
     seconds: float | None = None
     rate: float | None = None

@@ -34,6 +34,10 @@ def print_results(results: Results, console: Console) -> None:
         answers = results.answers
         rows = [("bare answer", answers.bare), ("sold out", answers.sold_out), ("replays", answers.replays)]
         console.print(_summaries("Answers without a purchase", rows))
+    if pages := results.pages:
+        rows = [("bare answer", pages.bare), ("a sale", pages.sale), ("a product", pages.product),
+                ("a sale that is known", pages.unchanged)]  # fmt: skip
+        console.print(_summaries("Public pages", rows))
     console.print(_others(results))
     console.print(_bars(results.bars))
     for part, reason in results.failures.items():

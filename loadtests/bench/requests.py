@@ -56,5 +56,11 @@ def purchase_requests(shoppers: Shoppers, *, host: str, port: int, path: str) ->
     return requests
 
 
+def page_request(*, host: str, port: int, path: str, known_tag: str | None) -> bytes:
+    """One read of a page."""
+    headers = {"Accept": "application/json"} | ({"If-None-Match": known_tag} if known_tag else {})
+    return Address(host, port).request("GET", path, headers=headers)
+
+
 def _encoded(data: bytes) -> bytes:
     return base64.urlsafe_b64encode(data).rstrip(b"=")

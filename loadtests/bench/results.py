@@ -8,6 +8,7 @@ from loadtests.bench.expiry import Expiry
 from loadtests.bench.growth import Growth
 from loadtests.bench.machine import Machine
 from loadtests.bench.overload import MANY, Overload, WhileDraining
+from loadtests.bench.pages import Pages
 from loadtests.bench.plan import BARS
 from loadtests.bench.purchases import Purchases
 
@@ -35,6 +36,7 @@ class Results(msgspec.Struct, kw_only=True):
     bars: list[Verdict] = []
     purchases: Purchases | None = None
     answers: Answers | None = None
+    pages: Pages | None = None
     drain: Drain | None = None
     growth: Growth | None = None
     expiry: Expiry | None = None
@@ -67,6 +69,11 @@ def ratios_of(results: Results) -> dict[str, float]:
         found |= _of_purchases(results.purchases)
     if results.answers:
         found["sold_out_vs_bare"] = results.answers.sold_out.per_second.median / results.answers.bare.per_second.median
+    if pages := results.pages:
+        bare = pages.bare.per_second.median
+        found["sale_page_vs_bare"] = pages.sale.per_second.median / bare
+        found["product_vs_bare"] = pages.product.per_second.median / bare
+        found["page_304_vs_bare"] = pages.unchanged.per_second.median / bare
     if results.drain:
         drained = results.drain.drained_per_second.median
         found["drain_vs_copy"] = drained / results.drain.copied_per_second.median

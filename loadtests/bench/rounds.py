@@ -61,7 +61,10 @@ class Summary(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True)
 class Wish:
-    """One round to be played: a closed loop unless a rate is given. `shoppers` repeats the shoppers of this name."""
+    """One round to be played: a closed loop unless a rate is given. `shoppers` repeats the shoppers of this name.
+
+    It buys, unless it has the path of a `page` to read, of which readers may know the tag.
+    """
 
     contender: str
     sale_id: int
@@ -70,6 +73,8 @@ class Wish:
     rate: float | None = None
     shoppers: str | None = None
     count: int | None = None
+    page: str | None = None
+    known_tag: str | None = None
 
 
 async def play(testbed: Testbed, wish: Wish) -> Round:
@@ -80,7 +85,9 @@ async def play(testbed: Testbed, wish: Wish) -> Round:
     found = await testbed.generator.play(
         Plan(
             port=testbed.ports[wish.contender],
-            path=purchase_path(wish.sale_id),
+            path=wish.page or purchase_path(wish.sale_id),
+            reads=wish.page is not None,
+            known_tag=wish.known_tag,
             shoppers=testbed.shoppers(count, name=wish.shoppers),
             connections=wish.connections,
             seconds=wish.seconds,

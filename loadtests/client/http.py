@@ -20,6 +20,8 @@ import httptools
 
 ANSWER_BYTES_MAX = 1024 * 1024
 
+NOT_MODIFIED = b"HTTP/1.1 304 "
+
 
 class HttpError(Exception):
     """The exchange failed; `code` stands in a record where the code of an answer would."""
@@ -80,10 +82,12 @@ class Address:
 
 
 def is_complete(data: bytes) -> bool:
-    """Whether an answer, which must have a Content-Length, is all there: for who cannot afford to parse it."""
+    """Whether an answer, which has a Content-Length or is a 304, is all there: for who cannot afford to parse it."""
     head = data.find(b"\r\n\r\n")
     if head < 0:
         return False
+    if data.startswith(NOT_MODIFIED):
+        return True
     at = data.find(b"content-length:", 0, head)
     if at < 0:
         at = data[:head].lower().index(b"content-length:")

@@ -21,6 +21,7 @@ from loadtests.bench.growth import GrownSale, Growth
 from loadtests.bench.machine import Machine, fsync_us
 from loadtests.bench.messages import OWN, Latency, Round
 from loadtests.bench.overload import Overload, Pressure
+from loadtests.bench.pages import Pages
 from loadtests.bench.plan import BARS, FULL, PURCHASE_ORDER, QUICK
 from loadtests.bench.purchases import Purchases
 from loadtests.bench.report import markdown, write_readme
@@ -90,6 +91,10 @@ def a_run() -> Results:
         purchases=Purchases(connections=256, seconds=1.0, contenders=contenders, group_size=64.0, dropped_rounds=1),
         answers=Answers(
             bare=a_summary(20_000), sold_out=a_summary(14_000), replays=a_summary(11_000), dropped_rounds=0
+        ),
+        pages=Pages(
+            bare=a_summary(20_000), sale=a_summary(24_000), product=a_summary(22_000), unchanged=a_summary(26_000),
+            dropped_rounds=0,
         ),
         drain=Drain(
             orders=10_000,
@@ -178,6 +183,9 @@ def test_every_ratio_is_a_median_or_a_quotient_of_two() -> None:
         "orders_vs_textbook": 5.0,
         "cpu_vs_bare": 2.5,
         "sold_out_vs_bare": 0.7,
+        "sale_page_vs_bare": 1.2,
+        "product_vs_bare": 1.1,
+        "page_304_vs_bare": 1.3,
         "drain_vs_copy": 0.75,
         "drain_vs_single": 30.0,
         "growth_cpu": 1.1,
@@ -244,7 +252,7 @@ def test_there_are_at_least_seven_rounds_also_in_a_quick_run() -> None:
 
 def test_only_parts_with_an_idle_worker_have_their_sales_prepared() -> None:
     assert sales_needed(QUICK, [Part.DRAIN, Part.GROWTH]) == []
-    assert len(sales_needed(QUICK, list(Part))) == QUICK.rounds + QUICK.overload_rounds + 2
+    assert len(sales_needed(QUICK, list(Part))) == QUICK.rounds + QUICK.overload_rounds + 3
 
 
 def test_the_chart_is_well_formed_and_names_every_contender() -> None:
