@@ -48,7 +48,7 @@ ENDS_BEFORE_TIMEOUT_SECONDS = 5
 
 _numbers = itertools.count(1)
 # Whose each number of the shared Valkey is: beside the ledger of another database a shop would load nothing.
-# The running shop has 0, and leaves it empty after each file; so have shops whose Valkey is their own.
+# The running shop has 0, and leaves it empty when it is stopped; so have shops whose Valkey is their own.
 _databases: dict[int, str] = {}
 
 

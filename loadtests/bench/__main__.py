@@ -38,7 +38,7 @@ BUSY_BELOW = 0.85
 
 
 class Part(StrEnum):
-    """The parts of a run in their order: the worker rests during the first four."""
+    """The parts of a run in their order: the worker is stopped during the first four."""
 
     PURCHASES = "purchases"
     ANSWERS = "answers"

@@ -2,10 +2,9 @@
 
 import msgspec
 
-from loadtests.bench.messages import Round
 from loadtests.bench.plan import Size
 from loadtests.bench.purchases import BASELINE_SALE, UNITS, Report, start_baselines
-from loadtests.bench.rounds import RATES_AT_FIRST, Summary, Wish, kept, per_second, play, summarize, throttled
+from loadtests.bench.rounds import RATES_AT_FIRST, Summary, Wish, kept, play_in_turn, summarize
 from loadtests.bench.sales import fill, forget, open_sales
 from loadtests.bench.testbed import Testbed
 
@@ -34,14 +33,7 @@ async def measure_answers(testbed: Testbed, size: Size, report: Report) -> Answe
         "sold_out": Wish("shop", sold_out, size.seconds),
         "replays": Wish("shop", replays, size.seconds, shoppers=name, count=buyers),
     }
-    rounds: dict[str, list[Round]] = {name: [] for name in wishes}
-    for number in range(size.answer_rounds):
-        for name, wish in wishes.items():
-            found = await play(testbed, wish)
-            rounds[name].append(found)
-            report(f"round {number + 1}/{size.answer_rounds}  {name:13} {per_second(found):8,.0f} answers/s")
-    last = await play(testbed, wishes["bare"])
-    dropped = throttled([per_second(each) for each in (*rounds["bare"], last)])
+    rounds, dropped = await play_in_turn(testbed, wishes, size.answer_rounds, report)
     await forget(testbed, [sold_out, replays])
 
     def summary(name: str, status: str) -> Summary:

@@ -3,14 +3,14 @@
 import httpx
 import msgspec
 
-from loadtests.bench.messages import Round
 from loadtests.bench.plan import Size
 from loadtests.bench.purchases import BASELINE_SALE, UNITS, Report, start_baselines
-from loadtests.bench.rounds import Summary, Wish, kept, per_second, play, summarize, throttled
+from loadtests.bench.rounds import Summary, Wish, kept, play_in_turn, summarize
 from loadtests.bench.sales import forget, open_sales
 from loadtests.bench.testbed import Testbed
 
-ACCEPTED, OK, NOT_MODIFIED = "202", "200", "304"
+# The status of the answers that count.
+STATUSES = {"bare": "202", "sale": "200", "product": "200", "unchanged": "304"}
 
 
 class Pages(msgspec.Struct, kw_only=True):
@@ -33,22 +33,14 @@ async def measure_pages(testbed: Testbed, size: Size, report: Report) -> Pages:
         first = await client.get(page)
     product, seconds = f"/v1/products/{first.json()['product_id']}", size.seconds
     wishes = {
-        "bare": (Wish("bare", BASELINE_SALE, seconds), ACCEPTED),
-        "sale": (Wish("shop", sale, seconds, page=page), OK),
-        "product": (Wish("shop", sale, seconds, page=product), OK),
-        "unchanged": (Wish("shop", sale, seconds, page=page, known_tag=first.headers["etag"]), NOT_MODIFIED),
+        "bare": Wish("bare", BASELINE_SALE, seconds),
+        "sale": Wish("shop", sale, seconds, page=page),
+        "product": Wish("shop", sale, seconds, page=product),
+        "unchanged": Wish("shop", sale, seconds, page=page, known_tag=first.headers["etag"]),
     }
-    rounds: dict[str, list[Round]] = {name: [] for name in wishes}
-    for number in range(size.answer_rounds):
-        for name, (wish, _) in wishes.items():
-            found = await play(testbed, wish)
-            rounds[name].append(found)
-            report(f"round {number + 1}/{size.answer_rounds}  {name:13} {per_second(found):8,.0f} answers/s")
-    last = await play(testbed, wishes["bare"][0])
-    dropped = throttled([per_second(each) for each in (*rounds["bare"], last)])
+    rounds, dropped = await play_in_turn(testbed, wishes, size.answer_rounds, report)
     await forget(testbed, [sale])
     summaries = {
-        name: summarize(kept(rounds[name], dropped), status, dropped=len(dropped))
-        for name, (_, status) in wishes.items()
+        name: summarize(kept(rounds[name], dropped), status, dropped=len(dropped)) for name, status in STATUSES.items()
     }
     return Pages(**summaries, dropped_rounds=len(dropped))

@@ -1,6 +1,6 @@
 """Rounds: how one is played, which of them count, and what several of them come to."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -99,6 +99,20 @@ async def play(testbed: Testbed, wish: Wish) -> Round:
     if wish.rate is None and not wish.count:
         testbed.rates[wish.contender] = max(testbed.rates.get(wish.contender, 0.0), per_second(found))
     return found
+
+
+async def play_in_turn(
+    testbed: Testbed, wishes: Mapping[str, Wish], count: int, report: Callable[[str], None]
+) -> tuple[dict[str, list[Round]], set[int]]:
+    """So many rounds of each wish in turn, and the numbers of those that do not count; one of the wishes is `bare`."""
+    rounds: dict[str, list[Round]] = {name: [] for name in wishes}
+    for number in range(count):
+        for name, wish in wishes.items():
+            found = await play(testbed, wish)
+            rounds[name].append(found)
+            report(f"round {number + 1}/{count}  {name:13} {per_second(found):8,.0f} answers/s")
+    last = await play(testbed, wishes["bare"])
+    return rounds, throttled([per_second(each) for each in (*rounds["bare"], last)])
 
 
 def per_second(found: Round, status: str | None = None) -> float:

@@ -12,7 +12,7 @@ from shop.app.admission import AppAdmission
 from shop.app.problems import problem_response
 from shop.errors import OriginRefused
 from shop.seckill.requests import REQUEST_ID
-from shop.server.answers import Answer
+from shop.server.answers import Answer, answer_when
 from shop.settings import Settings
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
@@ -109,16 +109,11 @@ class CorsAdmission:
     def answer(self, scope: Scope, body: bytes) -> "Answer | asyncio.Future[Answer] | None":
         """See `shop.server.admission.Admission`."""
         found = self._admission.answer(scope, body)
-        if found is None or isinstance(found, Answer):
-            return None if found is None else self._with_headers(scope, found)
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-
-        def tell(done: "asyncio.Future[Answer]") -> None:
-            if not answer.done():
-                answer.set_result(self._with_headers(scope, done.result()))
-
-        found.add_done_callback(tell)
-        return answer
+        if found is None:
+            return None
+        if isinstance(found, Answer):
+            return self._with_headers(scope, found)
+        return answer_when(found, lambda done: self._with_headers(scope, done.result()))
 
     def _with_headers(self, scope: Scope, answer: Answer) -> Answer:
         return answer._replace(headers=[*answer.headers, *self._cors.answer_headers(scope)])

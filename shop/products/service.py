@@ -129,8 +129,8 @@ def forget_after_commit(session: AsyncSession, cache: Cache, product_id: int) ->
 
 
 def product_of(key: str) -> int | None:
-    """The product that a key of the cache is about; None for the key of the first pages."""
-    return None if key == FIRST_PAGES else int(key.removeprefix(PRODUCT_KEY))
+    """The product that a key of the cache is about; None for any other key, such as that of the first pages."""
+    return int(key.removeprefix(PRODUCT_KEY)) if key.startswith(PRODUCT_KEY) else None
 
 
 def _key(product_id: int) -> str:

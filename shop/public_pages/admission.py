@@ -17,7 +17,7 @@ from shop.public_pages.page import Page
 from shop.public_pages.reading import PRODUCT, PRODUCTS, PRODUCTS_PATH, SALE, SALES, SALES_PATH
 from shop.seckill.requests import REQUEST_ID, RequestIds
 from shop.seckill.tally import Tally
-from shop.server.answers import CONTENT_TYPE_JSON, Answer, Headers, refusal, with_length
+from shop.server.answers import CONTENT_TYPE_JSON, Answer, Headers, answer_when, refusal, with_length
 
 TIME_PATH = "/v1/time"
 LIMIT_DEFAULT = 20
@@ -60,14 +60,7 @@ class PublicPages:
         found = self._memory.find(key)
         if isinstance(found, Page):
             return self._answered(key, self._page(found, scope), started)
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-
-        def tell(done: "asyncio.Future[Page | None]") -> None:
-            if not answer.done():
-                answer.set_result(self._answered(key, self._later(key, done, scope), started))
-
-        found.add_done_callback(tell)
-        return answer
+        return answer_when(found, lambda done: self._answered(key, self._later(key, done, scope), started))
 
     def _answered(self, key: Key, answer: Answer, started: float) -> Answer:
         self._tallies[key.kind].count(answer.status, None, time.perf_counter() - started)

@@ -16,7 +16,6 @@ from shop.public_pages.page import Page, Render, Rendered
 from shop.sales import phase
 from shop.sales import repository as sales
 from shop.sales.models import Sale
-from shop.sales.schemas import SalePage
 
 SALE, SALES, PRODUCT, PRODUCTS = "sale", "sales", "product", "products"
 SALES_PATH, PRODUCTS_PATH = "/v1/seckill/sales", "/v1/products"
@@ -79,10 +78,9 @@ def _draw_sale(sale: Sale, now: datetime) -> Rendered:
 
 
 def _draw_sales(listed: Sequence[Sale], limit: int, now: datetime) -> Rendered:
-    shown = listed[:limit]
-    page = SalePage(data=[phase.read(sale, now) for sale in shown], has_more=len(listed) > limit)
-    changes = [at for sale in shown if (at := phase.changes_at(sale, now)) is not None]
-    headers = _next(SALES_PATH, limit, shown[-1].id if page.has_more else None)
+    page = phase.read_page(listed, now, limit=limit)
+    changes = [at for sale in listed[:limit] if (at := phase.changes_at(sale, now)) is not None]
+    headers = _next(SALES_PATH, limit, page.data[-1].id if page.has_more else None)
     return Rendered(page.model_dump_json().encode(), min(changes, default=None), headers)
 
 

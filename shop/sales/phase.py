@@ -1,9 +1,10 @@
 """What a sale is at a moment: its recorded status and the clock together."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from shop.sales.models import Sale, SaleStatus
-from shop.sales.schemas import Phase, SaleAdminRead, SaleRead, StockBand
+from shop.sales.schemas import Phase, SaleAdminRead, SalePage, SaleRead, StockBand
 
 FEW_SHARE = 0.1
 
@@ -48,6 +49,11 @@ def read(sale: Sale, now: datetime) -> SaleRead:
         starts_at=sale.starts_at,
         ends_at=sale.ends_at,
     )
+
+
+def read_page(sales: Sequence[Sale], now: datetime, *, limit: int) -> SalePage:
+    """The first `limit` of these sales; one more tells that there are more."""
+    return SalePage(data=[read(sale, now) for sale in sales[:limit]], has_more=len(sales) > limit)
 
 
 def admin_read(sale: Sale, now: datetime) -> SaleAdminRead:

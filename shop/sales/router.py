@@ -66,8 +66,7 @@ async def list_sales(
 ) -> SalePage:
     """The sales, the newest first."""
     sales = await repository.page(session, limit=limit + 1, starting_after=starting_after, statuses=repository.PUBLIC)
-    now = await repository.database_time(session)
-    page = SalePage(data=[phase.read(sale, now) for sale in sales[:limit]], has_more=len(sales) > limit)
+    page = phase.read_page(sales, await repository.database_time(session), limit=limit)
     link_next(request, response, page.data[-1].id if page.has_more else None, limit=limit)
     return page
 

@@ -1,6 +1,8 @@
 """Answers that are written by hand, as ASGI messages or as a whole."""
 
-from typing import NamedTuple
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 from starlette.types import Send
 
@@ -8,6 +10,7 @@ from shop.errors import ShopError
 from shop.problem_json import MEDIA_TYPE, problem_body
 
 Headers = list[tuple[bytes, bytes]]
+Found = TypeVar("Found")
 
 JSON = b"application/json"
 INSTANCE_HERE, REQUEST_ID_HERE = "{instance}", "{request_id}"
@@ -21,6 +24,27 @@ class Answer(NamedTuple):
     status: int
     headers: Headers
     body: bytes
+
+
+def answer_when(
+    found: "asyncio.Future[Found]", make: Callable[["asyncio.Future[Found]"], Answer]
+) -> "asyncio.Future[Answer]":
+    """The answer that `make` makes of something once it is there; what `make` raises is raised by the future."""
+    answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def tell(done: "asyncio.Future[Found]") -> None:
+        if answer.done():
+            return
+        if done.cancelled():
+            answer.cancel()
+            return
+        try:
+            answer.set_result(make(done))
+        except Exception as error:  # noqa: BLE001 - whoever waits for the answer gets it
+            answer.set_exception(error)
+
+    found.add_done_callback(tell)
+    return answer
 
 
 class PreparedProblem:

@@ -10,7 +10,7 @@ from shop.migrating import migrate
 from shop.settings import Settings
 from tests.api.answers import problem_of
 from tests.harness import wait_until
-from tests.processes import copy_of, frozen, own_postgres, own_shop
+from tests.processes import copy_of, frozen, lasting, own_postgres, own_shop
 
 ANSWER_SECONDS_MAX = 2.0
 
@@ -33,11 +33,11 @@ async def test_a_postgres_that_hangs_takes_no_page_away_that_was_shown_a_moment_
                 return await client.get(path), time.monotonic() - began
 
             with frozen(postgres.pid):
-                await asyncio.sleep(1.2)
+                await lasting(1.2)
                 await asyncio.gather(*(asked(path) for path in pages))
                 found = [await asked(path) for path in pages]
                 unknown, unknown_seconds = await asked("/v1/seckill/sales/999")
-                await asyncio.sleep(3.0)
+                await lasting(3.0)
                 late, late_seconds = await asked(pages[0])
 
             assert [answer.json() for answer, _ in found] == before
