@@ -1,6 +1,6 @@
 """Every mutant, by the stage of a purchase that it breaks."""
 
-from tests.mutants import access, closing, commands, hot_path, ledger, money, recording, recovery, sale_life
+from tests.mutants import access, closing, commands, hot_path, ledger, money, pages, recording, recovery, sale_life
 from tests.mutants.mutant import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -13,4 +13,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *recovery.MUTANTS,
     *access.MUTANTS,
     *commands.MUTANTS,
+    *pages.MUTANTS,
 )

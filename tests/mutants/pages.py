@@ -1,0 +1,66 @@
+"""Breaks of the public pages, and of what an idle worker no longer asks for."""
+
+from tests.mutants.mutant import breaks
+
+MEMORY, PAGE = "shop/public_pages/memory.py", "shop/public_pages/page.py"
+OF_PAGES = "tests/selling/test_public_pages.py"
+
+MUTANTS = (
+    breaks(
+        "page_is_old_for_ever",
+        "A page that was read once is shown as it was, whatever has changed.",
+        MEMORY,
+        "REFRESH_SECONDS = 0.1\n",
+        "REFRESH_SECONDS = 60.0\n",
+        f"{OF_PAGES}::test_a_change_is_seen_in_every_process",
+    ),
+    breaks(
+        "read_of_before_is_kept",
+        "A read that was under way when the page was forgotten shows what was before the change.",
+        MEMORY,
+        "            if self._is_current(key):\n                self._keep(key, page)\n",
+        "            self._keep(key, page)\n",
+        f"{OF_PAGES}::test_what_is_forgotten_while_it_is_read_is_read_again",
+    ),
+    breaks(
+        "made_up_pages_are_kept",
+        "A client fills the memory with ids that it makes up, and pages that are asked for leave it.",
+        MEMORY,
+        "        if len(self._pages) > self._pages_max:\n            self._pages.popitem(last=False)\n",
+        "",
+        f"{OF_PAGES}::test_what_is_not_there_and_pages_beyond_the_bound_are_not_kept",
+    ),
+    breaks(
+        "failure_takes_the_page_away",
+        "A page that cannot be read is gone at once, though it was shown a moment ago.",
+        MEMORY,
+        "_tell(waiter, stale if failed else done.result(), failed=failed)",
+        "_tell(waiter, None if failed else done.result(), failed=failed)",
+        f"{OF_PAGES}::test_a_page_that_cannot_be_read_is_shown_for_a_while_and_no_other_suffers",
+    ),
+    breaks(
+        "sale_opens_late_on_its_page",
+        "A page says that a sale has not started, though its hour has come.",
+        PAGE,
+        "        return self._changes_at is not None and now >= self._changes_at\n",
+        "        return False\n",
+        f"{OF_PAGES}::test_a_page_changes_at_its_hour_by_the_clock_of_postgres",
+    ),
+    breaks(
+        "persister_of_a_settled_sale",
+        "A persister whose sale somebody else has settled waits for ever, with a connection of the worker.",
+        "shop/worker/running.py",
+        "{**dict.fromkeys(running, OVER), **alive}",
+        "alive",
+        "tests/orders/test_persisters.py",
+    ),
+    breaks(
+        "foreign_by_an_old_name",
+        "A ledger is called foreign by the name that the database had a moment ago.",
+        "shop/ledger_owner.py",
+        "    until = time.monotonic() + NAME_SECONDS\n",
+        "    if name is not None:\n        return False\n    until = time.monotonic() + NAME_SECONDS\n",
+        "tests/recovery/test_foreign_ledger.py::"
+        "test_a_database_keeps_its_name_for_a_moment_and_is_asked_again_before_a_ledger_is_foreign",
+    ),
+)
