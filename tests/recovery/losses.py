@@ -51,7 +51,7 @@ async def assert_kept(shop: Shop, sale: Sale, promised: Iterable[str]) -> None:
     async def all_recorded() -> bool:
         return await recorded(shop, sale) == promised
 
-    await wait_until(all_recorded, reason="what was promised is recorded")
+    await wait_until(all_recorded, within=15.0, reason="what was promised is recorded")
     await shop.drained(sale)
     report = await shop.audit(sale)
     assert report.balanced, report.violations
