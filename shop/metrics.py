@@ -17,6 +17,7 @@ REQUESTS = Counter("shop_http_requests_total", "Requests answered.", ["method", 
 REQUEST_SECONDS = Histogram(
     "shop_http_request_duration_seconds", "Time to answer.", ["method", "route"], buckets=SECONDS
 )
+GATE_REFUSALS = Counter("shop_gate_refusals_total", "Requests refused because too many of their kind wait.", ["kind"])
 PURCHASES = Counter("shop_purchases_total", "Purchases by what became of them.", ["outcome"])
 BATCH_REQUESTS = Histogram(
     "shop_reserve_batch_requests", "Purchases that shared one round trip.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)

@@ -1,7 +1,7 @@
 """Whether a process can do its work: each server that it needs is asked, with a bound on the wait."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import redis.asyncio as aioredis
@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from shop.batching import Coalescer
 from shop.database import DATABASE_ERRORS, Database, state_of
 from shop.ledger_owner import ADVICE, FOREIGN, is_foreign
 from shop.migrating import migrated
@@ -17,6 +18,7 @@ from shop.redis_requirements import ledger_problems
 from shop.settings import Settings
 
 CHECK_SECONDS = 2.0
+ASKERS_MAX = 10_000
 READ_ONLY = "Postgres is read-only: a standby, or a primary that has been told so"
 # What the states of Postgres mean to a stranger; the more exact ones first.
 IN_WORDS = {
@@ -54,6 +56,22 @@ async def readiness(database: Database, client: aioredis.Redis, settings: Settin
         "scripts": await _check("Redis", lambda: _scripts(client)),
         "durability": await _check("Redis", lambda: _durability(database, client, settings)),
     }
+
+
+class Readiness:
+    """The checks of one process, made once for all who ask at the same time: a crowd of probes burdens no server."""
+
+    def __init__(self, database: Database, client: aioredis.Redis, settings: Settings) -> None:
+        async def check(askers: Sequence[None]) -> Sequence[Checks]:
+            return [await readiness(database, client, settings)] * len(askers)
+
+        self._coalescer: Coalescer[None, Checks] = Coalescer(
+            check, batch_max=ASKERS_MAX, in_flight_max=1, queue_max=ASKERS_MAX
+        )
+
+    async def checks(self) -> Checks:
+        """See `readiness`; they begin after the call. Raises NotSent when too many ask."""
+        return await self._coalescer.ask(None)
 
 
 async def readiness_of(settings: Settings, database: Database) -> Checks:

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from loadtests.bench.answers import measure_answers
+from loadtests.bench.beside import measure_beside
 from loadtests.bench.chart import draw
 from loadtests.bench.drain import measure_drain
 from loadtests.bench.expiry import measure_expiry
@@ -44,6 +45,7 @@ class Part(StrEnum):
     ANSWERS = "answers"
     PAGES = "pages"
     OVERLOAD = "overload"
+    BESIDE = "beside"
     WHILE_DRAINING = "while_draining"
     DRAIN = "drain"
     GROWTH = "growth"
@@ -59,6 +61,7 @@ PARTS: dict[Part, Measure] = {
     Part.GROWTH: measure_growth,
     Part.EXPIRY: measure_expiry,
     Part.OVERLOAD: measure_overload,
+    Part.BESIDE: measure_beside,
     Part.WHILE_DRAINING: measure_while_draining,
 }
 

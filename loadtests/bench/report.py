@@ -92,6 +92,13 @@ def _others(results: Results) -> Table:
             f"{offered}{_shown(load.goodput_per_second)} accepted/s, p99 {load.p99_ms.median:,.1f} ms,"
             f" {load.refused:,} refused, {load.lost + load.unsent:,} lost or unsent",
         )
+    if beside := results.beside:
+        table.add_row(
+            f"beside {beside.reads_per_second.median:,.0f} reads/s",
+            f"{_shown(beside.beside_per_second)} purchases/s, p99 {beside.beside_p99_ms.median:,.1f} ms"
+            f" ({beside.alone_p99_ms.median:,.1f} alone); p99 of a payment"
+            f" {beside.beside_payment_p99_ms.median:,.1f} ms ({beside.alone_payment_p99_ms.median:,.1f} alone)",
+        )
     if busy := results.while_draining:
         table.add_row(
             "while the worker drains",

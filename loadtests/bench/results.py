@@ -3,6 +3,7 @@
 import msgspec
 
 from loadtests.bench.answers import Answers
+from loadtests.bench.beside import Beside
 from loadtests.bench.drain import Drain
 from loadtests.bench.expiry import Expiry
 from loadtests.bench.growth import Growth
@@ -41,6 +42,7 @@ class Results(msgspec.Struct, kw_only=True):
     growth: Growth | None = None
     expiry: Expiry | None = None
     overload: Overload | None = None
+    beside: Beside | None = None
     while_draining: WhileDraining | None = None
     failures: dict[str, str] = {}
 
@@ -87,6 +89,10 @@ def ratios_of(results: Results) -> dict[str, float]:
         found["payment_p99_ratio"] = expiry.payment_p99_ms.median / expiry.idle_payment_p99_ms.median
     if results.overload:
         found |= _of_overload(results.overload)
+    if beside := results.beside:
+        found["buy_beside_reads"] = beside.beside_per_second.median / beside.alone_per_second.median
+        found["buy_beside_reads_p99"] = beside.beside_p99_ms.median / beside.alone_p99_ms.median
+        found["pay_beside_reads"] = beside.beside_payment_p99_ms.median / beside.alone_payment_p99_ms.median
     return {name: round(value, 3) for name, value in found.items()}
 
 

@@ -79,26 +79,29 @@ class Wish:
 
 async def play(testbed: Testbed, wish: Wish) -> Round:
     """Play a round against a contender."""
-    seconds = wish.seconds + WARMUP_SECONDS
-    known = testbed.rates.get(wish.contender, RATES_AT_FIRST[wish.contender])
-    count = wish.count or int((wish.rate or known * REQUESTS_SPARE) * seconds) + wish.connections
-    found = await testbed.generator.play(
-        Plan(
-            port=testbed.ports[wish.contender],
-            path=wish.page or purchase_path(wish.sale_id),
-            reads=wish.page is not None,
-            known_tag=wish.known_tag,
-            shoppers=testbed.shoppers(count, name=wish.shoppers),
-            connections=wish.connections,
-            seconds=wish.seconds,
-            rate=wish.rate,
-            warmup_seconds=WARMUP_SECONDS,
-            accounts=testbed.accounts(wish.contender),
-        )
-    )
+    found = await testbed.generator.play(plan_of(testbed, wish))
     if wish.rate is None and not wish.count:
         testbed.rates[wish.contender] = max(testbed.rates.get(wish.contender, 0.0), per_second(found))
     return found
+
+
+def plan_of(testbed: Testbed, wish: Wish) -> Plan:
+    """What the generator is told."""
+    seconds = wish.seconds + WARMUP_SECONDS
+    known = testbed.rates.get(wish.contender, RATES_AT_FIRST[wish.contender])
+    count = wish.count or int((wish.rate or known * REQUESTS_SPARE) * seconds) + wish.connections
+    return Plan(
+        port=testbed.ports[wish.contender],
+        path=wish.page or purchase_path(wish.sale_id),
+        reads=wish.page is not None,
+        known_tag=wish.known_tag,
+        shoppers=testbed.shoppers(count, name=wish.shoppers),
+        connections=wish.connections,
+        seconds=wish.seconds,
+        rate=wish.rate,
+        warmup_seconds=WARMUP_SECONDS,
+        accounts=testbed.accounts(wish.contender),
+    )
 
 
 async def play_in_turn(

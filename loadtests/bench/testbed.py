@@ -66,6 +66,11 @@ class Generator:
             raise NotMeasured("the generator has ended")
         return msgspec.json.decode(line, type=Round)
 
+    def kill(self) -> None:
+        """End it, if it has not ended by itself."""
+        if self.process.returncode is None:
+            self.process.kill()
+
 
 @dataclass
 class Testbed:
@@ -77,6 +82,8 @@ class Testbed:
     redis: aioredis.Redis
     local: LocalShop
     generator: Generator
+    # Plays beside the other one.
+    crowd: Generator
     cores: Cores
     ports: dict[str, int] = field(default_factory=dict)
     # What a contender was last seen to answer in a second: enough requests are made for the next round, not too many.
@@ -193,24 +200,26 @@ async def running_testbed(directory: Path | None) -> AsyncIterator[Testbed]:
         local = LocalShop(own, home, logins.worker_url(servers.redis_url))
         database = Database(settings, application_name="shop-bench", pool_max=2, statement_seconds=120)
         client = connect(settings.redis_url, settings)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "loadtests.bench.generator",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+        generator, crowd = await _start_generator(), await _start_generator()
         try:
             local.start("worker", "worker")
             with pinned(cores.api):
                 local.start("api", "api")
             await asyncio.to_thread(local.wait_until_ready)
             ports = {"shop": settings.api_port}
-            yield Testbed(settings, servers, database, client, local, Generator(process), cores, ports)
+            yield Testbed(settings, servers, database, client, local, generator, crowd, cores, ports)
         finally:
-            if process.returncode is None:
-                process.kill()
+            for each in (generator, crowd):
+                each.kill()
             for name in (*BASELINES, "api", "worker"):
                 await asyncio.to_thread(local.stop, name)
             await database.close()
             await client.aclose(close_connection_pool=True)
+
+
+async def _start_generator() -> Generator:
+    command, pipe = [sys.executable, "-m", "loadtests.bench.generator"], asyncio.subprocess.PIPE
+    return Generator(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe))
 
 
 @contextmanager

@@ -1,12 +1,26 @@
 """What the server asks of the whole application: about purchases the lane's admission, about pages their memory."""
 
 import asyncio
+from collections.abc import Mapping
 
 from starlette.types import Scope
 
 from shop.public_pages.admission import PublicPages
 from shop.seckill.admission import PurchaseAdmission
 from shop.server.answers import Answer
+
+# Probes come first, and who has bought before who looks around.
+READ_WEIGHTS = {
+    b"%b %b" % (method, path): weight
+    for method in (b"GET", b"HEAD")
+    for path, weight in (
+        (b"/livez", 8),
+        (b"/v1/orders/", 4),
+        (b"/v1/seckill/", 2),
+        (b"/v1/products", 2),
+        (b"/v1/time", 2),
+    )
+}
 
 
 class AppAdmission:
@@ -17,6 +31,7 @@ class AppAdmission:
         self.is_bulk = purchases.is_bulk
         self.admit = purchases.admit
         self.admit_unparsed = purchases.admit_unparsed
+        self.read_weights: Mapping[bytes, int] = READ_WEIGHTS
         self._purchases = purchases
         self._pages = pages
 

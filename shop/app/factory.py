@@ -29,6 +29,7 @@ from shop.app.context import RequestContext
 from shop.app.cors import Cors, CorsAdmission
 from shop.app.followers import following
 from shop.app.forwarding import Forwarded
+from shop.app.gates import Gates
 from shop.app.methods import Methods
 from shop.app.pages import PageHeaders
 from shop.app.state import AppState
@@ -104,7 +105,7 @@ def _lane(fastapi: FastAPI, state: AppState, checker: Checker, request_ids: Requ
     """The lane, and behind it whatever surrounds every other request."""
     settings = state.settings
     return PurchaseLane(
-        Forwarded(RequestContext(Methods(PageHeaders(fastapi), fastapi.routes), settings), settings),
+        Forwarded(RequestContext(Gates(Methods(PageHeaders(fastapi), fastapi.routes)), settings), settings),
         settings=settings,
         registry=state.registry,
         checker=checker,

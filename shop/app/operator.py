@@ -9,12 +9,13 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 
 from shop.advice import ADVICE, ADVICE_BY_CLASS
-from shop.app_keys import SETTINGS
+from shop.app_keys import AppKey
 from shop.errors import Invalid, NotFound
 from shop.json_bodies import JsonRoute
 from shop.problem_json import RETRYABLE_STATUSES, problem_of_code, problems
-from shop.readiness import log_changes, readiness, summary
-from shop.request_session import DATABASE, LEDGER
+from shop.readiness import Readiness, log_changes, summary
+
+READINESS = AppKey[Readiness]("readiness")
 
 router = APIRouter(tags=["operator"], route_class=JsonRoute)
 
@@ -124,7 +125,7 @@ async def explain_error(
 )
 async def readyz(request: Request) -> JSONResponse:
     """Whether this process can sell: Postgres, migrations, Redis, scripts and durability."""
-    checks = await readiness(DATABASE.of(request), LEDGER.of(request), SETTINGS.of(request))
+    checks = await READINESS.of(request).checks()
     log_changes(checks)
     ready, shown = summary(checks, lambda failing: failing.reason)
     return JSONResponse(shown, status_code=200 if ready else 503)

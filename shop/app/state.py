@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import redis.asyncio as aioredis
 from starlette.applications import Starlette
 
+from shop.app.operator import READINESS
 from shop.app_keys import SETTINGS
 from shop.auth import REVOCATIONS, VERIFIER, Revocations, TokenVerifier
 from shop.cache import CACHE, Cache
@@ -27,6 +28,7 @@ from shop.public_pages.admission import PublicPages
 from shop.public_pages.memory import PageMemory
 from shop.public_pages.reading import PRODUCT, PRODUCTS, PageReader
 from shop.rate_limit import RateLimiter, rate_limiter
+from shop.readiness import Readiness
 from shop.redis import connect
 from shop.request_session import DATABASE, LEDGER
 from shop.seckill.lane import ROUTE
@@ -127,6 +129,7 @@ class AppState:
         ORDER_LIMITER.put(app, self.order_limiter)
         EXPLAIN_LIMITER.put(app, self.explain_limiter)
         POLLS.put(app, self.polls)
+        READINESS.put(app, Readiness(self.database, self.ledger, self.settings))
 
     async def close(self) -> None:
         """Tell what is left to tell, then close every connection."""

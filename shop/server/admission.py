@@ -1,6 +1,7 @@
 """What the server asks of the application before it begins a request: all that it knows of it."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from shop.server.answers import Answer
@@ -11,6 +12,8 @@ class Admission(Protocol):
 
     # How a request begins that comes in crowds; under pressure such requests are not even read.
     bulk_start: bytes
+    # How a read begins that comes in crowds, and how many of its kind are handled before the next kind's.
+    read_weights: Mapping[bytes, int]
 
     def is_bulk(self, scope: dict[str, Any]) -> bool:
         """Whether a request is of the kind that comes in crowds."""

@@ -9,6 +9,7 @@ from shop.server.back_pressure import BackPressure
 from shop.server.connection import Connection, TimeLimits
 from shop.server.connection_cap import ConnectionCap
 from shop.server.gate import OverloadGate
+from shop.server.read_queue import ReadQueue
 from shop.server.sending import Outbox
 from shop.server.time_limits import cut_late
 from shop.settings import Settings
@@ -28,6 +29,7 @@ class Connections:
         self.cap = ConnectionCap(settings)
         self.back_pressure = BackPressure(gate, is_bulk=admission.is_bulk)
         self.admission = AdmissionControl(admission, cap=self.cap, gate=gate, back_pressure=self.back_pressure)
+        self.reads = ReadQueue(admission.read_weights)
         self.body_bytes_usual = settings.purchase_body_bytes_max
         self.stopping = False
         self._on_stop = on_stop

@@ -19,6 +19,7 @@ from shop.server.connection import Connection, TimeLimits
 from shop.server.connections import STATE, Connections
 from shop.server.exchange import Exchange
 from shop.server.heads import HEAD_BYTES_MAX, Head, problem_answer
+from shop.server.read_queue import READ_METHODS
 from shop.server.states import BODY, CLOSED, DISCARDING, DRAINING, HEAD, IDLE, LINGERING, State
 
 PIPELINED_MAX = 16
@@ -32,6 +33,7 @@ class ShopProtocol(Connection):
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
         self._connections: Connections = app_state[STATE]
         self._admission = self._connections.admission
+        self._reads = self._connections.reads
         super().__init__(asyncio.get_running_loop(), self._connections.outbox)
         self.app = config.loaded_app
         self.server_state = server_state
@@ -74,6 +76,8 @@ class ShopProtocol(Connection):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if (data.startswith(READ_METHODS) or self._reads.waiting) and self._reads.defers(self, data):
+            return
         if not (self._admission.deferring and self._admission.defers(self, data)):
             self.receive(data)
 

@@ -1,5 +1,6 @@
 """What an operator sees: whether a shop is alive and ready, what it counts, and how it says that something is wrong."""
 
+import asyncio
 import re
 from functools import partial
 from html import escape
@@ -13,13 +14,13 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from shop.advice import ADVICE
 from shop.app.context import METHODS, UNMATCHED
 from shop.metrics_page import serve_metrics
 from shop.problem_json import problem_of_status, refusals
-from shop.readiness import details
+from shop.readiness import Readiness, details
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.api.answers import problem_of
@@ -59,6 +60,7 @@ async def until_ready(shop: Shop) -> None:
 
 async def test_the_first_page_says_what_this_is_and_leads_only_to_places_that_are_there(shop: Shop) -> None:
     """To a program as JSON, to a browser as a page with the same places; HEAD is the same without a body."""
+    await until_ready(shop)
     client = await shop.client()
     told = (await get(shop, "/")).json()
     page = await get(shop, "/", accept="text/html,application/xhtml+xml;q=0.9,*/*;q=0.8")
@@ -338,3 +340,20 @@ async def test_the_documentation_loads_nothing_from_elsewhere(shop: Shop, path: 
         assert re.match("/(?!/)", url), url
         assert (await get(shop, url)).status_code == 200, url
     assert not re.search(r"(?:src|href|@import)[^>]{0,20}https?://", page.text)
+
+
+async def test_a_crowd_of_probes_shares_one_check(shop: Shop) -> None:
+    """Each begins after somebody has asked, so that nobody is told what was true before."""
+    asked: list[str] = []
+    event.listen(
+        shop.database.engine.sync_engine,
+        "before_cursor_execute",
+        lambda _connection, _cursor, statement, *_: asked.append(statement),
+    )
+    ready = Readiness(shop.database, shop.redis, shop.settings)
+
+    found = await asyncio.gather(*(ready.checks() for _ in range(100)))
+
+    assert [found[0]] * 100 == found
+    assert set(found[0]) == CHECKS
+    assert sum("transaction_read_only" in statement for statement in asked) in {1, 2}

@@ -1,4 +1,4 @@
-"""Breaks of the public pages, and of what an idle worker no longer asks for."""
+"""Breaks of the public pages, of the gates before the others, and of what an idle worker no longer asks for."""
 
 from tests.mutants.mutant import breaks
 
@@ -62,5 +62,29 @@ MUTANTS = (
         "    if name is not None:\n        return False\n    until = time.monotonic() + NAME_SECONDS\n",
         "tests/recovery/test_foreign_ledger.py::"
         "test_a_database_keeps_its_name_for_a_moment_and_is_asked_again_before_a_ledger_is_foreign",
+    ),
+    breaks(
+        "reads_are_not_deferred",
+        "A crowd that reads is answered before the one who buys.",
+        "shop/server/read_queue.py",
+        "if not self.waiting and self._at_once < AT_ONCE:\n",
+        "if not self.waiting:\n",
+        "tests/server/test_read_queue.py",
+    ),
+    breaks(
+        "no_fair_shares",
+        "A crowd of one kind has the whole loop, and every step of the others waits for all of them.",
+        "shop/app/fair_shares.py",
+        "return self._balance <= 0 or bool(self._ready)",
+        "return False",
+        "tests/api/test_fair_shares.py",
+    ),
+    breaks(
+        "gate_loses_slots",
+        "A request that is cancelled in the moment of being admitted keeps its slot for ever.",
+        "shop/app/gates.py",
+        "            self.leave()  # It was admitted in the same moment.\n",
+        "            pass\n",
+        "tests/api/test_gates.py",
     ),
 )

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -55,6 +55,7 @@ class ByPath:
     """Refuses /refused, knows /known, promises /later; what else is asked is for the application, this one too."""
 
     bulk_start: bytes = b"POST /bulk"
+    read_weights: Mapping[bytes, int] = field(default_factory=lambda: {b"GET /first": 2, b"GET /read": 1})
     later: dict[str, "asyncio.Future[Answer]"] = field(default_factory=dict)
     ran: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
@@ -95,6 +96,7 @@ class Served(NamedTuple):
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     protocol: Watched
+    connections: Connections
 
     async def answers(self, count: int) -> list[tuple[int, bytes]]:
         """The next answers: their statuses and their bodies."""
@@ -134,7 +136,7 @@ async def served(admission: ByPath) -> AsyncIterator[Served]:
 
         await wait_until(accepted, reason="the connection is made")
         try:
-            yield Served(reader, writer, made[0])
+            yield Served(reader, writer, made[0], connections)
         finally:
             writer.transport.abort()
 

@@ -1,0 +1,134 @@
+"""A gate for each kind of request behind the door, so that a crowd of one kind leaves the others their goodput.
+
+So many requests of a kind run at a time; those behind them wait in their order, and are refused with 503 when the queue
+is full or they have waited for too long. Those that run have the kind's share of the loop's time (`fair_shares`). What
+is answered at the door, purchases before all, comes by none of these gates.
+"""
+
+import asyncio
+import re
+from collections import deque
+from dataclasses import dataclass
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from shop import metrics
+from shop.app.fair_shares import Scheduler
+from shop.app.problems import send_problem
+from shop.errors import Overloaded
+
+MILLISECOND = 0.001
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of requests; with its quantum in seconds of each loop iteration, and its bounds."""
+
+    name: str
+    quantum_seconds: float
+    running_max: int
+    waiting_max: int = 2_000
+    wait_seconds_max: float = 2.0
+
+
+PURCHASES = Kind("purchases", 4 * MILLISECOND, 64)
+MONEY = Kind("money", 4 * MILLISECOND, 256)
+ORDERS = Kind("orders", 2 * MILLISECOND, 64)
+# They have a bound of their own, and last for minutes.
+STREAMS = Kind("streams", 2 * MILLISECOND, 1_000_000)
+PUBLIC = Kind("public", MILLISECOND, 64)
+ACCOUNTS = Kind("accounts", MILLISECOND, 64)
+ADMIN = Kind("admin", 2 * MILLISECOND, 64)
+OPERATOR = Kind("operator", 4 * MILLISECOND, 256)
+KINDS = (PURCHASES, MONEY, ORDERS, STREAMS, PUBLIC, ACCOUNTS, ADMIN, OPERATOR)
+
+READS = frozenset({"GET", "HEAD", "OPTIONS"})
+# The first that fits the path, for what only reads and for what changes something; the last fits every path.
+BY_PATH = (
+    (re.compile("/v1/admin/"), ADMIN, ADMIN),
+    (re.compile("/v1/seckill/sales/[^/]*/orders$"), PUBLIC, PURCHASES),
+    (re.compile("/v1/orders/[^/]*/events$"), STREAMS, MONEY),
+    (re.compile("/v1/orders"), ORDERS, MONEY),
+    (re.compile("/v1/payments"), MONEY, MONEY),
+    (re.compile("/v1/(seckill|products)"), PUBLIC, PUBLIC),
+    (re.compile("/v1/"), ACCOUNTS, ACCOUNTS),
+    (re.compile(""), OPERATOR, OPERATOR),
+)
+
+
+def kind_of(method: str, path: str) -> Kind:
+    """Which kind a request is of."""
+    reading, changing = next((reading, changing) for fits, reading, changing in BY_PATH if fits.match(path))
+    return reading if method in READS else changing
+
+
+class Gate:
+    """Admits the requests of one kind, as many as may run at a time; the others wait in their order."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
+        self._running = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def enter(self) -> None:
+        """Return when the request may run; it must leave afterwards. Raises Overloaded, and then it must not."""
+        if self._running < self._kind.running_max:
+            self._running += 1
+            return
+        if len(self._waiting) >= self._kind.waiting_max:
+            raise Overloaded
+        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(admitted)
+        try:
+            async with asyncio.timeout(self._kind.wait_seconds_max):
+                await admitted
+        except TimeoutError:
+            self._give_up(admitted)
+            raise Overloaded from None
+        except BaseException:
+            self._give_up(admitted)
+            raise
+
+    def leave(self) -> None:
+        """A request is answered: the one that waits longest runs in its stead."""
+        while self._waiting:
+            admitted = self._waiting.popleft()
+            if not admitted.done():
+                admitted.set_result(None)
+                return
+        self._running -= 1
+
+    def _give_up(self, admitted: "asyncio.Future[None]") -> None:
+        if admitted.done() and not admitted.cancelled():
+            self.leave()  # It was admitted in the same moment.
+        elif admitted in self._waiting:
+            self._waiting.remove(admitted)
+
+
+class Gates:
+    """Lets each request through the gate of its kind, and run within its share."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        scheduler = Scheduler()
+        self._app = app
+        self._gates = {kind: (Gate(kind), scheduler.share(kind.quantum_seconds)) for kind in KINDS}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        kind = kind_of(scope["method"], scope["path"])
+        gate, share = self._gates[kind]
+        try:
+            await gate.enter()
+        except Overloaded as error:
+            metrics.GATE_REFUSALS.labels(kind.name).inc()
+            await send_problem(error, scope, receive, send)
+            return
+        try:
+            await share.run(self._serve(scope, receive, send))
+        finally:
+            gate.leave()
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
