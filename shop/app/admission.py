@@ -1,26 +1,25 @@
 """What the server asks of the whole application: about purchases the lane's admission, about pages their memory."""
 
 import asyncio
-from collections.abc import Mapping
 
 from starlette.types import Scope
 
 from shop.public_pages.admission import PublicPages
 from shop.seckill.admission import PurchaseAdmission
+from shop.server.admission import ReadKind
 from shop.server.answers import Answer
 
+
+def _reads(weight: int, *paths: bytes) -> ReadKind:
+    return ReadKind(weight, frozenset(b"%b %b" % (method, path) for method in (b"GET", b"HEAD") for path in paths))
+
+
 # Probes come first, and who has bought before who looks around.
-READ_WEIGHTS = {
-    b"%b %b" % (method, path): weight
-    for method in (b"GET", b"HEAD")
-    for path, weight in (
-        (b"/livez", 8),
-        (b"/v1/orders/", 4),
-        (b"/v1/seckill/", 2),
-        (b"/v1/products", 2),
-        (b"/v1/time", 2),
-    )
-}
+READ_KINDS: tuple[ReadKind, ...] = (
+    _reads(16, b"/livez"),
+    _reads(8, b"/v1/orders/"),
+    _reads(4, b"/v1/seckill/", b"/v1/products", b"/v1/time"),
+)
 
 
 class AppAdmission:
@@ -31,7 +30,7 @@ class AppAdmission:
         self.is_bulk = purchases.is_bulk
         self.admit = purchases.admit
         self.admit_unparsed = purchases.admit_unparsed
-        self.read_weights: Mapping[bytes, int] = READ_WEIGHTS
+        self.read_kinds = READ_KINDS
         self._purchases = purchases
         self._pages = pages
 

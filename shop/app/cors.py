@@ -1,7 +1,6 @@
 """Which pages of other origins may use the API, and what they may send and see."""
 
 import asyncio
-from collections.abc import Mapping
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -94,7 +93,7 @@ class CorsAdmission:
     def __init__(self, admission: AppAdmission, cors: Cors) -> None:
         self.bulk_start = admission.bulk_start
         self.is_bulk = admission.is_bulk
-        self.read_weights: Mapping[bytes, int] = admission.read_weights
+        self.read_kinds = admission.read_kinds
         self._admission = admission
         self._cors = cors
 

@@ -1,10 +1,16 @@
 """What the server asks of the application before it begins a request: all that it knows of it."""
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from shop.server.answers import Answer
+
+
+class ReadKind(NamedTuple):
+    """Reads that come in crowds: how they begin, and how many are handled before the next kind's."""
+
+    weight: int
+    starts: frozenset[bytes]
 
 
 class Admission(Protocol):
@@ -12,8 +18,7 @@ class Admission(Protocol):
 
     # How a request begins that comes in crowds; under pressure such requests are not even read.
     bulk_start: bytes
-    # How a read begins that comes in crowds, and how many of its kind are handled before the next kind's.
-    read_weights: Mapping[bytes, int]
+    read_kinds: tuple[ReadKind, ...]
 
     def is_bulk(self, scope: dict[str, Any]) -> bool:
         """Whether a request is of the kind that comes in crowds."""

@@ -25,6 +25,8 @@ class Connection(SendingProtocol, ABC):
     head: Head
     # The address that it is counted for: of a peer that has reset the connection, the socket knows none any more.
     accepted_from: str | None = None
+    # What has come while it waits for its share of the loop (`shop.server.read_queue`).
+    unread: bytes = b""
 
     @property
     @abstractmethod
@@ -34,6 +36,10 @@ class Connection(SendingProtocol, ABC):
     @abstractmethod
     def receive(self, data: bytes) -> None:
         """Read what has come."""
+
+    @abstractmethod
+    def receive_unread(self) -> None:
+        """Read what has waited."""
 
     @abstractmethod
     def pause_reading(self) -> None:

@@ -29,7 +29,7 @@ class Connections:
         self.cap = ConnectionCap(settings)
         self.back_pressure = BackPressure(gate, is_bulk=admission.is_bulk)
         self.admission = AdmissionControl(admission, cap=self.cap, gate=gate, back_pressure=self.back_pressure)
-        self.reads = ReadQueue(admission.read_weights)
+        self.reads = ReadQueue(admission.read_kinds)
         self.body_bytes_usual = settings.purchase_body_bytes_max
         self.stopping = False
         self._on_stop = on_stop

@@ -19,7 +19,7 @@ from shop.server.connection import Connection, TimeLimits
 from shop.server.connections import STATE, Connections
 from shop.server.exchange import Exchange
 from shop.server.heads import HEAD_BYTES_MAX, Head, problem_answer
-from shop.server.read_queue import READ_METHODS
+from shop.server.read_queue import START_BYTES, UNREAD_BYTES_MAX
 from shop.server.states import BODY, CLOSED, DISCARDING, DRAINING, HEAD, IDLE, LINGERING, State
 
 PIPELINED_MAX = 16
@@ -76,9 +76,20 @@ class ShopProtocol(Connection):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if (data.startswith(READ_METHODS) or self._reads.waiting) and self._reads.defers(self, data):
+        if self.unread:
+            self.unread += data
+            if len(self.unread) > UNREAD_BYTES_MAX:
+                self.receive_unread()
+            return
+        queue = self._reads.queues.get(data[:START_BYTES])
+        if queue is not None and self._reads.defers(self, data, queue):
             return
         if not (self._admission.deferring and self._admission.defers(self, data)):
+            self.receive(data)
+
+    def receive_unread(self) -> None:
+        data, self.unread = self.unread, b""
+        if data:  # Else it was too much to wait with.
             self.receive(data)
 
     def receive(self, data: bytes) -> None:

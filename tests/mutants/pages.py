@@ -67,8 +67,8 @@ MUTANTS = (
         "reads_are_not_deferred",
         "A crowd that reads is answered before the one who buys.",
         "shop/server/read_queue.py",
-        "if not self.waiting and self._at_once < AT_ONCE:\n",
-        "if not self.waiting:\n",
+        "if self._at_once < AT_ONCE and not self._waiting:\n",
+        "if not self._waiting:\n",
         "tests/server/test_read_queue.py",
     ),
     breaks(

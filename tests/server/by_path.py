@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
+from shop.server.admission import ReadKind
 from shop.server.answers import Answer
 from shop.server.connections import STATE, Connections
 from shop.server.gate import OverloadGate
@@ -55,7 +56,10 @@ class ByPath:
     """Refuses /refused, knows /known, promises /later; what else is asked is for the application, this one too."""
 
     bulk_start: bytes = b"POST /bulk"
-    read_weights: Mapping[bytes, int] = field(default_factory=lambda: {b"GET /first": 2, b"GET /read": 1})
+    read_kinds: tuple[ReadKind, ...] = (
+        ReadKind(2, frozenset({b"GET /first"})),
+        ReadKind(1, frozenset({b"GET /read/"})),
+    )
     later: dict[str, "asyncio.Future[Answer]"] = field(default_factory=dict)
     ran: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
@@ -96,7 +100,6 @@ class Served(NamedTuple):
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     protocol: Watched
-    connections: Connections
 
     async def answers(self, count: int) -> list[tuple[int, bytes]]:
         """The next answers: their statuses and their bodies."""
@@ -136,7 +139,7 @@ async def served(admission: ByPath) -> AsyncIterator[Served]:
 
         await wait_until(accepted, reason="the connection is made")
         try:
-            yield Served(reader, writer, made[0], connections)
+            yield Served(reader, writer, made[0])
         finally:
             writer.transport.abort()
 
