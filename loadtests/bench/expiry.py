@@ -98,8 +98,8 @@ def _payments_max(size: Size) -> int:
 
 async def _expire(testbed: Testbed, sale_id: int) -> _Expired:
     """Let all orders of a sale become due at once, and wait until every unit is back and that is recorded."""
-    pids = {"worker": [testbed.worker_pid], "postgres": family(testbed.servers.postgres.pid)}
-    pids["redis"] = [testbed.servers.valkey.pid]
+    pids = {"worker": [testbed.worker_pid], "postgres": family(testbed.servers.postgres.pid),
+            "redis": testbed.valkey_pids}  # fmt: skip
     units = (await row(testbed, sale_id)).units
     async with testbed.database.transaction() as session:
         await session.execute(update(Order).where(Order.sale_id == sale_id).values(expires_at=func.now()))

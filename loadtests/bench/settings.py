@@ -23,7 +23,7 @@ def production_settings(servers: EmbeddedServers) -> Settings:
         database_url=servers.database_url,
         redis_url=servers.redis_url,
         redis_patched=True,  # whatever Redis is on this machine is measured
-        cache_redis_url=None,
+        cache_redis_url=servers.side_url,
         api_host=HOST,
         api_port=free_port(HOST, 0),
         api_processes=1,

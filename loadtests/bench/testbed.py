@@ -27,7 +27,7 @@ from loadtests.bench.settings import HOST, production_settings
 from shop.database import Database
 from shop.embedded import EmbeddedServers, embedded_servers
 from shop.listening_sockets import free_port
-from shop.local import LocalShop
+from shop.local import LocalShop, worker_urls
 from shop.migrating import migrate
 from shop.processes import run_beside
 from shop.redis import connect
@@ -115,7 +115,7 @@ class Testbed:
         worker = pids.pop("worker", None)
         return {
             "api": [own],
-            "redis": [self.servers.valkey.pid],
+            "redis": self.valkey_pids,
             "postgres": family(self.servers.postgres.pid),
             "worker": [worker] if worker else [],
             "others": list(pids.values()),
@@ -163,6 +163,11 @@ class Testbed:
             os.sched_setaffinity(int(task.name), {core})
 
     @property
+    def valkey_pids(self) -> list[int]:
+        """The ledger's server and the side server."""
+        return [server.pid for server in (self.servers.valkey, self.servers.side) if server]
+
+    @property
     def worker_pid(self) -> int:
         """The worker, which must run."""
         return self.local.processes["worker"].pid
@@ -192,12 +197,17 @@ async def running_testbed(directory: Path | None) -> AsyncIterator[Testbed]:
     raise_file_limit()
     # A child has the affinity of the thread that makes it.
     logins = Logins.random()
-    with _home(directory) as home, pinned(cores.rest), embedded_servers(home, redis_users=logins.lines) as servers:
+    with (
+        _home(directory) as home,
+        pinned(cores.rest),
+        embedded_servers(home, redis_users=logins.lines, side=True) as servers,
+    ):
         settings = production_settings(servers)
         await asyncio.to_thread(migrate, settings)
         # The baselines and the bench itself may do everything; API and worker have the rights that they always have.
-        own = settings.model_copy(update={"redis_url": logins.api_url(servers.redis_url)})
-        local = LocalShop(own, home, logins.worker_url(servers.redis_url))
+        side = servers.side_url and logins.api_url(servers.side_url)
+        own = settings.model_copy(update={"redis_url": logins.api_url(servers.redis_url), "cache_redis_url": side})
+        local = LocalShop(own, home, worker_urls(logins, servers))
         database = Database(settings, application_name="shop-bench", pool_max=2, statement_seconds=120)
         client = connect(settings.redis_url, settings)
         generator, crowd = await _start_generator(), await _start_generator()

@@ -20,7 +20,7 @@ from shop.auth import issue_token
 from shop.database import Database
 from shop.embedded import EmbeddedServers, PostgresServer, ServerUnavailable, ValkeyServer
 from shop.failure_isolation import SERVER_ERRORS
-from shop.local import LocalShop, NotStarted
+from shop.local import LocalShop, NotStarted, worker_urls
 from shop.migrating import migrate
 from shop.redis import connect
 from shop.redis_users import Logins
@@ -190,7 +190,7 @@ async def testbed(directory: Path, *, aof: str, seed: int) -> AsyncIterator[Test
         network = await stack.enter_async_context(chaos_proxy(logins.api_url(servers.redis_url), seed=seed))
         wire = await stack.enter_async_context(chaos_proxy(servers.database_url, seed=seed))
         of_the_shop = settings.model_copy(update={"redis_url": network.url})
-        local = LocalShop(of_the_shop, directory, logins.worker_url(servers.redis_url))
+        local = LocalShop(of_the_shop, directory, worker_urls(logins, servers))
         database = Database(settings, application_name="shop-torture", pool_max=4, statement_seconds=60)
         stack.push_async_callback(database.close)
         client = connect(settings.redis_url, settings)

@@ -15,6 +15,7 @@ import typer
 from shop.cli.output import Json, emit, warn, write
 from shop.cli.unreachable import naming_servers, without_password
 from shop.embedded.process import locked
+from shop.embedded.valkey import SIDE
 from shop.logs import configure_logs
 from shop.settings import Settings, get_settings
 from shop.terminal import visible
@@ -103,7 +104,7 @@ def reset(
         raise typer.BadParameter("--json asks nothing: give --yes as well")
     if not yes and not typer.confirm(f"Delete everything in {visible(DATA.absolute())}?", err=True):
         raise typer.Exit(1)
-    with locked(DATA), locked(DATA / "valkey"), locked(DATA / "postgres"):
+    with locked(DATA), locked(DATA / "valkey"), locked(DATA / SIDE), locked(DATA / "postgres"):
         shutil.rmtree(DATA)
     emit({"deleted": True, "directory": str(DATA)}, as_json=json)
 
@@ -135,6 +136,7 @@ def _write_environment(directory: Path, settings: Settings) -> Path:
         "SHOP_ENVIRONMENT": settings.environment,
         "SHOP_DATABASE_URL": settings.database_url,
         "SHOP_REDIS_URL": settings.redis_url,
+        "SHOP_CACHE_REDIS_URL": settings.side_redis_url,
         "SHOP_SECRET_KEY": settings.secret_key.get_secret_value(),
         "SHOP_API_PORT": str(settings.api_port),
     }

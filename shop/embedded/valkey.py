@@ -1,4 +1,4 @@
-"""The ledger's server: a Valkey, or a Redis, that keeps what it promised and never evicts."""
+"""The ledger's server: a Valkey, or a Redis, that keeps what it promised and never evicts; and the side server."""
 
 import os
 import socket
@@ -12,6 +12,8 @@ from shop.embedded.unavailable import ServerUnavailable
 
 SOCKET_NAME = "valkey.sock"
 ANSWER_TIMEOUT_SECONDS = 1.0
+SIDE = "side"
+SIDE_MEMORY = "64mb"
 
 
 class ValkeyServer:
@@ -128,3 +130,9 @@ class ValkeyServer:
                 return connection.recv(64).startswith(b"+PONG")
             except OSError:
                 return False
+
+
+def side_server(directory: Path, *, users: Sequence[str] = ()) -> ValkeyServer:
+    """The server of what may be lost: it writes nothing to the disk, and evicts what was used least recently."""
+    bounds = ("--maxmemory", SIDE_MEMORY, "--maxmemory-policy", "allkeys-lru")
+    return ValkeyServer(directory, name=SIDE, appendonly=False, extra=bounds, users=users)

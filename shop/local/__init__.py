@@ -8,7 +8,7 @@ ports       where it listens: bound here, handed on to the children
 starting    everything in order, in a directory that nobody else uses
 """
 
-from shop.local.parts import LocalShop, NotStarted, environment_of
+from shop.local.parts import LocalShop, NotStarted, environment_of, worker_urls
 from shop.local.starting import local_shop
 
-__all__ = ["LocalShop", "NotStarted", "environment_of", "local_shop"]
+__all__ = ["LocalShop", "NotStarted", "environment_of", "local_shop", "worker_urls"]

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from shop.embedded import EmbeddedServers
 from shop.metrics import MULTIPROCESS_VARIABLE
 from shop.processes import run_beside
+from shop.redis_users import Logins
 from shop.settings import Settings
 from shop.settings.addresses import http_url
 
@@ -37,12 +38,12 @@ class NotStarted(Exception):
 class LocalShop:
     """The running shop: its settings, its address, and the processes that may be stopped one by one.
 
-    A worker has the same settings, but for the URL of its own user of Redis if there is one.
+    A worker has the same settings, but for the variables of `worker_urls`: those of its own user of Redis.
     """
 
     settings: Settings
     directory: Path
-    worker_redis_url: str | None = None
+    worker_urls: Mapping[str, str] = field(default_factory=dict)
     servers: EmbeddedServers | None = None
     lock: int | None = None
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
@@ -68,7 +69,7 @@ class LocalShop:
     ) -> None:
         """Run `shop COMMAND…` as a child whose output goes to `<name>.log`, and which serves at these sockets."""
         numbers = [listener.fileno() for listener in sockets]
-        own = {"SHOP_REDIS_URL": self.worker_redis_url} if command[0] == "worker" and self.worker_redis_url else {}
+        own = self.worker_urls if command[0] == "worker" else {}
         with self.log(name).open("ab") as log:
             self.processes[name] = run_beside(
                 [sys.executable, "-m", "shop", *command, *(f"--fd={number}" for number in numbers)],
@@ -109,7 +110,7 @@ class LocalShop:
         for name, process in self.processes.items():
             if process.poll() is not None:
                 raise NotStarted(f"{name} ended with status {process.returncode}", self._tail(name))
-        for server in (self.servers.valkey, self.servers.postgres) if self.servers else ():
+        for server in self.servers.all if self.servers else ():
             if not server.running:
                 raise NotStarted(f"{type(server).__name__} has ended; its log is {server.log}")
 
@@ -126,6 +127,12 @@ def environment_of(settings: Settings) -> dict[str, str]:
     if MULTIPROCESS_VARIABLE in os.environ:
         variables["SHOP_METRICS_PORT"] = "0"
     return variables
+
+
+def worker_urls(logins: Logins, servers: EmbeddedServers) -> dict[str, str]:
+    """The variables by which a worker reaches embedded servers as its own user."""
+    urls = {"SHOP_REDIS_URL": servers.redis_url, "SHOP_CACHE_REDIS_URL": servers.side_url}
+    return {name: logins.worker_url(url) for name, url in urls.items() if url is not None}
 
 
 def _variable(value: object) -> str:

@@ -12,7 +12,7 @@ import structlog
 from shop.embedded import EmbeddedServers, ValkeyServer, embedded_servers
 from shop.embedded.process import locked
 from shop.listening_sockets import port_of
-from shop.local.parts import LocalShop, NotStarted
+from shop.local.parts import LocalShop, NotStarted, worker_urls
 from shop.local.ports import PROVIDER_HOST, listen_as_before, listen_somewhere, show_metrics
 from shop.metrics import prepare_multiprocess
 from shop.migrating import migrate
@@ -36,7 +36,7 @@ def local_shop(
     provider: Sequence[str] = (),
     notice: Callable[[str], object] = log.warning,
 ) -> Iterator[LocalShop]:
-    """Start everything, wait until it sells, and stop it in order: API, worker, payment provider, Valkey, Postgres.
+    """Start everything, wait until it sells, and stop it in order: API, worker, payment provider, Valkeys, Postgres.
 
     `provider` are more arguments for the sandbox provider, such as its faults. `notice` is told in a line what is other
     than asked for, such as a port.
@@ -67,7 +67,7 @@ def local_shop(
             "metrics_port": show_metrics(own, notice),
             "payment_provider_url": http_url(PROVIDER_HOST, port_of(pays[0])),
         }
-        shop = LocalShop(own.model_copy(update=ports), servers.home, servers.worker_redis_url, servers.embedded, lock)
+        shop = LocalShop(own.model_copy(update=ports), servers.home, servers.worker_urls, servers.embedded, lock)
         hook = f"{shop.base_url}/v1/payments/webhook"
         books = str(servers.home / "provider.sqlite")
         try:
@@ -86,12 +86,12 @@ def local_shop(
 class _Servers:
     """Where the shop's files are, and its servers: those that the settings name, or embedded ones.
 
-    `worker_redis_url` is the ledger's URL as the worker has it: an embedded Valkey lets in the shop's two users alone.
+    `worker_urls` are variables of the worker's: an embedded Valkey lets in the shop's two users alone.
     """
 
     home: Path
     urls: Mapping[str, str | None] = field(default_factory=dict)
-    worker_redis_url: str | None = None
+    worker_urls: Mapping[str, str] = field(default_factory=dict)
     embedded: EmbeddedServers | None = None
 
 
@@ -114,13 +114,14 @@ def _servers(settings: Settings, directory: Path | None, *, durable: bool) -> It
         yield _Servers(directory)
         return
     logins = Logins.random()
-    with embedded_servers(directory, durable=durable, redis_users=[DEFAULT_USER_OFF, *logins.lines]) as servers:
+    users = [DEFAULT_USER_OFF, *logins.lines]
+    with embedded_servers(directory, durable=durable, redis_users=users, side=True) as servers:
         urls = {
             "database_url": servers.database_url,
             "redis_url": logins.api_url(servers.redis_url),
-            "cache_redis_url": None,
+            "cache_redis_url": logins.api_url(servers.side_url) if servers.side_url else None,
         }
-        yield _Servers(servers.valkey.directory.parent, urls, logins.worker_url(servers.redis_url), servers)
+        yield _Servers(servers.valkey.directory.parent, urls, worker_urls(logins, servers), servers)
 
 
 def _are_its_own(settings: Settings, directory: Path) -> bool:

@@ -51,7 +51,8 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
     redis_url: RedisUrl = "redis://localhost:6379/0"
     """The ledger: append-only file on, never evicts; give API and worker a user each (`shop/redis_users.py`)."""
     cache_redis_url: RedisUrl | None = None
-    """Cache, limiter and queues; the ledger's Redis if unset."""
+    """Cache, limiter, news and queues, which may be lost: no append-only file, and it may evict. If unset, they share
+    the ledger's, and each write waits for its disk."""
     redis_patched: bool = False
     """The distribution has fixed the known CVEs of an older Redis; else production refuses such a version."""
     database_pool_max: PositiveInt = 10
@@ -260,7 +261,7 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
 
     @property
     def side_redis_url(self) -> str:
-        """The Redis of what may be lost: cache, limiter and queues."""
+        """The Redis of what may be lost: cache, limiter, news and queues."""
         return self.cache_redis_url or self.redis_url
 
 

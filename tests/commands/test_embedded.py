@@ -147,6 +147,26 @@ def test_valkey_writes_before_it_answers_and_never_evicts(servers: EmbeddedServe
     assert [settings[name] for name in names] == ["yes", "always", "no", "", "noeviction"]
 
 
+def test_the_side_server_evicts_and_writes_nothing_to_the_disk(tmp_path: Path) -> None:
+    """What it has may be lost."""
+    with embedded_servers(tmp_path, durable=False, side=True) as servers:
+        assert servers.side is not None
+        client = valkey(servers.side.url)
+        settings = client.config_get("appendonly", "save", "maxmemory", "maxmemory-policy")
+        client.set("kept", "no")
+        servers.side.stop()
+
+        assert settings == {
+            "appendonly": "no",
+            "save": "",
+            "maxmemory": str(64 * 1024 * 1024),
+            "maxmemory-policy": "allkeys-lru",
+        }
+        assert {each.name for each in servers.side.directory.iterdir()} <= {"lock", "valkey.log"}
+        assert servers.valkey.running
+        assert servers.postgres.running
+
+
 async def test_postgres_is_durable_unless_a_test_asks_otherwise(tmp_path: Path) -> None:
     """A committed order is on the disk."""
     server = PostgresServer(tmp_path)

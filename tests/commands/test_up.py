@@ -68,7 +68,9 @@ async def test_a_shop_that_is_up_finds_its_data_again_and_leaves_nothing_behind(
     """Ctrl-C stops everything in order, what is killed takes everything along; data, secret and ports stay."""
     first, processes, printed, _ = await up(tmp_path, "--json")
     ports, named = json.loads(printed), environment_in(tmp_path)
-    assert len(processes) >= 5
+    assert len(processes) >= 6
+    assert named["SHOP_CACHE_REDIS_URL"].endswith("/valkey.sock")
+    assert named["SHOP_CACHE_REDIS_URL"] != named["SHOP_REDIS_URL"]
     assert listening(processes) == {httpx.URL(ports[name]).port for name in ("api", "metrics", "provider")}
     bought = await asyncio.to_thread(purchase_of_the_readme, tmp_path)
     assert (bought.returncode, '"status":"paid"' in bought.stdout.replace(" ", "")) == (0, True), bought

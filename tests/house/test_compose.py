@@ -37,7 +37,7 @@ def test_every_setting_that_an_operator_may_choose_reaches_the_containers(servic
     assert given - wanted == set()
 
 
-@pytest.mark.parametrize("service", [*SHOPS, "postgres", "valkey", "nginx"])
+@pytest.mark.parametrize("service", [*SHOPS, "postgres", "valkey", "side", "nginx"])
 def test_every_container_has_a_bound_of_memory_and_processes(service: str) -> None:
     found = services()[service]
 
