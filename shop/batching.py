@@ -15,7 +15,8 @@ class Coalescer(Generic[Item, Answer]):
     """Requests that wait at the same time share one round trip.
 
     `send` gets up to `batch_max` items and returns as many answers, or raises for all of them. At most `in_flight_max`
-    batches are under way. A caller that leaves does not disturb its batch.
+    batches are under way, and a sender's batches begin at least `pause_seconds` apart. A caller that leaves does not
+    disturb its batch.
     """
 
     def __init__(
@@ -25,11 +26,14 @@ class Coalescer(Generic[Item, Answer]):
         batch_max: int,
         in_flight_max: int,
         queue_max: int,
+        pause_seconds: float = 0.0,
     ) -> None:
         self._send = send
         self._batch_max = batch_max
         self._in_flight_max = in_flight_max
         self._queue_max = queue_max
+        self._pause_seconds = pause_seconds
+        self._next_at = 0.0
         self._queue: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._senders = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,8 +76,15 @@ class Coalescer(Generic[Item, Answer]):
             # At once after the queue was found empty: an item that comes later must find a free slot for a sender.
             self._senders -= 1
 
+    async def _pause(self) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._next_at - loop.time()))
+        self._next_at = loop.time() + self._pause_seconds
+
     async def _send_all(self) -> None:
         while self._queue:
+            if self._pause_seconds:
+                await self._pause()
             batch = [self._queue.popleft() for _ in range(min(self._batch_max, len(self._queue)))]
             try:
                 answers = await self._send([item for item, _ in batch])

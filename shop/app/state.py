@@ -23,6 +23,7 @@ from shop.payments.gateway import Gateway, HttpGateway
 from shop.payments.order_payments import PaymentsOfOrders
 from shop.payments.router import GATEWAY
 from shop.pool_sizes import FOLLOWERS_POOL_MAX
+from shop.products.reading import PRODUCT_READER, ProductReader
 from shop.products.service import product_of
 from shop.public_pages.admission import PublicPages
 from shop.public_pages.memory import PageMemory
@@ -65,6 +66,7 @@ class AppState:
     verifier: TokenVerifier
     revocations: Revocations
     cache: Cache
+    product_reader: ProductReader
     pages: PublicPages
     order_reader: OrderReader
     sign_in_limiters: SignInLimiters
@@ -86,6 +88,7 @@ class AppState:
         info = {ANNOUNCER: announcer, PAYMENTS: PaymentsOfOrders()}
         database = Database(settings, application_name="shop-api", info=info)
         cache = Cache(side, settings)
+        product_reader = ProductReader(database, cache, settings)
         revocations = Revocations()
         revocations.told = changes.wake_accounts
         return cls(
@@ -102,7 +105,8 @@ class AppState:
             verifier=TokenVerifier(settings),
             revocations=revocations,
             cache=cache,
-            pages=_pages(database, cache, settings),
+            product_reader=product_reader,
+            pages=_pages(database, cache, product_reader, settings),
             order_reader=OrderReader(database, settings),
             sign_in_limiters=sign_in_limiters(side, settings),
             purchase_limiter=_purchase_limiter(side, settings),
@@ -124,6 +128,7 @@ class AppState:
         VERIFIER.put(app, self.verifier)
         REVOCATIONS.put(app, self.revocations)
         CACHE.put(app, self.cache)
+        PRODUCT_READER.put(app, self.product_reader)
         ORDER_READER.put(app, self.order_reader)
         SIGN_IN_LIMITERS.put(app, self.sign_in_limiters)
         ORDER_LIMITER.put(app, self.order_limiter)
@@ -150,10 +155,11 @@ def _purchase_limiter(redis: aioredis.Redis, settings: Settings) -> RateLimiter:
     )
 
 
-def _pages(database: Database, cache: Cache, settings: Settings) -> PublicPages:
+def _pages(database: Database, cache: Cache, product_reader: ProductReader, settings: Settings) -> PublicPages:
     memory = PageMemory(
-        PageReader(database, cache).read,
-        pages_max=settings.public_pages_max,
+        PageReader(database, cache, product_reader, settings).read,
+        bytes_max=settings.public_pages_bytes_max,
+        waiters_max=settings.public_page_waiters_max,
         stale_seconds_max=settings.public_page_stale_seconds_max,
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Integer, Select, column, exists, select, update, values
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, Integer, Select, any_, column, literal, select, update, values
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shop.products.models import Product
@@ -14,15 +14,19 @@ async def find(session: AsyncSession, product_id: int) -> Product | None:
     return await session.get(Product, product_id)
 
 
-async def find_published(session: AsyncSession, product_id: int) -> Product | None:
-    """The product, if the public may see it."""
-    statement = select(Product).where(Product.id == product_id, Product.published)
-    return (await session.scalars(statement)).one_or_none()
+async def find_each_published(session: AsyncSession, product_ids: Collection[int]) -> Sequence[Product]:
+    """Those of these products that the public may see."""
+    return (await session.scalars(select(Product).where(_is_one_of(product_ids), Product.published))).all()
 
 
-async def is_published(session: AsyncSession, product_id: int) -> bool:
-    """Whether the public may see this product."""
-    return bool(await session.scalar(select(exists().where(Product.id == product_id, Product.published))))
+async def published_ids(session: AsyncSession, product_ids: Collection[int]) -> set[int]:
+    """The ids of those of these products that the public may see."""
+    return set(await session.scalars(select(Product.id).where(_is_one_of(product_ids), Product.published)))
+
+
+def _is_one_of(product_ids: Collection[int]) -> ColumnElement[bool]:
+    """One statement for any number of ids, which Postgres plans once."""
+    return Product.id == any_(literal(list(product_ids), ARRAY(BigInteger)))
 
 
 async def page(

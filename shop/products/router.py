@@ -21,6 +21,7 @@ from shop.json_bodies import JsonRoute
 from shop.paging import next_link
 from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
 from shop.products import repository, service
+from shop.products.reading import ProductReaderDep
 from shop.products.schemas import (
     AdminProductPage,
     AdminProductRead,
@@ -58,9 +59,9 @@ async def list_products(
     response_model=ProductRead,
     responses={**PUBLIC_PAGE, **problems(ProductNotFound, Invalid, Unavailable)},
 )
-async def read_product(product_id: ProductId, request: Request, cache: CacheDep) -> Response:
+async def read_product(product_id: ProductId, reader: ProductReaderDep) -> Response:
     """One product of the catalogue."""
-    return _json(await service.read_public(DATABASE.of(request), cache, product_id))
+    return _json(await reader.read(product_id))
 
 
 @router.get("/admin/products", tags=["admin"], responses=problems(*REFUSED_TO_OTHERS))

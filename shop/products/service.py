@@ -34,15 +34,6 @@ class _Row(msgspec.Struct):
     id: int
 
 
-async def read_public(database: Database, cache: Cache, product_id: int) -> bytes:
-    """The published product as JSON. Raises ProductNotFound, which the cache remembers too."""
-    load, exists = partial(_load_product, database, product_id), partial(_is_published, database, product_id)
-    body = await cache.get_or_load(_key(product_id), load, exists=exists)
-    if body is None:
-        raise ProductNotFound
-    return body
-
-
 async def read_public_page(database: Database, cache: Cache, *, limit: int, starting_after: int | None) -> PublicPage:
     """One page of published products.
 
@@ -125,7 +116,7 @@ def forget_after_commit(session: AsyncSession, cache: Cache, product_id: int) ->
 
     For everyone who changes a product or its stock; whoever leaves it out is right after `cache_ttl_seconds` at most.
     """
-    after_commit(session, partial(cache.invalidate, _key(product_id), FIRST_PAGES))
+    after_commit(session, partial(cache.invalidate, key_of(product_id), FIRST_PAGES))
 
 
 def product_of(key: str) -> int | None:
@@ -133,19 +124,9 @@ def product_of(key: str) -> int | None:
     return int(key.removeprefix(PRODUCT_KEY)) if key.startswith(PRODUCT_KEY) else None
 
 
-def _key(product_id: int) -> str:
+def key_of(product_id: int) -> str:
+    """The product's key in the cache."""
     return f"{PRODUCT_KEY}{product_id}"
-
-
-async def _load_product(database: Database, product_id: int) -> bytes | None:
-    async with database.transaction() as session:
-        product = await repository.find_published(session, product_id)
-    return public_view(product).model_dump_json().encode() if product else None
-
-
-async def _is_published(database: Database, product_id: int) -> bool:
-    async with database.transaction() as session:
-        return await repository.is_published(session, product_id)
 
 
 async def _load_page(database: Database, limit: int, starting_after: int | None) -> bytes:

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import structlog
@@ -22,7 +23,9 @@ REFRESH_SECONDS = 0.1
 PATIENCE_SECONDS = 0.3
 # A page that cannot be read is tried again after so long, and nobody waits longer than that for one.
 RETRY_SECONDS, READ_SECONDS_MAX = 0.5, 1.5
-READS_MAX = 1_000  # under way at the same time: any number of ids can be made up
+READS_MAX = 10_000  # under way at the same time: any number of ids can be made up
+FAILURES_MAX = 4_096  # pages of which it is remembered that they could not be read
+ONE_PAGES_SHARE = 0.5  # of those who may wait, at most so many wait for the same page
 
 log = structlog.get_logger(__name__)
 
@@ -42,23 +45,42 @@ Read = Callable[[Key], Awaitable[Page | None]]
 Waiter = asyncio.Future[Page | None]
 
 
-class PageMemory:
-    """The pages of one process, at most `pages_max` of them; one that could not be read again is shown for a while."""
+@dataclass
+class Reading:
+    """A read that is under way, since when, and how many wait for it."""
 
-    def __init__(self, read: Read, *, pages_max: int, stale_seconds_max: float) -> None:
+    task: asyncio.Task[Page | None]
+    begun_at: float
+    waiters: int = 0
+
+
+class PageMemory:
+    """The pages of one process, in at most `bytes_max`; one that could not be read again is shown for a while.
+
+    At most `waiters_max` callers wait for pages that are being read; more are shown the last page, or Unreadable.
+    """
+
+    def __init__(self, read: Read, *, bytes_max: int, waiters_max: int, stale_seconds_max: float) -> None:
         """`read` returns None for what is not there. That is not kept: a client can make up any number of ids."""
         self._read = read
-        self._pages_max = pages_max
+        self._bytes_max = bytes_max
+        self._waiters_max = waiters_max
         self._stale_seconds_max = stale_seconds_max
         self._pages: OrderedDict[Key, Page] = OrderedDict()
-        self._reads: dict[Key, asyncio.Task[Page | None]] = {}
-        self._begun_at: dict[Key, float] = {}
+        self._bytes = 0
+        self._waiters = 0
+        self._reads: dict[Key, Reading] = {}
         self._failed_at: OrderedDict[Key, float] = OrderedDict()
 
     @property
     def size(self) -> int:
         """How many pages it has."""
         return len(self._pages)
+
+    @property
+    def bytes_kept(self) -> int:
+        """About how much memory they take."""
+        return self._bytes
 
     def find(self, key: Key) -> "Page | Waiter":
         """The page, or a future that brings it, or None if there is no such thing, or raises Unreadable."""
@@ -73,40 +95,49 @@ class PageMemory:
         if page is not None and now - page.asked_at >= self._stale_seconds_max:
             page = None
         reading = self._reads.get(key)
-        if page is not None and (reading is None or now - self._begun_at[key] >= PATIENCE_SECONDS):
+        if page is not None and (reading is None or now - reading.begun_at >= PATIENCE_SECONDS):
             return page
+        if reading is not None and self._is_full(reading):
+            if page is not None:
+                return page
+            reading = None
         return self._wait(reading, page)
 
     def forget(self, kind: str, number: int | None = None) -> None:
         """Show a page, or all of a kind, no more as it is now, nor as it was when a read began that is under way."""
         for key in [key for key in (*self._pages, *self._reads) if key.kind == kind and number in (None, key.number)]:
-            self._pages.pop(key, None)
-            if self._reads.pop(key, None) is not None:
-                del self._begun_at[key]
+            self._drop(key)
+            self._reads.pop(key, None)
 
-    def _wait(self, reading: "asyncio.Task[Page | None] | None", stale: Page | None) -> Waiter:
+    def _is_full(self, reading: Reading) -> bool:
+        """Whether nobody more may wait, or nobody more for this page."""
+        return self._waiters >= self._waiters_max or reading.waiters >= self._waiters_max * ONE_PAGES_SHARE
+
+    def _wait(self, reading: Reading | None, stale: Page | None) -> Waiter:
         """What is being read, or else what is there: a page that is not too old, or Unreadable."""
         loop = asyncio.get_running_loop()
         waiter: Waiter = loop.create_future()
         if reading is None:
             waiter.set_exception(Unreadable())
             return waiter
+        self._waiters += 1
+        reading.waiters += 1
         timer = None if stale is None else loop.call_later(PATIENCE_SECONDS, _tell, waiter, stale)
 
         def tell(done: "asyncio.Task[Page | None]") -> None:
+            self._waiters -= 1
             if timer is not None:
                 timer.cancel()
             failed = done.cancelled() or done.exception() is not None
             _tell(waiter, stale if failed else done.result(), failed=failed)
 
-        reading.add_done_callback(tell)
+        reading.task.add_done_callback(tell)
         return waiter
 
     def _begin(self, key: Key, now: float) -> None:
         if key not in self._reads and len(self._reads) < READS_MAX:
-            self._begun_at[key] = now
-            self._reads[key] = asyncio.create_task(self._read_page(key))
-            self._reads[key].add_done_callback(_seen)
+            self._reads[key] = Reading(asyncio.create_task(self._read_page(key)), now)
+            self._reads[key].task.add_done_callback(_seen)
 
     async def _read_page(self, key: Key) -> Page | None:
         try:
@@ -116,7 +147,7 @@ class PageMemory:
             if key not in self._failed_at or not isinstance(error, SERVER_ERRORS):
                 log.warning("page_not_read", kind=key.kind, number=key.number, reason=repr(error)[:200])
             self._failed_at[key] = time.monotonic()
-            if len(self._failed_at) > self._pages_max:
+            if len(self._failed_at) > FAILURES_MAX:
                 self._failed_at.popitem(last=False)
             raise
         else:
@@ -126,20 +157,26 @@ class PageMemory:
             return page
         finally:
             if self._is_current(key):
-                del self._reads[key], self._begun_at[key]
+                del self._reads[key]
 
     def _is_current(self, key: Key) -> bool:
         """Whether the read that asks is the one for this page; not one that was begun before it was forgotten."""
-        return self._reads.get(key) is asyncio.current_task()
+        reading = self._reads.get(key)
+        return reading is not None and reading.task is asyncio.current_task()
 
     def _keep(self, key: Key, page: Page | None) -> None:
+        self._drop(key)
         if page is None:
-            self._pages.pop(key, None)
             return
         self._pages[key] = page
-        self._pages.move_to_end(key)
-        if len(self._pages) > self._pages_max:
-            self._pages.popitem(last=False)
+        self._bytes += page.bytes_kept
+        while self._bytes > self._bytes_max:
+            self._drop(next(iter(self._pages)))
+
+    def _drop(self, key: Key) -> None:
+        page = self._pages.pop(key, None)
+        if page is not None:
+            self._bytes -= page.bytes_kept
 
 
 def _tell(waiter: Waiter, page: Page | None, *, failed: bool = False) -> None:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 from shop.server.answers import CONTENT_TYPE_JSON, Headers
 
 TAG_BYTES = 12
+# What a page takes beside its body, which it has once as it is sent and again as the rows that it is drawn from.
+PAGE_BYTES, BODIES = 2_048, 4
 
 
 class Rendered(NamedTuple):
@@ -32,6 +34,8 @@ class Page:
         self._clock_ahead = clock_ahead
         self.asked_at = asked_at
         self.redraw(time.time())
+        self.bytes_kept = PAGE_BYTES + BODIES * len(self.body)
+        """About how much memory it takes."""
 
     def redraw(self, now: float) -> None:
         """Draw the page of this time (seconds since 1970, by this process's clock)."""

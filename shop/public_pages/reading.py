@@ -1,6 +1,7 @@
 """How each kind of page is read and drawn: sales from Postgres, many in one statement, products through the cache."""
 
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -11,34 +12,50 @@ from shop.database import Database
 from shop.errors import ProductNotFound
 from shop.paging import next_link
 from shop.products import service as products
+from shop.products.reading import ProductReader
 from shop.public_pages.memory import Key
 from shop.public_pages.page import Page, Render, Rendered
 from shop.sales import phase
 from shop.sales import repository as sales
 from shop.sales.models import Sale
+from shop.settings import Settings
 
 SALE, SALES, PRODUCT, PRODUCTS = "sale", "sales", "product", "products"
 SALES_PATH, PRODUCTS_PATH = "/v1/seckill/sales", "/v1/products"
 # Shared caches may keep the state of a sale for two seconds in all. A price is asked for each time: it may not be old.
 STATE, PRICE = b"public, max-age=0, s-maxage=1, stale-while-revalidate=1", b"public, no-cache"
 SALES_PER_READ_MAX, READS_IN_FLIGHT_MAX, QUEUE_MAX = 100, 2, 10_000
+KNOWN_MAX = 10_000  # sales that one process has seen
+
+# A sale, and how far Postgres' clock is ahead of this process's; None if there is no such sale.
+Read = tuple[Sale, timedelta] | None
 
 
 class PageReader:
     """Reads the public pages of one process."""
 
-    def __init__(self, database: Database, cache: Cache) -> None:
+    def __init__(self, database: Database, cache: Cache, product_reader: ProductReader, settings: Settings) -> None:
         self._database = database
         self._cache = cache
-        self._sales: Coalescer[int, tuple[Sale, timedelta] | None] = Coalescer(
+        self._products = product_reader
+        self._sales: Coalescer[int, Read] = Coalescer(
             self._read_sales, batch_max=SALES_PER_READ_MAX, in_flight_max=READS_IN_FLIGHT_MAX, queue_max=QUEUE_MAX
         )
+        # Ids that may be made up: one question for all that come within a pause, beside the sales that there are.
+        self._unknown: Coalescer[int, Read] = Coalescer(
+            self._read_sales,
+            batch_max=QUEUE_MAX,
+            in_flight_max=1,
+            queue_max=QUEUE_MAX,
+            pause_seconds=settings.unknown_ids_pause_seconds,
+        )
+        self._known: OrderedDict[int, None] = OrderedDict()
 
     async def read(self, key: Key) -> Page | None:
         """The page, or None if there is no such thing. Raises what says that a server is away."""
         asked_at = time.monotonic()
         if key.kind == SALE:
-            found = await self._sales.ask(key.number)
+            found = await self._sale(key.number)
             return None if found is None else _page(partial(_draw_sale, found[0]), STATE, asked_at, found[1])
         if key.kind == SALES:
             listed, clock_ahead = await self._list_sales(key.number)
@@ -46,11 +63,21 @@ class PageReader:
         rendered = await (self._product(key.number) if key.kind == PRODUCT else self._list_products(key.number))
         return None if rendered is None else _page(lambda _: rendered, PRICE, asked_at)
 
-    async def _read_sales(self, sale_ids: list[int]) -> Sequence[tuple[Sale, timedelta] | None]:
+    async def _sale(self, sale_id: int) -> Read:
+        found = await (self._sales if sale_id in self._known else self._unknown).ask(sale_id)
+        if found is not None:
+            self._known[sale_id] = None
+            self._known.move_to_end(sale_id)
+            if len(self._known) > KNOWN_MAX:
+                self._known.popitem(last=False)
+        return found
+
+    async def _read_sales(self, sale_ids: list[int]) -> Sequence[Read]:
         async with self._database.transaction() as session:
-            clock_ahead = await sales.database_time(session) - datetime.now(UTC)
             found = await sales.read_each(session, sale_ids, statuses=sales.PUBLIC)
-        return [None if (sale := found.get(sale_id)) is None else (sale, clock_ahead) for sale_id in sale_ids]
+        here = datetime.now(UTC)
+        ahead = {sale_id: (sale, now - here) for sale_id, (sale, now) in found.items()}
+        return [ahead.get(sale_id) for sale_id in sale_ids]
 
     async def _list_sales(self, limit: int) -> tuple[Sequence[Sale], timedelta]:
         async with self._database.transaction() as session:
@@ -60,7 +87,7 @@ class PageReader:
 
     async def _product(self, product_id: int) -> Rendered | None:
         try:
-            return Rendered(await products.read_public(self._database, self._cache, product_id))
+            return Rendered(await self._products.read(product_id))
         except ProductNotFound:
             return None
 

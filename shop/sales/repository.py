@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, DateTime, case, func, literal, select, true, update
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, DateTime, any_, case, func, literal, select, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -90,10 +90,11 @@ async def read(session: AsyncSession, sale_id: int) -> Sale | None:
 
 async def read_each(
     session: AsyncSession, sale_ids: Collection[int], *, statuses: Sequence[SaleStatus]
-) -> dict[int, Sale]:
-    """Those of these sales that have one of these statuses, to read."""
-    query = select(READABLE).where(READABLE.id.in_(sale_ids), READABLE.status.in_(statuses))
-    return {sale.id: sale for sale in (await session.execute(query)).scalars()}
+) -> dict[int, tuple[Sale, datetime]]:
+    """Those of these sales that have one of these statuses, to read, each with Postgres' time."""
+    asked = READABLE.id == any_(literal(list(sale_ids), ARRAY(BigInteger)))
+    query = select(READABLE, func.now()).where(asked, READABLE.status.in_(statuses))
+    return {sale.id: (sale, now) for sale, now in await session.execute(query)}
 
 
 async def lock(session: AsyncSession, sale_id: int) -> Sale | None:

@@ -133,16 +133,18 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
     """How long it is cached that there is no such product."""
     cache_absent_max: PositiveInt = 10_000
     """Products that are not there, of which one process remembers it."""
-    cache_unknown_loads_max: PositiveInt = 2
-    """Connections to Postgres with which one process asks for products that the cache does not know."""
-    cache_unknown_queue_max: PositiveInt = 1_000
+    unknown_ids_pause_seconds: PositiveFloat = 0.04
+    """Ids of products, and of sales, of which a process knows nothing share one question to Postgres in such a time."""
+    cache_unknown_queue_max: PositiveInt = 5_000
     """Requests for such products that may wait; more are refused with 503."""
     cache_jitter: float = Field(0.1, ge=0, lt=1)
     """Each time to live is varied by ± this share."""
     cache_load_wait_seconds: PositiveFloat = 2.0
     """How long a reader waits for another process that loads the same key."""
-    public_pages_max: PositiveInt = 4_096
-    """Public pages (sales, products, lists of them) that one process keeps in memory."""
+    public_pages_bytes_max: PositiveInt = 32 * 1024 * 1024
+    """About how much memory the public pages (sales, products, lists of them) of one process take."""
+    public_page_waiters_max: PositiveInt = 20_000
+    """Requests that may wait for public pages that are being read, half of them for the same; more are refused."""
     public_page_stale_seconds_max: PositiveFloat = 60.0
     """How old a public page may be while it cannot be read again; `Age` says how old it is."""
 

@@ -4,6 +4,7 @@ from tests.mutants.mutant import breaks
 
 MEMORY, PAGE = "shop/public_pages/memory.py", "shop/public_pages/page.py"
 OF_PAGES = "tests/selling/test_public_pages.py"
+OF_CROWDS = "tests/selling/test_crowds_of_readers.py"
 
 MUTANTS = (
     breaks(
@@ -26,9 +27,41 @@ MUTANTS = (
         "made_up_pages_are_kept",
         "A client fills the memory with ids that it makes up, and pages that are asked for leave it.",
         MEMORY,
-        "        if len(self._pages) > self._pages_max:\n            self._pages.popitem(last=False)\n",
+        "        while self._bytes > self._bytes_max:\n            self._drop(next(iter(self._pages)))\n",
         "",
         f"{OF_PAGES}::test_what_is_not_there_and_pages_beyond_the_bound_are_not_kept",
+    ),
+    breaks(
+        "any_number_waits_for_a_page",
+        "Whoever asks for pages that are being read waits for them, however many there are.",
+        MEMORY,
+        "return self._waiters >= self._waiters_max or reading.waiters >= self._waiters_max * ONE_PAGES_SHARE",
+        "return False",
+        f"{OF_PAGES}::test_only_so_many_wait_for_a_page_and_the_others_are_told_so",
+    ),
+    breaks(
+        "made_up_ids_are_asked_for_at_once",
+        "Whoever makes ids up makes as many statements as Postgres can answer.",
+        "shop/batching.py",
+        "            if self._pause_seconds:\n                await self._pause()\n",
+        "",
+        f"{OF_CROWDS}::test_a_flood_of_made_up_ids_costs_a_few_statements_and_a_cold_product_does_not_wait_behind_it",
+    ),
+    breaks(
+        "each_process_loads_for_itself",
+        "A cold product is loaded by each process that is asked for it.",
+        "shop/cache_store.py",
+        "        return bool(locked)\n",
+        "        return True\n",
+        f"{OF_CROWDS}::test_each_of_many_cold_products_is_loaded_once_for_all_processes",
+    ),
+    breaks(
+        "side_server_writes_to_the_disk",
+        "What may be lost is written into an append-only file, and each write waits for the disk.",
+        "shop/embedded/valkey.py",
+        "name=SIDE, appendonly=False",
+        "name=SIDE, appendonly=True",
+        "tests/commands/test_embedded.py::test_the_side_server_evicts_and_writes_nothing_to_the_disk",
     ),
     breaks(
         "failure_takes_the_page_away",

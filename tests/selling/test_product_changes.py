@@ -14,6 +14,7 @@ from shop.database import Database
 from shop.errors import Invalid, NotEnoughStock, ProductNotFound
 from shop.products import repository, service
 from shop.products.models import Product
+from shop.products.reading import ProductReader
 from shop.products.schemas import STOCK_MAX, ProductCreate, ProductPatch
 from shop.settings import Settings
 from tests.harness import Shop, keyed
@@ -146,10 +147,13 @@ async def test_every_change_is_recorded_with_who_made_it(shop: Shop) -> None:
     assert recorded[2].details == {"delta": 7, "stock": 7}
 
 
-async def test_a_change_that_is_rolled_back_leaves_the_cache_alone(database: Database, cache: Cache) -> None:
+async def test_a_change_that_is_rolled_back_leaves_the_cache_alone(
+    database: Database, redis: aioredis.Redis, settings: Settings, cache: Cache
+) -> None:
     product = await make_product(database, cache)
-    before = await service.read_public(database, cache, product.id)
-    generation = await cache._redis.get(f"shop:{{cache:product:{product.id}}}:generation")
+    reader = ProductReader(database, cache, settings)
+    before = await reader.read(product.id)
+    generation = await redis.get(f"shop:{{cache:product:{product.id}}}:generation")
 
     async def change_and_fail() -> None:
         async with database.transaction() as session:
@@ -159,8 +163,8 @@ async def test_a_change_that_is_rolled_back_leaves_the_cache_alone(database: Dat
     with pytest.raises(ProductNotFound):
         await change_and_fail()
 
-    assert await service.read_public(database, cache, product.id) == before
-    assert await cache._redis.get(f"shop:{{cache:product:{product.id}}}:generation") == generation
+    assert await reader.read(product.id) == before
+    assert await redis.get(f"shop:{{cache:product:{product.id}}}:generation") == generation
     assert [event.action for event in await events(database, product.id)] == ["product.created"]
 
 

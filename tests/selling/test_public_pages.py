@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -98,6 +99,14 @@ class Source:
         return None if key.kind == "nothing" else page(b"%d" % number, asked_at=asked_at)
 
 
+def memory_of(source: Source, **bounds: Any) -> PageMemory:
+    """A memory with room for ten of these pages, which have bodies of one to three bytes."""
+    return PageMemory(
+        source.read,
+        **{"bytes_max": 10 * page(b"100").bytes_kept, "waiters_max": 2_000, "stale_seconds_max": 60, **bounds},
+    )
+
+
 def page(body: bytes, *, asked_at: float | None = None) -> Page:
     asked_at = time.monotonic() if asked_at is None else asked_at
     return Page(lambda _: Rendered(body), cache_control=b"no-cache", asked_at=asked_at, clock_ahead=timedelta())
@@ -112,7 +121,7 @@ async def shown(memory: PageMemory, key: Key = KEY) -> bytes | None:
 
 async def test_a_crowd_is_one_read_and_nobody_waits_for_the_next_one() -> None:
     source = Source()
-    memory = PageMemory(source.read, pages_max=10, stale_seconds_max=60)
+    memory = memory_of(source)
 
     assert set(await asyncio.gather(*(shown(memory) for _ in range(1_000)))) == {b"1"}
     ends, waited = time.monotonic() + 4 * LIVES_SECONDS, 0
@@ -127,18 +136,36 @@ async def test_a_crowd_is_one_read_and_nobody_waits_for_the_next_one() -> None:
 async def test_what_is_not_there_and_pages_beyond_the_bound_are_not_kept() -> None:
     """A client can make up any number of ids."""
     source = Source()
-    memory = PageMemory(source.read, pages_max=10, stale_seconds_max=60)
+    memory = memory_of(source)
 
     assert [await shown(memory, Key("nothing", number)) for number in range(100)] == [None] * 100
     assert memory.size == 0
     for number in range(100):
         await shown(memory, Key("sale", number))
     assert memory.size == 10
+    memory.forget("sale")
+    assert (memory.size, memory.bytes_kept) == (0, 0)
+
+
+async def test_only_so_many_wait_for_a_page_and_the_others_are_told_so() -> None:
+    """Half of the places are for one page alone; who could be shown an older page does not need one."""
+    source = Source()
+    memory = memory_of(source, waiters_max=10)
+    source.answers.clear()
+    crowd = [asyncio.create_task(shown(memory)) for _ in range(20)]
+    others = [asyncio.create_task(shown(memory, Key("sale", number))) for number in range(2, 12)]
+    await asyncio.sleep(0)
+    source.answers.set()
+
+    for readers in (crowd, others):
+        found = await asyncio.gather(*readers, return_exceptions=True)
+        assert [type(each) for each in found] == [bytes] * 5 + [Unreadable] * (len(readers) - 5)
+    assert await shown(memory, Key("sale", 99)) is not None
 
 
 async def test_a_page_that_cannot_be_read_is_shown_for_a_while_and_no_other_suffers() -> None:
     source, sound = Source(), Key("sale", 2)
-    memory = PageMemory(source.read, pages_max=10, stale_seconds_max=1.0)
+    memory = memory_of(source, stale_seconds_max=1.0)
     assert [await shown(memory), await shown(memory, sound)] == [b"1", b"2"]
     source.broken.add(KEY)
     await asyncio.sleep(LIVES_SECONDS)
@@ -155,7 +182,7 @@ async def test_a_page_that_cannot_be_read_is_shown_for_a_while_and_no_other_suff
 
 async def test_a_read_that_hangs_is_waited_for_a_moment_and_then_the_last_page_has_to_do() -> None:
     source = Source()
-    memory = PageMemory(source.read, pages_max=10, stale_seconds_max=60)
+    memory = memory_of(source)
     assert await shown(memory) == b"1"
     source.answers.clear()
     await asyncio.sleep(2 * LIVES_SECONDS)
@@ -173,7 +200,7 @@ async def test_a_read_that_hangs_is_waited_for_a_moment_and_then_the_last_page_h
 async def test_what_is_forgotten_while_it_is_read_is_read_again() -> None:
     """The read may have seen what was before the change."""
     source = Source()
-    memory = PageMemory(source.read, pages_max=10, stale_seconds_max=60)
+    memory = memory_of(source)
     source.answers.clear()
     before = asyncio.create_task(shown(memory))
     await asyncio.sleep(0)
