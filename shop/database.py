@@ -11,17 +11,18 @@ from typing import Any
 
 import asyncpg
 import structlog
-from sqlalchemy import DateTime, MetaData, event, func, text
+from sqlalchemy import AdaptedConnection, DateTime, MetaData, event, func, text
 from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import UserDefinedType
 
 from shop import metrics
-from shop.database_engine import database_engine, ping_before_use, without_values
+from shop.connection_pool import BoundedPool, replace_dead_connections
+from shop.database_engine import LOCK_TIMEOUT, database_engine, tcp_silence, without_values
 from shop.settings import Settings
 
 # What says that Postgres cannot be reached or cannot answer in time, as against a statement that is wrong.
@@ -100,26 +101,43 @@ class Database:
         *,
         application_name: str,
         pool_max: int | None = None,
+        waiting_max: int | None = None,
         statement_seconds: float | None = None,
+        lock_seconds: float = 0.0,
         info: Mapping[str, object] | None = None,
     ) -> None:
-        """`info` is what each session carries along, for those who get nothing but the session."""
+        """`info` is what each session carries along, for those who get nothing but the session.
+
+        A statement waits for a lock for `lock_seconds`; if that is 0, for as long as a statement may take.
+        """
         self.engine: AsyncEngine = database_engine(
             settings.database_url,
+            poolclass=BoundedPool,
             pool_size=pool_max or settings.database_pool_max,
             max_overflow=0,
             pool_timeout=settings.database_pool_wait_seconds,
-            connect_args=connect_arguments(settings, application_name, statement_seconds),
+            waiting_max=waiting_max or settings.database_pool_waiting_max,
+            connect_args=connect_arguments(settings, application_name, statement_seconds, lock_seconds),
+            silence_seconds=settings.database_silence_seconds,
         )
-        gone = (*UNAVAILABLE_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError)
-        ping_before_use(self.engine, settings.database_ping_seconds, gone=gone)
-        self._connections_open = 0
-        event.listen(self.engine.sync_engine, "connect", lambda *_: self._count(1))
-        event.listen(self.engine.sync_engine, "close", lambda *_: self._count(-1))
+        replace_dead_connections(
+            self.engine,
+            idle_seconds=settings.database_ping_idle_seconds,
+            ping_seconds=settings.database_ping_seconds,
+            gone=(*UNAVAILABLE_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError),
+        )
+        self.connections_open = 0
+        """How many connections there are; one that its server has ended is none."""
+        event.listen(self.engine.sync_engine, "connect", self._connected)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, info=dict(info or {}))
 
-    def _count(self, more: int) -> None:
-        self._connections_open += more
+    def _connected(self, connection: AdaptedConnection, _: ConnectionPoolEntry) -> None:
+        self.connections_open += 1
+        # Also when the server ends it: then it is replaced before anybody wants it.
+        connection.driver_connection.add_termination_listener(self._terminated)
+
+    def _terminated(self, _: object) -> None:
+        self.connections_open -= 1
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
@@ -141,14 +159,24 @@ class Database:
     async def keep_open(self, number: int) -> None:
         """Open connections until there are so many, or as many as the pool may have. The pool gives none back."""
         async with AsyncExitStack() as opened:
-            while self._connections_open < number:
+            while self.connections_open < number:
                 await opened.enter_async_context(self.engine.connect())
 
     @property
     def connections_in_use(self) -> int:
         """How many connections are lent."""
+        return self._pool.checkedout()
+
+    @property
+    def callers_waiting(self) -> int:
+        """How many callers wait for a connection."""
+        return self._pool.gate.waiting
+
+    @property
+    def _pool(self) -> BoundedPool:
         pool = self.engine.pool
-        return pool.checkedout() if isinstance(pool, QueuePool) else 0
+        assert isinstance(pool, BoundedPool)  # noqa: S101 - what the engine was made with
+        return pool
 
     async def close(self) -> None:
         """Close every connection, with or without the word of a Postgres that may hang."""
@@ -158,18 +186,23 @@ class Database:
 
 
 def connect_arguments(
-    settings: Settings, application_name: str, statement_seconds: float | None = None
+    settings: Settings, application_name: str, statement_seconds: float | None, lock_seconds: float
 ) -> dict[str, Any]:
-    """What asyncpg needs besides the URL: every wait has an end, on both sides."""
+    """What asyncpg needs besides the URL: every wait has an end, on both sides.
+
+    An idle session has none: the pool keeps it for when Postgres takes no more. Who lost its client is ended by TCP.
+    """
     statement_seconds = statement_seconds or settings.database_statement_timeout_seconds
     idle_seconds = settings.persist_idle_in_transaction_seconds
     return {
-        "timeout": statement_seconds,
+        "timeout": settings.database_connect_seconds,
         "command_timeout": statement_seconds + ANSWER_SECONDS,
         "server_settings": {
             "application_name": application_name,
             "statement_timeout": f"{statement_seconds * 1000:.0f}",
+            LOCK_TIMEOUT: f"{lock_seconds * 1000:.0f}",
             "idle_in_transaction_session_timeout": f"{idle_seconds * 1000:.0f}",
+            **{name: str(value) for name, value in tcp_silence(settings.database_silence_seconds).items()},
             "timezone": "UTC",
         },
     }

@@ -5,18 +5,25 @@ the same name there may be a new primary. No value of a statement stays in an er
 """
 
 import re
+import socket
+from functools import partial
 from typing import Any
 
 import asyncpg
-from sqlalchemy import AdaptedConnection, ExceptionContext, event
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy import ExceptionContext, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
 
 from shop.settings.database_url import database_address
 
 # The server has become a standby or read-only, or a pooler has moved this session to a server that knows nothing of it.
 ELSEWHERE = frozenset({"25006", "26000"})
+LOCK_TIMEOUT = "lock_timeout"
+TCP_OPTIONS = {
+    "tcp_keepalives_idle": "TCP_KEEPIDLE",
+    "tcp_keepalives_interval": "TCP_KEEPINTVL",
+    "tcp_keepalives_count": "TCP_KEEPCNT",
+    "tcp_user_timeout": "TCP_USER_TIMEOUT",
+}
 NAME_LENGTH_MAX = 63  # Postgres cuts what is longer
 # The driver names an argument by its place and its value; Postgres quotes what it could not read (SQLSTATE class 22).
 ARGUMENT = re.compile(r"(query argument \$\d+[^:]*): .*", re.DOTALL)
@@ -31,13 +38,20 @@ class CannotConnect(ConnectionError):
         self.sqlstate: str = getattr(error, "sqlstate", None) or ""
 
 
-def database_engine(url: str, *, connect_args: dict[str, Any] | None = None, **pool: Any) -> AsyncEngine:
-    """An engine for this URL; `connect_args` are the driver's and come before what the URL says."""
+def database_engine(
+    url: str, *, connect_args: dict[str, Any] | None = None, silence_seconds: int | None = None, **pool: Any
+) -> AsyncEngine:
+    """An engine for this URL; `connect_args` are the driver's and come before what the URL says.
+
+    The kernel closes a TCP connection whose other end says nothing for `silence_seconds`.
+    """
     address = database_address(url)
     arguments = {**address.arguments, **(connect_args or {})}
     if address.connect_seconds is not None:
         arguments["timeout"] = address.connect_seconds
     settings = dict(arguments.get("server_settings", {}))
+    if LOCK_TIMEOUT in address.options:
+        settings.pop(LOCK_TIMEOUT, None)  # The operator knows better what else locks their rows.
     if name := named(url, settings.get("application_name", "")):
         settings["application_name"] = name
     if address.options:
@@ -45,7 +59,7 @@ def database_engine(url: str, *, connect_args: dict[str, Any] | None = None, **p
     arguments["server_settings"] = settings
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        connect_args={"async_creator_fn": _connect, **arguments},
+        connect_args={"async_creator_fn": partial(_connect, silence_seconds), **arguments},
         hide_parameters=True,
         **pool,
     )
@@ -59,17 +73,52 @@ def named(url: str, application_name: str) -> str:
     return f"{application_name} {theirs}".strip()[:NAME_LENGTH_MAX]
 
 
-async def _connect(*_: Any, **arguments: Any) -> "asyncpg.Connection[asyncpg.Record]":
+def tcp_silence(seconds: int) -> dict[str, int]:
+    """What ends a TCP connection after so long without a word of the other end, as Postgres names it.
+
+    An idle one is asked from half of the time on; what was sent and not confirmed has all of it.
+    """
+    quarter = max(1, seconds // 4)
+    return {
+        "tcp_keepalives_idle": max(1, seconds - 2 * quarter),
+        "tcp_keepalives_interval": quarter,
+        "tcp_keepalives_count": 2,
+        "tcp_user_timeout": seconds * 1000,
+    }
+
+
+async def _connect(silence_seconds: int | None, *_: Any, **arguments: Any) -> "asyncpg.Connection[asyncpg.Record]":
     try:
-        return await asyncpg.connect(**arguments)
+        connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(**arguments)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise CannotConnect(error) from error
+    if silence_seconds is not None:
+        _close_when_silent(connection, silence_seconds)
+    return connection
+
+
+def _close_when_silent(connection: "asyncpg.Connection[asyncpg.Record]", seconds: int) -> None:
+    transport = connection._transport  # type: ignore[attr-defined]  # noqa: SLF001 - the driver has no name for it
+    peer = transport.get_extra_info("socket")
+    if peer is None or peer.family == socket.AF_UNIX:
+        return
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in tcp_silence(seconds).items():
+        option = getattr(socket, TCP_OPTIONS[name], None)  # Not every system has each of them.
+        if option is not None:
+            peer.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _handle_error(context: ExceptionContext) -> None:
-    without_values(context.sqlalchemy_exception or context.original_exception)
-    if getattr(context.original_exception, "sqlstate", None) in ELSEWHERE:
+    error = context.original_exception
+    without_values(context.sqlalchemy_exception or error)
+    if getattr(error, "sqlstate", None) in ELSEWHERE:
         context.is_disconnect = True
+    if isinstance(error, TimeoutError) and context.connection is not None:
+        # Postgres ends a statement sooner by itself, so this server is gone; to say goodbye to it takes seconds.
+        context.is_disconnect = context.invalidate_pool_on_disconnect = True
+        if (driver := context.connection.connection.driver_connection) is not None:
+            driver.terminate()
 
 
 def without_values(error: BaseException) -> None:
@@ -86,20 +135,3 @@ def without_values(error: BaseException) -> None:
 def _without_values(message: str, about_data: bool) -> str:
     message = ARGUMENT.sub(r"\1", message)
     return QUOTED.sub('"…"', message) if about_data else message
-
-
-def ping_before_use(engine: AsyncEngine, seconds: float, *, gone: tuple[type[Exception], ...]) -> None:
-    """Replace a connection that does not answer in time, and all that are as old; `gone` is what says so.
-
-    SQLAlchemy's own ping waits for as long as a statement may take, on each half-open connection again.
-    """
-
-    @event.listens_for(engine.sync_engine, "checkout")
-    def ping(connection: AdaptedConnection, record: ConnectionPoolEntry, _: object) -> None:
-        if "used" not in record.info:
-            record.info["used"] = True  # It was made a moment ago.
-            return
-        try:
-            connection.run_async(lambda driver: driver.fetchrow(";", timeout=seconds))
-        except gone as error:
-            raise InvalidatePoolError from error

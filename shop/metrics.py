@@ -24,6 +24,16 @@ BATCH_REQUESTS = Histogram(
 )
 LIMITER_ERRORS = Counter("shop_rate_limiter_errors_total", "Requests admitted because the limiter could not be asked.")
 CACHE = Counter("shop_cache_lookups_total", "Look-ups in the cache.", ["result"])
+POOL_WAITING = Gauge(
+    "shop_pool_callers_waiting", "Callers that wait for a connection.", ["pool"], multiprocess_mode="livesum"
+)
+POOL_REFUSALS = Counter(
+    "shop_pool_refusals_total",
+    "Callers that got no connection: too many waited, or they waited too long.",
+    ["pool", "reason"],
+)
+for _reason in ("line_full", "waited"):
+    POOL_REFUSALS.labels("postgres", _reason)
 POOL_IN_USE = Gauge("shop_pool_connections_in_use", "Connections lent.", ["pool"], multiprocess_mode="livesum")
 SERVER_USABLE = Gauge(
     "shop_server_usable",

@@ -11,6 +11,7 @@ from shop.errors import (
     BodyTooLarge,
     Forbidden,
     Invalid,
+    Overloaded,
     ShopError,
     Unauthorized,
     Unavailable,
@@ -107,10 +108,12 @@ PROBLEM: dict[str, Any] = {
 def problems(*errors: type[ShopError]) -> Responses:
     """The OpenAPI `responses` of a route that may refuse in these ways, one entry a status.
 
-    They refer to `problem_components`; the document shares those of different routes that are the same.
+    What cannot be done while a server is away cannot be done either while too many wait for it (Overloaded). They refer
+    to `problem_components`; the document shares those of different routes that are the same.
     """
     by_status: dict[int | str, list[type[ShopError]]] = {}
-    for error in sorted(set(errors), key=kinds().index):
+    implied: set[type[ShopError]] = {Overloaded} if Unavailable in errors else set()
+    for error in sorted({*errors, *implied}, key=kinds().index):
         by_status.setdefault(error.status, []).append(error)
     return {status: _response(kinds) for status, kinds in by_status.items()}
 

@@ -154,6 +154,7 @@ def settings_of(servers: EmbeddedServers, *, database: str, redis_number: int, t
         database_pool_kept=1,
         # Fifty requests at once on a busy machine are slow; they are not what these tests are about.
         database_pool_wait_seconds=10.0,
+        database_connect_seconds=5.0,
     )
 
 

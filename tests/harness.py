@@ -59,6 +59,9 @@ PATIENCE = {
     "limiter_timeout_seconds": 10.0,
     "cache_load_wait_seconds": 10.0,
     "database_pool_wait_seconds": 10.0,
+    "database_connect_seconds": 10.0,
+    "database_ping_seconds": 10.0,
+    "database_lock_timeout_seconds": 10.0,
     "not_recorded_wait_seconds": 5.0,
     "heartbeat_seconds": 1.0,
 }

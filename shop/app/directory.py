@@ -120,4 +120,5 @@ async def _report_rolled_back(
 
 def _report_pools(database: Database, client: aioredis.Redis) -> None:
     metrics.POOL_IN_USE.labels("postgres").set(database.connections_in_use)
+    metrics.POOL_WAITING.labels("postgres").set(database.callers_waiting)
     metrics.POOL_IN_USE.labels("redis").set(connections_in_use(client))

@@ -11,12 +11,24 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from shop.app.methods import allowed_methods
-from shop.database import UNAVAILABLE_ERRORS, CommitUnknown, is_unavailable
-from shop.errors import BadRequest, BodyTooLarge, IdempotencyKeyMissing, Invalid, ShopError, Unavailable, UnknownOutcome
+from shop.connection_pool import NoConnectionFree, TooManyWaiting
+from shop.database import UNAVAILABLE_ERRORS, CommitUnknown, is_unavailable, state_of
+from shop.errors import (
+    BadRequest,
+    BodyTooLarge,
+    IdempotencyKeyMissing,
+    Invalid,
+    Overloaded,
+    ShopError,
+    Unavailable,
+    UnknownOutcome,
+)
 from shop.json_bodies import UNREADABLE
 from shop.problem_json import MEDIA_TYPE, problem_body, problem_of_status
 from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown
 from shop.validation_errors import violations
+
+LOCK_NOT_AVAILABLE = "55P03"
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +59,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(DBAPIError, _database)
     app.add_exception_handler(asyncpg.PostgresError, _database)
     app.add_exception_handler(CommitUnknown, _unknown)
+    app.add_exception_handler(TooManyWaiting, _too_many_waiting)
     for kind in {*UNAVAILABLE_ERRORS, *CONNECTION_ERRORS, NotSent, OutcomeUnknown}:
         app.add_exception_handler(kind, _unavailable)
     app.add_exception_handler(Exception, _unforeseen)
@@ -95,7 +108,20 @@ async def _unknown(request: Request, error: Exception) -> Response:
 
 async def _unavailable(request: Request, error: Exception) -> Response:
     log.warning("server_away", path=request.url.path, reason=repr(error)[:200])
-    return answer(Unavailable(), request.scope)
+    return answer(_refusal_of(error), request.scope)
+
+
+async def _too_many_waiting(request: Request, _: Exception) -> Response:
+    # Not logged: there are thousands of them when there is one, and they are counted.
+    return answer(Overloaded("Too many requests wait for the database; nothing was done"), request.scope)
+
+
+def _refusal_of(error: Exception) -> ShopError:
+    if state_of(error) == LOCK_NOT_AVAILABLE:
+        return Unavailable("Another request has what this one needs locked; nothing was done")
+    if isinstance(error, NoConnectionFree):
+        return Unavailable("No connection to the database became free in time; nothing was done")
+    return Unavailable()
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:

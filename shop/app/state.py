@@ -86,7 +86,8 @@ class AppState:
         subscription = connect(settings.side_redis_url, settings, connections_max=1)
         announcer, changes = Announcer(side, settings), Changes(subscription, settings)
         info = {ANNOUNCER: announcer, PAYMENTS: PaymentsOfOrders()}
-        database = Database(settings, application_name="shop-api", info=info)
+        locks = settings.database_lock_timeout_seconds
+        database = Database(settings, application_name="shop-api", lock_seconds=locks, info=info)
         cache = Cache(side, settings)
         product_reader = ProductReader(database, cache, settings)
         revocations = Revocations()

@@ -7,8 +7,9 @@ from typing import Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from shop.settings.addresses import Host, PostgresUrl, RedisUrl
+from shop.settings.addresses import Host, RedisUrl
 from shop.settings.audit import AuditSettings
+from shop.settings.database import DatabaseSettings
 from shop.settings.edge import EdgeSettings
 from shop.settings.notifications import NotificationSettings
 from shop.settings.payments import PaymentSettings
@@ -23,7 +24,7 @@ NUMBER_MAX = 1_000_000_000
 TOKEN_LIFETIME_SECONDS_MAX = 7 * 24 * 3600
 
 
-class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSettings, PurchaseSettings):
+class Settings(AuditSettings, DatabaseSettings, EdgeSettings, NotificationSettings, PaymentSettings, PurchaseSettings):
     """The configuration of one process. Wrong values stop the start with a message that names the variable."""
 
     model_config = SettingsConfigDict(
@@ -46,8 +47,6 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
     """The least severe event that is logged."""
 
     # Where the data is.
-    database_url: PostgresUrl = "postgresql+asyncpg://shop@localhost/shop"
-    """Postgres, as libpq and hosting providers write it: `postgres://user:password@host,host/name?sslmode=verify-full`."""
     redis_url: RedisUrl = "redis://localhost:6379/0"
     """The ledger: append-only file on, never evicts; give API and worker a user each (`shop/redis_users.py`)."""
     cache_redis_url: RedisUrl | None = None
@@ -55,16 +54,6 @@ class Settings(AuditSettings, EdgeSettings, NotificationSettings, PaymentSetting
     the ledger's, and each write waits for its disk."""
     redis_patched: bool = False
     """The distribution has fixed the known CVEs of an older Redis; else production refuses such a version."""
-    database_pool_max: PositiveInt = 10
-    """Connections to Postgres of one process for its requests; an API process has up to 4 more for itself."""
-    database_pool_kept: PositiveInt = 4
-    """Connections of each pool that are opened at the start and kept, for when Postgres takes no more."""
-    database_pool_wait_seconds: PositiveFloat = 2.0
-    """How long a request waits for a free connection before it is refused with 503."""
-    database_ping_seconds: PositiveFloat = 2.0
-    """A connection that does not answer in this time is replaced before it is used."""
-    database_statement_timeout_seconds: PositiveFloat = 5.0
-    """Postgres ends a statement that takes longer."""
     redis_pool_max: PositiveInt = 64
     """Connections to Redis of one process."""
     redis_pool_wait_seconds: PositiveFloat = 0.5

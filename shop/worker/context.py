@@ -56,6 +56,7 @@ class Context:
                 settings,
                 application_name=APPLICATION_NAME,
                 pool_max=settings.worker_pool_max,
+                waiting_max=settings.persist_sales_max,
                 statement_seconds=settings.persist_timeout_seconds,
                 info=info,
             ),

@@ -1,6 +1,18 @@
 """Every mutant, by the stage of a purchase that it breaks."""
 
-from tests.mutants import access, closing, commands, hot_path, ledger, money, pages, recording, recovery, sale_life
+from tests.mutants import (
+    access,
+    closing,
+    commands,
+    hot_path,
+    ledger,
+    money,
+    pages,
+    pool,
+    recording,
+    recovery,
+    sale_life,
+)
 from tests.mutants.mutant import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -14,4 +26,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *access.MUTANTS,
     *commands.MUTANTS,
     *pages.MUTANTS,
+    *pool.MUTANTS,
 )

@@ -1,0 +1,145 @@
+"""The pool of connections to Postgres: lent in the order of asking, to a bounded number of callers, never known dead.
+
+To ask each connection whether it still answers costs as much as a statement. A connection that was closed is known to
+be dead for nothing; one that was used a moment ago is taken at its word; only one that was idle is asked.
+"""
+
+import asyncio
+import time
+from collections import deque
+from typing import Any
+
+from sqlalchemy import AdaptedConnection, event
+from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+from sqlalchemy.util import await_
+
+from shop import metrics
+
+SERVER = "postgres"
+IDLE_SINCE = "idle_since"
+
+
+class NoConnectionFree(PoolTimeout):
+    """Whoever asked has waited as long as they may. Nothing was sent to Postgres."""
+
+
+class TooManyWaiting(PoolTimeout):
+    """As many callers as may wait for a connection wait already. Nothing was sent to Postgres."""
+
+
+class PoolGate:
+    """So many callers are within at once. A bounded number of others waits, and enters in the order of coming."""
+
+    def __init__(self, *, places: int, waiting_max: int) -> None:
+        self._free = places
+        self.waiting_max = waiting_max
+        """How many callers may wait."""
+        self._line: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._line)
+
+    def enter_at_once(self) -> bool:
+        """Enter if that needs no waiting. Raises TooManyWaiting when the line is full as well."""
+        if self._free > 0:
+            self._free -= 1
+            return True
+        if len(self._line) >= self.waiting_max:
+            metrics.POOL_REFUSALS.labels(SERVER, "line_full").inc()
+            raise TooManyWaiting(f"{len(self._line)} callers wait for a connection, and more may not")
+        return False
+
+    async def wait(self, seconds: float) -> None:
+        """Enter when all who came before have. Raises NoConnectionFree after so many seconds."""
+        place = asyncio.get_running_loop().create_future()
+        self._line.append(place)
+        try:
+            async with asyncio.timeout(seconds):
+                await place
+        except BaseException as error:
+            if place.done() and not place.cancelled():
+                self.leave()  # It was given in the same moment: to the next one.
+            elif place in self._line:
+                self._line.remove(place)
+            if isinstance(error, TimeoutError):
+                metrics.POOL_REFUSALS.labels(SERVER, "waited").inc()
+                raise NoConnectionFree(f"no connection became free within {seconds:g} s") from None
+            raise
+
+    def leave(self) -> None:
+        """Give the place to whoever waits longest, else back."""
+        while self._line:
+            place = self._line.popleft()
+            if not place.done():  # Else its caller has left, and was not told yet.
+                place.set_result(None)
+                return
+        self._free += 1
+
+
+class BoundedPool(AsyncAdaptedQueuePool):
+    """SQLAlchemy's pool behind a gate. Without it any number waits, in no order, and a failed attempt wakes nobody."""
+
+    def __init__(self, creator: Any, waiting_max: int = 0, **more: Any) -> None:
+        super().__init__(creator, **more)
+        self.gate = PoolGate(places=self.size(), waiting_max=waiting_max)
+
+    def recreate(self) -> "BoundedPool":
+        """An empty pool with the same bounds."""
+        made = super().recreate()
+        assert isinstance(made, BoundedPool)  # noqa: S101 - it makes one of its own class
+        made.gate = PoolGate(places=made.size(), waiting_max=self.gate.waiting_max)
+        return made
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        if not self.gate.enter_at_once():
+            await_(self.gate.wait(self.timeout()))
+        try:
+            return super()._do_get()
+        except BaseException:
+            self.gate.leave()
+            raise
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        record.info[IDLE_SINCE] = time.monotonic()
+        try:
+            super()._do_return_conn(record)
+        finally:
+            self.gate.leave()
+
+    def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
+        """One that is replaced while it is idle is dropped at once: to say goodbye to a dead server takes 2 s."""
+        driver = connection.driver_connection
+        if terminate and not driver.is_closed() and not driver.is_in_transaction():
+            driver.terminate()
+        super()._close_connection(connection, terminate=terminate)
+
+
+def replace_dead_connections(
+    engine: AsyncEngine, *, idle_seconds: float, ping_seconds: float, gone: tuple[type[Exception], ...]
+) -> None:
+    """Never lend a connection that is known to be dead; ask one that was idle for longer than `idle_seconds`.
+
+    One that does not answer within `ping_seconds`, or with one of `gone`, is replaced with all that are as old: the
+    network has forgotten them as well, or behind the same name there is another server. SQLAlchemy's own ping waits for
+    as long as a statement may take, on each half-open connection again.
+    """
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def check(connection: AdaptedConnection, record: ConnectionPoolEntry, _: object) -> None:
+        idle_since = record.info.get(IDLE_SINCE)
+        if idle_since is None:
+            return  # It was made a moment ago.
+        if connection.driver_connection.is_closed():
+            raise DisconnectionError
+        if time.monotonic() - idle_since <= idle_seconds:
+            return
+        try:
+            connection.run_async(lambda driver: driver.fetchrow(";", timeout=ping_seconds))
+        except gone as error:
+            connection.driver_connection.terminate()
+            raise InvalidatePoolError from error
