@@ -28,11 +28,23 @@ AVAILABLE = text(
 log = structlog.get_logger(__name__)
 
 
-async def compare_pools(database: Database, settings: Settings, *, api_processes: int | None = None) -> None:
-    """Say in the log whether the pools of all processes fit into what Postgres has, and what to do if they do not."""
+class PoolsTooLarge(Exception):
+    """The pools of one process alone are larger than what Postgres has for all of them."""
+
+
+async def compare_pools(database: Database, settings: Settings, *, own: int, api_processes: int | None = None) -> None:
+    """Say in the log whether the pools of all processes fit into what Postgres has, and what to do if they do not.
+
+    `own` is what one process of the command that starts may open. Raises PoolsTooLarge when that can never fit.
+    """
     wanted = connections_wanted(settings, api_processes=api_processes)
     async with database.transaction() as session:
         available = await connections_available(session)
+    if own > available:
+        raise PoolsTooLarge(
+            f"one process may open {own} connections to Postgres, which has {available} for the shop:"
+            " lower SHOP_DATABASE_POOL_MAX or SHOP_WORKER_POOL_MAX, or raise max_connections"
+        )
     advice = shortage(wanted, available)
     if advice is None:
         log.info("postgres_connections", wanted=wanted, available=available)
@@ -43,8 +55,17 @@ async def compare_pools(database: Database, settings: Settings, *, api_processes
 def connections_wanted(settings: Settings, *, api_processes: int | None = None) -> int:
     """The sum of all pools: every API process, every worker (jobs and persisters), and one command."""
     processes = settings.api_instances * (api_processes or settings.api_processes)
-    api = processes * (settings.database_pool_max + FOLLOWERS_POOL_MAX)
-    return api + settings.worker_instances * 2 * settings.worker_pool_max + COMMANDS_POOL_MAX
+    return processes * of_api(settings) + settings.worker_instances * of_worker(settings) + COMMANDS_POOL_MAX
+
+
+def of_api(settings: Settings) -> int:
+    """How many connections one API process may open."""
+    return settings.database_pool_max + FOLLOWERS_POOL_MAX
+
+
+def of_worker(settings: Settings) -> int:
+    """How many connections one worker may open, for its jobs and for its persisters."""
+    return 2 * settings.worker_pool_max
 
 
 async def connections_available(session: AsyncSession) -> int:

@@ -24,7 +24,7 @@ from shop.database import Database
 from shop.listening_sockets import inherited, listen, port_of
 from shop.logs import configure_logs
 from shop.metrics_page import serve_metrics
-from shop.pool_sizes import compare_pools
+from shop.pool_sizes import PoolsTooLarge, compare_pools, of_api, of_worker
 from shop.processes import START_FAILED
 from shop.readiness import details, readiness_of
 from shop.redis import all_scripts
@@ -78,7 +78,7 @@ def api(
     configure_logs(settings)
     all_scripts()
     count = processes or settings.api_processes
-    asyncio.run(require_ready(settings, SERVING, api_processes=count))
+    asyncio.run(require_ready(settings, SERVING, connections=of_api(settings), api_processes=count))
     from shop.app.processes import serve
 
     try:
@@ -101,7 +101,7 @@ def worker(json: Json = False) -> None:
 
     settings = get_settings()
     configure_logs(settings)
-    asyncio.run(require_ready(settings, SERVING))
+    asyncio.run(require_ready(settings, SERVING, connections=of_worker(settings)))
     _serve_metrics(settings, settings.worker_metrics_port)
     if json:
         emit({"worker": "running"}, as_json=True)
@@ -144,13 +144,20 @@ def _default(field: FieldInfo) -> str:
     return "" if field.default is None else str(field.default)
 
 
-async def require_ready(settings: Settings, names: tuple[str, ...], *, api_processes: int | None = None) -> None:
-    """Fail before anything starts when a server that is needed cannot be used, and say whether the pools fit it."""
+async def require_ready(
+    settings: Settings, names: tuple[str, ...], *, connections: int = 0, api_processes: int | None = None
+) -> None:
+    """Fail before anything starts when a server that is needed cannot be used, and say whether the pools fit it.
+
+    `connections` is how many one process of this command may open to Postgres; it fails if that can never be.
+    """
     database = Database(settings, application_name="shop-preflight", pool_max=1)
     try:
         checks = await readiness_of(settings, database)
-        if names == SERVING and checks["postgres"] is None:
-            await compare_pools(database, settings, api_processes=api_processes)
+        if connections and checks["postgres"] is None:
+            await compare_pools(database, settings, own=connections, api_processes=api_processes)
+    except PoolsTooLarge as error:
+        fail(str(error), code="pools_too_large")
     finally:
         await database.close()
     advice = {

@@ -130,7 +130,7 @@ class PostgresServer:
             "unix_socket_directories": str(self._sockets.path),
             "unix_socket_permissions": "0700",
             "shared_buffers": "128MB",
-            "max_connections": "100",
+            "max_connections": "200",
             "synchronous_commit": "on",
             "fsync": _on(self.durable),
             "full_page_writes": _on(self.durable),

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import yaml
 
+from shop.pool_sizes import connections_wanted
 from shop.settings import NOT_FOR_PRODUCTION, Settings
 from tests.source_tree import ROOT
 
 SHOPS = ["migrate", "api-1", "api-2", "worker"]
+SUPERUSER_RESERVED_CONNECTIONS = 3  # what Postgres keeps of max_connections by default
 OF_API_ALONE = {"SHOP_CORS_ORIGINS", "SHOP_TRUSTED_PROXIES"}
 # The containers' own addresses: nginx and the metrics know them.
 FIXED = {"SHOP_API_HOST", "SHOP_API_PORT", "SHOP_METRICS_HOST", "SHOP_METRICS_PORT", "SHOP_WORKER_METRICS_PORT"}
@@ -35,6 +37,20 @@ def test_every_setting_that_an_operator_may_choose_reaches_the_containers(servic
     # A new setting needs its line in `x-settings` of docker-compose.yml.
     assert wanted - FIXED - given == (set() if service.startswith("api") else OF_API_ALONE)
     assert given - wanted == set()
+
+
+@pytest.mark.parametrize("api_processes", [1, 2, 4])
+def test_the_pools_of_all_containers_fit_into_the_connections_of_postgres(api_processes: int) -> None:
+    """Also with SHOP_API_PROCESSES=4 in .env, and with nothing else changed."""
+    found = services()
+    apis = [name for name in found if name.startswith("api-")]
+    [most] = re.findall(
+        r"max_connections=\$\{POSTGRES_MAX_CONNECTIONS:-(\d+)\}", " ".join(found["postgres"]["command"])
+    )
+    settings = Settings(_env_file=None, environment="development", api_instances=len(apis), worker_instances=1)
+
+    assert {found[name]["environment"]["SHOP_API_INSTANCES"] for name in apis} == {len(apis)}
+    assert connections_wanted(settings, api_processes=api_processes) <= int(most) - SUPERUSER_RESERVED_CONNECTIONS
 
 
 @pytest.mark.parametrize("service", [*SHOPS, "postgres", "valkey", "side", "nginx"])

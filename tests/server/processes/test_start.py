@@ -88,3 +88,19 @@ def test_pools_that_postgres_cannot_fill_are_said_at_the_start(
 
     assert "postgres_connections_short" in said.errors + said.output
     assert "SHOP_DATABASE_POOL_MAX" in said.errors + said.output
+
+
+@pytest.mark.parametrize(
+    ("command", "variable"), [("api", "SHOP_DATABASE_POOL_MAX"), ("worker", "SHOP_WORKER_POOL_MAX")]
+)
+def test_a_process_whose_pools_can_never_be_filled_does_not_start(
+    command: str, variable: str, live_settings: Settings, tmp_path: Path
+) -> None:
+    """It would run until it is needed, and then refuse."""
+    settings = copy_of(live_settings, metrics_port=0, worker_metrics_port=0)
+
+    said = run(tmp_path, command, **{**environment_of(settings), variable: "900"})
+
+    assert (said.status, said.output, said.errors.count("\n")) == (1, "", 1)
+    assert variable in said.errors
+    assert "max_connections" in said.errors
