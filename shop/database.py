@@ -22,7 +22,7 @@ from sqlalchemy.types import UserDefinedType
 
 from shop import metrics
 from shop.connection_pool import BoundedPool, replace_dead_connections
-from shop.database_engine import LOCK_TIMEOUT, database_engine, tcp_silence, without_values
+from shop.database_engine import LOCK_TIMEOUT, database_engine, fetch, tcp_silence, without_values
 from shop.settings import Settings
 
 # What says that Postgres cannot be reached or cannot answer in time, as against a statement that is wrong.
@@ -155,6 +155,10 @@ class Database:
                 raise
         for callback in session.info.pop(AFTER_COMMIT, []):
             await _run_after_commit(callback)
+
+    async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """The rows of one statement that only reads; it begins no transaction. Raises what the driver raises."""
+        return await fetch(self.engine, query, *arguments)
 
     async def keep_open(self, number: int) -> None:
         """Open connections until there are so many, or as many as the pool may have. The pool gives none back."""

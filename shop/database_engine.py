@@ -67,6 +67,19 @@ def database_engine(
     return engine
 
 
+async def fetch(engine: AsyncEngine, query: str, *arguments: object) -> list[asyncpg.Record]:
+    """The rows of one statement for the driver, which sees one moment. It costs a quarter of what a session does."""
+    async with engine.connect() as connection:
+        raw = await connection.get_raw_connection()
+        driver: asyncpg.Connection[asyncpg.Record] = raw.driver_connection  # type: ignore[assignment]
+        try:
+            return await driver.fetch(query, *arguments)
+        except BaseException as error:
+            without_values(error)
+            await connection.invalidate()  # It may be broken, or still at it.
+            raise
+
+
 def named(url: str, application_name: str) -> str:
     """What a session is called: the shop's own name for it, and the operator's behind it if the URL has one."""
     theirs = database_address(url).application_name

@@ -52,7 +52,7 @@ ITEMS_FAILING = Gauge(
     ["loop"],
     multiprocess_mode="livesum",
 )
-for _loop in ("connections", "streams", "after_commit", "provider_events"):
+for _loop in ("connections", "polls", "streams", "after_commit", "provider_events"):
     ITEM_FAILURES.labels(_loop)  # From the start: a counter that begins at 1 has not increased.
 PERSISTED = Counter("shop_persisted_orders_total", "Orders written to Postgres.")
 PERSIST_SECONDS = Histogram("shop_persist_batch_duration_seconds", "Time of one persisted batch.", buckets=SECONDS)

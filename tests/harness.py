@@ -62,6 +62,7 @@ PATIENCE = {
     "database_connect_seconds": 10.0,
     "database_ping_seconds": 10.0,
     "database_lock_timeout_seconds": 10.0,
+    "order_state_seconds_max": 10.0,
     "not_recorded_wait_seconds": 5.0,
     "heartbeat_seconds": 1.0,
 }

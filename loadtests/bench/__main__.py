@@ -25,6 +25,7 @@ from loadtests.bench.machine import describe
 from loadtests.bench.overload import measure_overload, measure_while_draining
 from loadtests.bench.pages import measure_pages
 from loadtests.bench.plan import FULL, HURRY_AFTER_SECONDS, QUICK, Size
+from loadtests.bench.polls import measure_polls
 from loadtests.bench.purchases import UNITS, measure_purchases
 from loadtests.bench.report import print_results, write_readme
 from loadtests.bench.results import Results, judge
@@ -39,11 +40,12 @@ BUSY_BELOW = 0.85
 
 
 class Part(StrEnum):
-    """The parts of a run in their order: the worker is stopped during the first four."""
+    """The parts of a run in their order: the worker is stopped during the first five."""
 
     PURCHASES = "purchases"
     ANSWERS = "answers"
     PAGES = "pages"
+    POLLS = "polls"
     OVERLOAD = "overload"
     BESIDE = "beside"
     WHILE_DRAINING = "while_draining"
@@ -57,6 +59,7 @@ PARTS: dict[Part, Measure] = {
     Part.PURCHASES: measure_purchases,
     Part.ANSWERS: measure_answers,
     Part.PAGES: measure_pages,
+    Part.POLLS: measure_polls,
     Part.DRAIN: measure_drain,
     Part.GROWTH: measure_growth,
     Part.EXPIRY: measure_expiry,
@@ -150,7 +153,8 @@ async def _measure(size: Size, parts: list[Part], directory: Path | None, progre
 
 def sales_needed(size: Size, parts: Sequence[Part]) -> list[int]:
     """The units of the sales that the parts with a resting worker will use, so that it has to work only once."""
-    many = {Part.PURCHASES: size.rounds, Part.ANSWERS: 1, Part.PAGES: 1, Part.OVERLOAD: size.overload_rounds}
+    many = dict.fromkeys((Part.ANSWERS, Part.PAGES, Part.POLLS), 1)
+    many |= {Part.PURCHASES: size.rounds, Part.OVERLOAD: size.overload_rounds}
     units = [UNITS] * sum(count for part, count in many.items() if part in parts)
     return units + ([1] if Part.ANSWERS in parts else [])
 

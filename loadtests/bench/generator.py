@@ -9,6 +9,7 @@ and measures each answer from the moment its request was meant to leave, not fro
 """
 
 import gc
+import itertools
 import sys
 from collections.abc import Sequence
 
@@ -18,7 +19,7 @@ import uvloop
 from loadtests.bench.accounting import rss_bytes
 from loadtests.bench.loops import ClosedLoop, OpenLoop
 from loadtests.bench.messages import Latency, Plan, Round
-from loadtests.bench.requests import page_request, purchase_requests
+from loadtests.bench.requests import page_request, poll_requests, purchase_requests
 
 
 async def play(plan: Plan) -> Round:
@@ -36,6 +37,9 @@ async def play(plan: Plan) -> Round:
 
 
 def _requests(plan: Plan) -> list[bytes]:
+    if plan.polled is not None:
+        polls = poll_requests(plan.shoppers, plan.polled, host=plan.host, port=plan.port, known_tag=plan.known_tag)
+        return list(itertools.islice(itertools.cycle(polls), plan.shoppers.count))
     if plan.reads:
         request = page_request(host=plan.host, port=plan.port, path=plan.path, known_tag=plan.known_tag)
         return [request] * plan.shoppers.count

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from loadtests.bench.requests import Shoppers
+from loadtests.bench.requests import PolledOrders, Shoppers
 
 OWN = "generator"
 
@@ -10,8 +10,8 @@ OWN = "generator"
 class Plan(msgspec.Struct, kw_only=True):
     """One round. Without `rate` it is a closed loop; without `seconds` it ends when all requests are answered.
 
-    The requests are purchases, one of each of the `shoppers`; or as many reads of a page, which the reader may know
-    already by its tag.
+    The requests are purchases, one of each of the `shoppers`; or as many reads of a page, or polls of the orders that
+    are `polled`, one after the other. What is read may be known already by its tag.
 
     Nothing is measured in the first `warmup_seconds`. Answers that come late are waited for, at most `grace_seconds`.
     `accounts` names processes whose CPU and memory are to be read.
@@ -23,6 +23,7 @@ class Plan(msgspec.Struct, kw_only=True):
     shoppers: Shoppers
     reads: bool = False
     known_tag: str | None = None
+    polled: PolledOrders | None = None
     connections: int
     seconds: float | None = None
     rate: float | None = None

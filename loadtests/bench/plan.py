@@ -19,6 +19,7 @@ class Size:
     rounds: int = 9
     seconds: float = 3.0
     answer_rounds: int = 7
+    polled_orders: int = 20_000
     drain_rounds: int = 5
     drain_orders: int = 50_000
     single_orders: int = 2_000
@@ -84,6 +85,9 @@ BARS = (
     Bar("sale_page_vs_bare", "answers/s, the page of a sale / bare", "at least", 1.0),
     Bar("product_vs_bare", "answers/s, a product / bare", "at least", 1.0),
     Bar("page_304_vs_bare", "answers/s, a page that the reader has already / bare", "at least", 1.1),
+    Bar("order_poll_vs_bare", "answers/s, polls each of another order / bare", "at least", 0.35),
+    Bar("order_poll_304_vs_bare", "answers/s, polls of states that are known / bare", "at least", 0.5),
+    Bar("order_poll_cpu", "CPU per poll, API + Postgres / per purchase, API + Redis", "at most", 3.0),
     Bar("drain_vs_copy", "orders/s drained / orders/s by COPY of the same rows", "at least", 0.6),
     Bar("drain_vs_single", "orders/s drained / orders/s with one transaction each", "at least", 10),
     Bar("growth_cpu", "CPU per order in the largest sale / in a sale of 10 k orders", "at most", 1.15),

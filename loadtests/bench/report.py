@@ -38,6 +38,10 @@ def print_results(results: Results, console: Console) -> None:
         rows = [("bare answer", pages.bare), ("a sale", pages.sale), ("a product", pages.product),
                 ("a sale that is known", pages.unchanged)]  # fmt: skip
         console.print(_summaries("Public pages", rows))
+    if polls := results.polls:
+        rows = [("bare answer", polls.bare), ("purchase", polls.purchase), ("poll of an order", polls.poll),
+                ("of one that is known", polls.unchanged)]  # fmt: skip
+        console.print(_summaries("Polls of orders", rows))
     console.print(_others(results))
     console.print(_bars(results.bars))
     for part, reason in results.failures.items():

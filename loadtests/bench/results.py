@@ -11,6 +11,7 @@ from loadtests.bench.machine import Machine
 from loadtests.bench.overload import MANY, Overload, WhileDraining
 from loadtests.bench.pages import Pages
 from loadtests.bench.plan import BARS
+from loadtests.bench.polls import OrderPolls
 from loadtests.bench.purchases import Purchases
 
 
@@ -38,6 +39,7 @@ class Results(msgspec.Struct, kw_only=True):
     purchases: Purchases | None = None
     answers: Answers | None = None
     pages: Pages | None = None
+    polls: OrderPolls | None = None
     drain: Drain | None = None
     growth: Growth | None = None
     expiry: Expiry | None = None
@@ -76,6 +78,12 @@ def ratios_of(results: Results) -> dict[str, float]:
         found["sale_page_vs_bare"] = pages.sale.per_second.median / bare
         found["product_vs_bare"] = pages.product.per_second.median / bare
         found["page_304_vs_bare"] = pages.unchanged.per_second.median / bare
+    if polls := results.polls:
+        bare = polls.bare.per_second.median
+        found["order_poll_vs_bare"] = polls.poll.per_second.median / bare
+        found["order_poll_304_vs_bare"] = polls.unchanged.per_second.median / bare
+        poll_cpu_us = polls.poll.api_cpu_us.median + polls.poll.postgres_cpu_us.median
+        found["order_poll_cpu"] = poll_cpu_us / polls.purchase.cpu_us
     if results.drain:
         drained = results.drain.drained_per_second.median
         found["drain_vs_copy"] = drained / results.drain.copied_per_second.median

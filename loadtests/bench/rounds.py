@@ -8,6 +8,7 @@ import msgspec
 
 from loadtests.bench.messages import OWN, Plan, Round
 from loadtests.bench.plan import CONNECTIONS, THROTTLED_BELOW
+from loadtests.bench.requests import PolledOrders
 from loadtests.bench.testbed import NotMeasured, Testbed
 from loadtests.client.purchases import purchase_path
 
@@ -63,7 +64,7 @@ class Summary(msgspec.Struct, kw_only=True):
 class Wish:
     """One round to be played: a closed loop unless a rate is given. `shoppers` repeats the shoppers of this name.
 
-    It buys, unless it has the path of a `page` to read, of which readers may know the tag.
+    It buys, unless it has the path of a `page` to read, or orders that are `polled`; readers may know the tag.
     """
 
     contender: str
@@ -75,6 +76,7 @@ class Wish:
     count: int | None = None
     page: str | None = None
     known_tag: str | None = None
+    polled: PolledOrders | None = None
 
 
 async def play(testbed: Testbed, wish: Wish) -> Round:
@@ -95,6 +97,7 @@ def plan_of(testbed: Testbed, wish: Wish) -> Plan:
         path=wish.page or purchase_path(wish.sale_id),
         reads=wish.page is not None,
         known_tag=wish.known_tag,
+        polled=wish.polled,
         shoppers=testbed.shoppers(count, name=wish.shoppers),
         connections=wish.connections,
         seconds=wish.seconds,

@@ -1,9 +1,10 @@
-"""What the server asks of the whole application: about purchases the lane's admission, about pages their memory."""
+"""What the server asks of the whole application: about purchases the lane's admission, about reads their own."""
 
 import asyncio
 
 from starlette.types import Scope
 
+from shop.order_states.admission import PATH_START, OrderStates
 from shop.public_pages.admission import PublicPages
 from shop.seckill.admission import PurchaseAdmission
 from shop.server.admission import ReadKind
@@ -25,17 +26,20 @@ READ_KINDS: tuple[ReadKind, ...] = (
 class AppAdmission:
     """The `shop.server.admission.Admission` of the application."""
 
-    def __init__(self, purchases: PurchaseAdmission, pages: PublicPages) -> None:
+    def __init__(self, purchases: PurchaseAdmission, states: OrderStates, pages: PublicPages) -> None:
         self.bulk_start = purchases.bulk_start
         self.is_bulk = purchases.is_bulk
         self.admit = purchases.admit
         self.admit_unparsed = purchases.admit_unparsed
         self.read_kinds = READ_KINDS
         self._purchases = purchases
+        self._states = states
         self._pages = pages
 
     def answer(self, scope: Scope, body: bytes) -> "Answer | asyncio.Future[Answer] | None":
         """See `shop.server.admission.Admission`."""
         if scope["method"] == "POST":
             return self._purchases.answer(scope, body)
+        if scope["path"].startswith(PATH_START):
+            return self._states.answer(scope)
         return self._pages.answer(scope)

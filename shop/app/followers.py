@@ -62,7 +62,7 @@ def _followers(
             stopping=stopping,
         ),
         "heartbeat": lambda: send_heartbeats(registry, database, settings, stopping),
-        "latches": lambda: follow_latches(registry, (state.tally, *state.pages.tallies), settings, stopping),
+        "latches": lambda: follow_latches(registry, state.tallies, settings, stopping),
         "revocations": lambda: follow_revocations(database, state.revocations, settings, read=read, stopping=stopping),
         "clock": lambda: watch_clock(stopping),
         "connections": lambda: connections.keep(stopping),

@@ -13,6 +13,11 @@ from shop.cache import CACHE, Cache
 from shop.database import Database
 from shop.ledger.receipts import Signer
 from shop.order_news import Announcer, Changes
+from shop.order_states.admission import OrderStates
+from shop.order_states.memory import StateMemory
+from shop.order_states.reading import StateReader
+from shop.order_states.recorded import RecordedReader
+from shop.order_states.unrecorded import UnrecordedReader
 from shop.orders.announcing import ANNOUNCER
 from shop.orders.events_router import CHANGES, ORDER_READER
 from shop.orders.order_stream import OrderReader
@@ -32,6 +37,7 @@ from shop.rate_limit import RateLimiter, rate_limiter
 from shop.readiness import Readiness
 from shop.redis import connect
 from shop.request_session import DATABASE, LEDGER
+from shop.seckill.checking import Checker
 from shop.seckill.lane import ROUTE
 from shop.seckill.polls import Polls
 from shop.seckill.registry import Registry
@@ -68,6 +74,7 @@ class AppState:
     cache: Cache
     product_reader: ProductReader
     pages: PublicPages
+    order_states: OrderStates
     order_reader: OrderReader
     sign_in_limiters: SignInLimiters
     purchase_limiter: RateLimiter
@@ -90,7 +97,7 @@ class AppState:
         database = Database(settings, application_name="shop-api", lock_seconds=locks, info=info)
         cache = Cache(side, settings)
         product_reader = ProductReader(database, cache, settings)
-        revocations = Revocations()
+        polls, verifier, revocations = Polls(settings), TokenVerifier(settings), Revocations()
         revocations.told = changes.wake_accounts
         return cls(
             settings=settings,
@@ -103,11 +110,12 @@ class AppState:
             changes=changes,
             gateway=HttpGateway(settings),
             passwords=Passwords(settings),
-            verifier=TokenVerifier(settings),
+            verifier=verifier,
             revocations=revocations,
             cache=cache,
             product_reader=product_reader,
             pages=_pages(database, cache, product_reader, settings),
+            order_states=_order_states(database, ledger, Checker(verifier, revocations), polls, settings),
             order_reader=OrderReader(database, settings),
             sign_in_limiters=sign_in_limiters(side, settings),
             purchase_limiter=_purchase_limiter(side, settings),
@@ -115,8 +123,13 @@ class AppState:
             explain_limiter=explain_limiter(side, settings),
             registry=Registry(Signer(settings.secret)),
             tally=Tally("POST", ROUTE),
-            polls=Polls(settings),
+            polls=polls,
         )
+
+    @property
+    def tallies(self) -> tuple[Tally, ...]:
+        """What is counted before the application."""
+        return (self.tally, self.order_states.tally, *self.pages.tallies)
 
     def put_into(self, app: Starlette) -> None:
         """Let the routes of this application have the pieces that they ask for."""
@@ -140,7 +153,7 @@ class AppState:
     async def close(self) -> None:
         """Tell what is left to tell, then close every connection."""
         await self.announcer.close()
-        for tally in (self.tally, *self.pages.tallies):
+        for tally in self.tallies:
             tally.flush()
         self.passwords.close()
         await self.database.close()
@@ -171,3 +184,12 @@ def _pages(database: Database, cache: Cache, product_reader: ProductReader, sett
 
     cache.invalidated = forget
     return PublicPages(memory, RequestIds())
+
+
+def _order_states(
+    database: Database, ledger: aioredis.Redis, checker: Checker, polls: Polls, settings: Settings
+) -> OrderStates:
+    recorded = RecordedReader(database, StateMemory(settings.order_states_bytes_max))
+    unrecorded = UnrecordedReader(database, ledger, polls)
+    reader = StateReader(recorded, unrecorded, polls, seconds_max=settings.order_state_seconds_max)
+    return OrderStates(reader, checker, RequestIds())

@@ -227,6 +227,21 @@ async def find_order(client: aioredis.Redis, sale_id: int, epoch: int, order_id:
     return parse_order(entry)
 
 
+async def find_orders(
+    client: aioredis.Redis, order_ids: Mapping[tuple[int, int], Sequence[bytes]]
+) -> dict[bytes, bytes | Exception]:
+    """The entries of those of these orders, by (sale, epoch), that are there; what fails for a sale is its own."""
+    async with client.pipeline(transaction=False) as pipe:
+        for (sale_id, epoch), ids in order_ids.items():
+            pipe.hmget(ledger_keys(sale_id, epoch).orders, ids)  # type: ignore[arg-type]
+        answers = await pipe.execute(raise_on_error=False)
+    found: dict[bytes, bytes | Exception] = {}
+    for ids, answer in zip(order_ids.values(), answers, strict=True):
+        entries = [answer] * len(ids) if isinstance(answer, Exception) else answer
+        found |= {order_id: entry for order_id, entry in zip(ids, entries, strict=True) if entry is not None}
+    return found
+
+
 def parse_order(entry: bytes) -> LedgerOrder:
     """An entry of the `orders` hash. Raises ValueError for what no script writes."""
     user_id, quantity, seq, reserved_ms, status = entry.decode().split(" ")

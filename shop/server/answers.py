@@ -27,9 +27,12 @@ class Answer(NamedTuple):
 
 
 def answer_when(
-    found: "asyncio.Future[Found]", make: Callable[["asyncio.Future[Found]"], Answer]
+    found: "asyncio.Future[Found]", make: "Callable[[asyncio.Future[Found]], Answer | asyncio.Future[Answer]]"
 ) -> "asyncio.Future[Answer]":
-    """The answer that `make` makes of something once it is there; what `make` raises is raised by the future."""
+    """The answer that `make` makes of something once it is there, or that it says will come later.
+
+    What `make` raises is raised by the future.
+    """
     answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     def tell(done: "asyncio.Future[Found]") -> None:
@@ -39,9 +42,24 @@ def answer_when(
             answer.cancel()
             return
         try:
-            answer.set_result(make(done))
+            made = make(done)
         except Exception as error:  # noqa: BLE001 - whoever waits for the answer gets it
             answer.set_exception(error)
+            return
+        if isinstance(made, Answer):
+            answer.set_result(made)
+        else:
+            made.add_done_callback(pass_on)
+
+    def pass_on(made: "asyncio.Future[Answer]") -> None:
+        if answer.done():
+            return
+        if made.cancelled():
+            answer.cancel()
+        elif (error := made.exception()) is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(made.result())
 
     found.add_done_callback(tell)
     return answer

@@ -39,8 +39,12 @@ class PurchaseSettings(BaseSettings):
     """When a client should ask for its order again, at the earliest."""
     poll_after_ms_max: PositiveInt = 10_000
     """The longest that a client is told to wait, however large the crowd."""
-    polls_per_second_max: PositiveInt = 500
-    """Polls that one process asks its clients for; a larger crowd is told to come later."""
+    poll_cpu_share: float = Field(0.25, gt=0, le=1)
+    """The share of a core that polls of orders may take in one process; a larger crowd is told to come later."""
+    order_state_seconds_max: PositiveFloat = 1.5
+    """How long a poll of an order waits for Postgres and the ledger before it is refused with 503."""
+    order_states_bytes_max: int = Field(8_388_608, ge=0)
+    """What one process keeps of the states of orders as it has drawn them, in bytes."""
     explain_rate_per_second: PositiveFloat = 1.0
     """Refusals that are explained to one user in the long run."""
     explain_burst: PositiveInt = 10

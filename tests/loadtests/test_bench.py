@@ -14,6 +14,7 @@ import pytest
 from loadtests.bench.__main__ import Part, busy_notes, notes_of, sales_needed
 from loadtests.bench.accounting import cpu_seconds, family, rss_bytes
 from loadtests.bench.answers import Answers
+from loadtests.bench.beside import Beside
 from loadtests.bench.chart import draw
 from loadtests.bench.drain import Drain
 from loadtests.bench.expiry import Expiry
@@ -23,6 +24,7 @@ from loadtests.bench.messages import OWN, Latency, Round
 from loadtests.bench.overload import Overload, Pressure
 from loadtests.bench.pages import Pages
 from loadtests.bench.plan import BARS, FULL, PURCHASE_ORDER, QUICK
+from loadtests.bench.polls import OrderPolls
 from loadtests.bench.purchases import Purchases
 from loadtests.bench.report import markdown, write_readme
 from loadtests.bench.results import Results, judge, ratios_of
@@ -95,6 +97,15 @@ def a_run() -> Results:
         pages=Pages(
             bare=a_summary(20_000), sale=a_summary(24_000), product=a_summary(22_000), unchanged=a_summary(26_000),
             dropped_rounds=0,
+        ),
+        polls=OrderPolls(
+            bare=a_summary(20_000), purchase=a_summary(10_000, api_us=100.0), poll=a_summary(9_000, api_us=150.0),
+            unchanged=a_summary(12_000), dropped_rounds=0,
+        ),
+        beside=Beside(
+            offered_per_second=spread([5_000]), alone_per_second=spread([5_000]), alone_p99_ms=spread([10]),
+            beside_per_second=spread([4_500]), beside_p99_ms=spread([30]), reads_per_second=spread([9_000]),
+            alone_payment_p99_ms=spread([10]), beside_payment_p99_ms=spread([20]),
         ),
         drain=Drain(
             orders=10_000,
@@ -186,6 +197,9 @@ def test_every_ratio_is_a_median_or_a_quotient_of_two() -> None:
         "sale_page_vs_bare": 1.2,
         "product_vs_bare": 1.1,
         "page_304_vs_bare": 1.3,
+        "order_poll_vs_bare": 0.45,
+        "order_poll_304_vs_bare": 0.6,
+        "order_poll_cpu": 1.5,
         "drain_vs_copy": 0.75,
         "drain_vs_single": 30.0,
         "growth_cpu": 1.1,
@@ -195,6 +209,9 @@ def test_every_ratio_is_a_median_or_a_quotient_of_two() -> None:
         "overload_goodput": 0.9,
         "overload_goodput_2x": 0.8,
         "overload_p99": 5.0,
+        "buy_beside_reads": 0.9,
+        "buy_beside_reads_p99": 3.0,
+        "pay_beside_reads": 2.0,
     }
 
 
@@ -252,7 +269,7 @@ def test_there_are_at_least_seven_rounds_also_in_a_quick_run() -> None:
 
 def test_only_parts_with_an_idle_worker_have_their_sales_prepared() -> None:
     assert sales_needed(QUICK, [Part.DRAIN, Part.GROWTH]) == []
-    assert len(sales_needed(QUICK, list(Part))) == QUICK.rounds + QUICK.overload_rounds + 3
+    assert len(sales_needed(QUICK, list(Part))) == QUICK.rounds + QUICK.overload_rounds + 4
 
 
 def test_the_chart_is_well_formed_and_names_every_contender() -> None:

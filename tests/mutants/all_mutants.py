@@ -8,6 +8,7 @@ from tests.mutants import (
     ledger,
     money,
     pages,
+    polls,
     pool,
     recording,
     recovery,
@@ -27,4 +28,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *commands.MUTANTS,
     *pages.MUTANTS,
     *pool.MUTANTS,
+    *polls.MUTANTS,
 )
