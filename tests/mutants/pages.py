@@ -56,6 +56,22 @@ MUTANTS = (
         f"{OF_CROWDS}::test_each_of_many_cold_products_is_loaded_once_for_all_processes",
     ),
     breaks(
+        "value_of_before_is_taken",
+        "What was written back after an invalidation, from before it, is shown.",
+        "shop/cache_store.py",
+        "if not generation or stored is None or not stored.startswith(generation):",
+        "if not generation or stored is None:",
+        "tests/invariants/test_cache_orders.py",
+    ),
+    breaks(
+        "nginx_keeps_no_page",
+        "Every reader of a crowd is a read at the shop.",
+        "deploy/nginx.conf",
+        "            proxy_cache pages;\n",
+        "",
+        "tests/server/test_nginx_pages.py::test_a_crowd_on_a_sales_page_is_a_few_reads_at_the_shop",
+    ),
+    breaks(
         "side_server_writes_to_the_disk",
         "What may be lost is written into an append-only file, and each write waits for the disk.",
         "shop/embedded/valkey.py",

@@ -116,6 +116,7 @@ def rendered(directory: Path, *, port: int, apis: Sequence[int], trusted: str) -
         "/dev/stdout": f"{directory}/access.log",
         "/etc/nginx/trusted-proxies": f"{directory}/trusted-proxies",
         "http {": f"http {{ {_paths(directory)}",
+        "/var/cache/nginx/pages": f"{directory}/pages",
         "listen 8080": f"listen 127.0.0.1:{port}",
         "listen [::]:8080": f"listen [::1]:{port}",
         "api-1:8000": f"127.0.0.1:{apis[0]}",
