@@ -5,8 +5,10 @@ be dead for nothing; one that was used a moment ago is taken at its word; only o
 """
 
 import asyncio
+import math
 import time
 from collections import deque
+from contextvars import ContextVar
 from typing import Any
 
 from sqlalchemy import AdaptedConnection, event
@@ -20,6 +22,8 @@ from shop import metrics
 
 SERVER = "postgres"
 IDLE_SINCE = "idle_since"
+# When whoever asked for a connection last in this task is to have it, by the monotonic clock.
+DEADLINE: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 
 class NoConnectionFree(PoolTimeout):
@@ -96,6 +100,7 @@ class BoundedPool(AsyncAdaptedQueuePool):
         return made
 
     def _do_get(self) -> ConnectionPoolEntry:
+        DEADLINE.set(time.monotonic() + self.timeout())
         if not self.gate.enter_at_once():
             await_(self.gate.wait(self.timeout()))
         try:
@@ -119,6 +124,11 @@ class BoundedPool(AsyncAdaptedQueuePool):
         super()._close_connection(connection, terminate=terminate)
 
 
+def seconds_left(seconds: float) -> float:
+    """So many seconds, or as many as are left of the caller's wait for a connection; never less than 0."""
+    return max(0.0, min(seconds, DEADLINE.get() - time.monotonic()))
+
+
 def replace_dead_connections(
     engine: AsyncEngine, *, idle_seconds: float, ping_seconds: float, gone: tuple[type[Exception], ...]
 ) -> None:
@@ -138,8 +148,9 @@ def replace_dead_connections(
             raise DisconnectionError
         if time.monotonic() - idle_since <= idle_seconds:
             return
+        wait = seconds_left(ping_seconds)
         try:
-            connection.run_async(lambda driver: driver.fetchrow(";", timeout=ping_seconds))
+            connection.run_async(lambda driver: driver.fetchrow(";", timeout=wait))
         except gone as error:
             connection.driver_connection.terminate()
             raise InvalidatePoolError from error

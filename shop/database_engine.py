@@ -13,6 +13,7 @@ import asyncpg
 from sqlalchemy import ExceptionContext, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from shop.connection_pool import seconds_left
 from shop.settings.database_url import database_address
 
 # The server has become a standby or read-only, or a pooler has moved this session to a server that knows nothing of it.
@@ -101,6 +102,8 @@ def tcp_silence(seconds: int) -> dict[str, int]:
 
 
 async def _connect(silence_seconds: int | None, *_: Any, **arguments: Any) -> "asyncpg.Connection[asyncpg.Record]":
+    if "timeout" in arguments:
+        arguments["timeout"] = seconds_left(arguments["timeout"])
     try:
         connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(**arguments)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:

@@ -17,8 +17,9 @@ class DatabaseSettings(BaseSettings):
     """Connections to Postgres of one process for its requests; an API process has up to 4 more for itself."""
     database_pool_kept: PositiveInt = 4
     """Connections of each pool that are opened at the start and kept, for when Postgres takes no more."""
-    database_pool_wait_seconds: PositiveFloat = 2.0
-    """How long a request waits for a free connection before it is refused with 503."""
+    database_pool_wait_seconds: PositiveFloat = 1.8
+    """How long a request waits for a connection, be it for a free one, a ping or a new one, before it is refused with
+    503."""
     database_pool_waiting_max: PositiveInt = 500
     """Callers of one pool that may wait for a free connection; more are refused at once. A process serves about 400
     requests in the time that one waits."""

@@ -17,7 +17,7 @@ from shop.embedded import PostgresServer
 from shop.settings import Settings
 from tests.faults.operating import operator
 from tests.harness import wait_until
-from tests.processes import copy_of
+from tests.processes import copy_of, frozen
 
 PING_SECONDS = 0.3
 ALWAYS, NEVER = 1e-9, 3_600.0  # as the time after which an idle connection is pinged
@@ -173,6 +173,23 @@ async def test_one_statement_is_lost_on_half_open_connections_that_were_just_use
 
         assert not found & forgotten
         assert took < 1.0
+
+
+async def test_nobody_waits_longer_for_a_connection_than_they_may_while_postgres_hangs(
+    postgres: PostgresServer, breakable: Settings
+) -> None:
+    """Be it in the line, for a ping or for a new connection: some do one after the other."""
+    impatient = copy_of(breakable, database_pool_wait_seconds=2 * PING_SECONDS, database_connect_seconds=3)
+    async with connected(impatient, 2, ping_after=ALWAYS) as database:
+        with frozen(postgres.pid):
+            started = time.monotonic()
+            for _ in range(2):
+                tries = await asyncio.gather(*(backend_of(database) for _ in range(6)), return_exceptions=True)
+                assert all(isinstance(error, UNAVAILABLE_ERRORS) for error in tries), tries
+            took = time.monotonic() - started
+        assert took < 2 * (2 * PING_SECONDS + 0.5)
+
+        assert len(await backends_of(database, 2)) == 2
 
 
 async def test_a_commit_without_an_answer_is_not_done_again(breakable: Settings) -> None:

@@ -56,7 +56,7 @@ async def test_a_caller_who_waits_too_long_for_a_connection_is_told_that_nothing
 async def test_a_request_that_waits_too_long_for_postgres_is_refused_and_the_next_one_is_served(
     fresh_settings: Settings,
 ) -> None:
-    small = copy_of(fresh_settings, database_pool_max=1, database_pool_wait_seconds=0.05)
+    small = copy_of(fresh_settings, database_pool_max=1, database_pool_wait_seconds=0.5)
     async with running_shop(small, worker=False) as crowded:
         client, headers = await crowded.client(), crowded.headers()
         async with crowded.database.transaction() as session:
@@ -95,7 +95,7 @@ async def test_a_connection_that_is_closed_while_it_is_greeted_is_no_fault_of_ou
 async def test_a_process_learns_of_a_sale_while_its_requests_have_every_connection(shop: Shop) -> None:
     """Else the crowd of a sale that was recovered keeps the process from learning that it sells again (I12)."""
     patience = {"persist_idle_in_transaction_seconds": 60, "database_statement_timeout_seconds": 60}
-    small = copy_of(shop.settings, database_pool_max=1, database_pool_wait_seconds=0.05, **patience)
+    small = copy_of(shop.settings, database_pool_max=1, database_pool_wait_seconds=0.5, **patience)
     async with running_shop(small, worker=False) as crowded:
         client, headers = await crowded.client(), crowded.headers()
         async with crowded.database.transaction() as session:

@@ -31,6 +31,14 @@ MUTANTS = (
         f"{OF_DEAD}::test_one_statement_is_lost_on_half_open_connections_that_were_just_used",
     ),
     breaks(
+        "wait_after_wait",
+        "Who has waited in the line waits as long again for a new connection of a Postgres that hangs.",
+        POOL,
+        "    return max(0.0, min(seconds, DEADLINE.get() - time.monotonic()))\n",
+        "    return seconds\n",
+        f"{OF_DEAD}::test_nobody_waits_longer_for_a_connection_than_they_may_while_postgres_hangs",
+    ),
+    breaks(
         "newcomers_before_those_who_wait",
         "Whoever came last gets the next connection; who came first waits in vain.",
         POOL,

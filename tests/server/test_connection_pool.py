@@ -120,7 +120,7 @@ async def test_a_place_that_was_given_to_a_cancelled_caller_goes_to_the_next() -
 async def test_who_cannot_connect_lets_the_next_one_try(clean_settings: Settings) -> None:
     """Else one failed attempt is a connection that the pool never makes again."""
     away = copy_of(clean_settings, database_url="postgresql+asyncpg://shop@/shop?host=/nowhere&port=5432")
-    async with pool_of_one(away) as database:
+    async with pool_of_one(away, wait_seconds=2.0) as database:
         tries = await asyncio.gather(*(taken(database) for _ in range(1 + WAITING_MAX)), return_exceptions=True)
 
     assert all(isinstance(error, UNAVAILABLE_ERRORS) for error in tries), tries
