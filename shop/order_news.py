@@ -6,8 +6,9 @@ also poll now and then. It costs a process one look-up in a dictionary for each 
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from functools import partial
+from typing import Self, TypeVar
 from uuid import UUID
 
 import redis.asyncio as aioredis
@@ -17,6 +18,7 @@ from shop.errors import Overloaded, RateLimited
 from shop.redis import REDIS_ERRORS
 from shop.settings import Settings
 from shop.stopping import Backoff, cancel_and_wait
+from shop.timer_wheel import TimerWheel
 
 CHANNEL = "shop:orders:changed"
 ID_BYTES = 16
@@ -25,6 +27,10 @@ IDS_PER_MESSAGE_MAX = 1_024
 UNTOLD_IDS_MAX = 100_000
 # After so long without a message Redis is asked whether it is still there, and has as long again to answer.
 SILENCE_SECONDS_MAX = 5.0
+# A wait may last so much longer than it was to.
+TICK_SECONDS = 0.05
+# What those know who are about to read the order anyway: a poll tells them nothing.
+READING = -1
 
 log = structlog.get_logger(__name__)
 
@@ -69,23 +75,35 @@ class Announcer:
 
 
 class Listener:
-    """One who waits for news of an order. `known` is the version of it that they have: 0 is none, see `shop.orders`."""
+    """One who waits for news of an order, until the end of its `with` block.
 
-    __slots__ = ("_changed", "_changes", "_news", "known", "order_id")
+    `known` is the version of the order that they have: 0 is none, see `shop.orders`; READING is the one to come.
+    """
 
-    def __init__(self, changes: "Changes") -> None:
+    __slots__ = ("_account", "_address", "_changed", "_changes", "_waiter", "_woken", "known", "order_id")
+
+    def __init__(self, changes: "Changes", *, account: str | None, address: str | None) -> None:
         self.known = 0
         self.order_id = b""
         self._changes = changes
-        self._changed = False
-        self._news = asyncio.Event()
+        self._account = account
+        self._address = address
+        self._changed = self._woken = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+        self._changes.left(self, account=self._account, address=self._address)
 
     def expect(self, order_id: bytes) -> None:
         """Listen for this order from now on, and for no other."""
         self.leave()
         self._changes.add(order_id, self)
-        self.order_id, self._changed = order_id, False
-        self._news.clear()
+        self.order_id = order_id
+        self._changed = self._woken = False
 
     def leave(self) -> None:
         """Listen no longer."""
@@ -99,18 +117,23 @@ class Listener:
         return self._changes.stopped
 
     def wake(self, *, changed: bool = True) -> None:
-        """Wake the one who waits: the order has changed, or the process stops."""
+        """Wake the one who waits: the order has changed, or there is another reason to look around."""
         self._changed = self._changed or changed
-        self._news.set()
+        self._woken = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def wait(self, seconds: float) -> bool:
-        """Whether the order has changed since the last wait; False after so long, or when the process stops."""
-        if not self._changed and not self._changes.stopped:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._news.wait()
-        self._news.clear()
-        changed, self._changed = self._changed, False
+        """Whether the order has changed since the last wait; False after so long, or when woken for another reason."""
+        if seconds > 0 and not self._woken and not self._changes.stopped:
+            wheel, self._waiter = self._changes.wheel, asyncio.get_running_loop().create_future()
+            slot = wheel.add(self, seconds)
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                wheel.remove(self, slot)
+        changed, self._changed, self._woken = self._changed, False, False
         return changed
 
 
@@ -119,13 +142,14 @@ class Changes:
 
     def __init__(self, client: aioredis.Redis, settings: Settings) -> None:
         self.stopped = False
+        self.wheel: TimerWheel[Listener] = TimerWheel(partial(Listener.wake, changed=False), tick_seconds=TICK_SECONDS)
         self._client = client
         self._settings = settings
         # Mostly one listener an order: a tuple is smaller than a set, and may be replaced while it is walked through.
         self._listeners: dict[bytes, tuple[Listener, ...]] = {}
         self._count = 0
         # Listeners of a known account or address, which may not have all of the slots.
-        self._of_account: dict[str, set[Listener]] = {}
+        self._of_account: dict[str, tuple[Listener, ...]] = {}
         self._of_address: Counter[str] = Counter()
         half = max(1, settings.order_listeners_max // 2)
         self._per_account_max = min(settings.listeners_per_account_max, half)
@@ -141,11 +165,8 @@ class Changes:
         """Whether nobody else may wait here."""
         return self._count >= self._settings.order_listeners_max
 
-    @contextmanager
-    def listening(
-        self, order_id: bytes = b"", *, account: str | None = None, address: str | None = None
-    ) -> Iterator[Listener]:
-        """A listener for the time of the block; without an id it names one later, with `expect`.
+    def listening(self, order_id: bytes = b"", *, account: str | None = None, address: str | None = None) -> Listener:
+        """A listener for the time of a `with` block; without an id it names one later, with `expect`.
 
         `account` and `address` are those for whom it listens, as far as they are counted.
 
@@ -160,27 +181,25 @@ class Changes:
             raise RateLimited("This account follows too many orders at once", policy="account_events", retry_after=5.0)
         if address is not None and self._of_address[address] >= self._per_address_max:
             raise RateLimited("Too many follow orders from this address", policy="address_events", retry_after=5.0)
-        listener = Listener(self)
+        listener = Listener(self, account=account, address=address)
         self._count += 1
         if account is not None:
-            self._of_account.setdefault(account, set()).add(listener)
+            self._of_account[account] = (*self._of_account.get(account, ()), listener)
         if address is not None:
             self._of_address[address] += 1
-        try:
-            if order_id:
-                listener.expect(order_id)
-            yield listener
-        finally:
-            listener.leave()
-            self._count -= 1
-            if account is not None:
-                self._of_account[account].discard(listener)
-                if not self._of_account[account]:
-                    del self._of_account[account]
-            if address is not None:
-                self._of_address[address] -= 1
-                if not self._of_address[address]:
-                    del self._of_address[address]
+        if order_id:
+            listener.expect(order_id)
+        return listener
+
+    def left(self, listener: Listener, *, account: str | None, address: str | None) -> None:
+        """Undo `listening`."""
+        self._count -= 1
+        if account is not None:
+            _without(self._of_account, account, listener)
+        if address is not None:
+            self._of_address[address] -= 1
+            if not self._of_address[address]:
+                del self._of_address[address]
 
     def add(self, order_id: bytes, listener: Listener) -> None:
         """Wake this listener with this order."""
@@ -188,11 +207,7 @@ class Changes:
 
     def remove(self, order_id: bytes, listener: Listener) -> None:
         """Undo `add`."""
-        left = tuple(each for each in self._listeners.get(order_id, ()) if each is not listener)
-        if left:
-            self._listeners[order_id] = left
-        else:
-            self._listeners.pop(order_id, None)
+        _without(self._listeners, order_id, listener)
 
     def received(self, message: bytes) -> None:
         """Wake those who wait for one of these orders."""
@@ -210,7 +225,7 @@ class Changes:
     def seen(self, order_id: bytes, version: int) -> None:
         """A version was read: wake those who know another version of this order."""
         for listener in self._listeners.get(order_id, ()):
-            if listener.known != version:
+            if listener.known not in {version, READING}:
                 listener.wake()
 
     def wake_accounts(self, user_ids: Iterable[str]) -> None:
@@ -263,3 +278,13 @@ class Changes:
                 else:
                     asked = True
                     await subscription.ping()
+
+
+Key = TypeVar("Key")
+
+
+def _without(listeners: dict[Key, tuple[Listener, ...]], key: Key, listener: Listener) -> None:
+    if left := tuple(each for each in listeners[key] if each is not listener):
+        listeners[key] = left
+    else:
+        del listeners[key]

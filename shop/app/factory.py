@@ -29,11 +29,12 @@ from shop.app.context import RequestContext
 from shop.app.cors import Cors, CorsAdmission
 from shop.app.followers import following
 from shop.app.forwarding import Forwarded
-from shop.app.gates import Gates
+from shop.app.gates import STREAMS, Gates
 from shop.app.methods import Methods
 from shop.app.pages import PageHeaders
 from shop.app.state import AppState
 from shop.logs import configure_logs
+from shop.orders.event_lane import EventLane
 from shop.orders.repeats import Statuses
 from shop.processes import die_with_parent
 from shop.redis import all_scripts
@@ -104,8 +105,18 @@ def create_app(settings: Settings) -> ShopApp:
 def _lane(fastapi: FastAPI, state: AppState, checker: Checker, request_ids: RequestIds) -> PurchaseLane:
     """The lane, and behind it whatever surrounds every other request."""
     settings = state.settings
+    gates = Gates(Methods(PageHeaders(fastapi), fastapi.routes))
+    events = EventLane(
+        RequestContext(gates, settings),
+        streams=state.streams,
+        checker=checker,
+        request_ids=request_ids,
+        tally=state.stream_tally,
+        run=gates.share(STREAMS).run,
+        settings=settings,
+    )
     return PurchaseLane(
-        Forwarded(RequestContext(Gates(Methods(PageHeaders(fastapi), fastapi.routes)), settings), settings),
+        Forwarded(events, settings),
         settings=settings,
         registry=state.registry,
         checker=checker,

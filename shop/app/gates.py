@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shop import metrics
-from shop.app.fair_shares import Scheduler
+from shop.app.fair_shares import Scheduler, Share
 from shop.app.problems import send_problem
 from shop.errors import Overloaded
 
@@ -112,6 +112,10 @@ class Gates:
         scheduler = Scheduler()
         self._app = app
         self._gates = {kind: (Gate(kind), scheduler.share(kind.quantum_seconds)) for kind in KINDS}
+
+    def share(self, kind: Kind) -> Share:
+        """The share of the loop's time that this kind has, for those of it that are answered in front."""
+        return self._gates[kind][1]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

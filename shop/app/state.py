@@ -19,11 +19,14 @@ from shop.order_states.reading import StateReader
 from shop.order_states.recorded import RecordedReader
 from shop.order_states.unrecorded import UnrecordedReader
 from shop.orders.announcing import ANNOUNCER
-from shop.orders.events_router import CHANGES, ORDER_READER
-from shop.orders.order_stream import OrderReader
+from shop.orders.event_lane import ROUTE as EVENTS_ROUTE
+from shop.orders.events_router import STREAMS
+from shop.orders.order_reader import OrderReader
+from shop.orders.order_stream import Streams
 from shop.orders.payment_of import PAYMENTS
 from shop.orders.placing import order_limiter
 from shop.orders.router import ORDER_LIMITER, POLLS
+from shop.orders.stored_orders import StoredOrders
 from shop.payments.gateway import Gateway, HttpGateway
 from shop.payments.order_payments import PaymentsOfOrders
 from shop.payments.router import GATEWAY
@@ -75,13 +78,14 @@ class AppState:
     product_reader: ProductReader
     pages: PublicPages
     order_states: OrderStates
-    order_reader: OrderReader
+    streams: Streams
     sign_in_limiters: SignInLimiters
     purchase_limiter: RateLimiter
     order_limiter: RateLimiter
     explain_limiter: RateLimiter
     registry: Registry
     tally: Tally
+    stream_tally: Tally
     polls: Polls
 
     @classmethod
@@ -116,7 +120,7 @@ class AppState:
             product_reader=product_reader,
             pages=_pages(database, cache, product_reader, settings),
             order_states=_order_states(database, ledger, Checker(verifier, revocations), polls, settings),
-            order_reader=OrderReader(database, settings),
+            streams=_streams(database, ledger, changes, revocations, settings),
             sign_in_limiters=sign_in_limiters(side, settings),
             purchase_limiter=_purchase_limiter(side, settings),
             order_limiter=order_limiter(side, settings),
@@ -124,26 +128,26 @@ class AppState:
             registry=Registry(Signer(settings.secret)),
             tally=Tally("POST", ROUTE),
             polls=polls,
+            stream_tally=Tally("GET", EVENTS_ROUTE),
         )
 
     @property
     def tallies(self) -> tuple[Tally, ...]:
         """What is counted before the application."""
-        return (self.tally, self.order_states.tally, *self.pages.tallies)
+        return (self.tally, self.stream_tally, self.order_states.tally, *self.pages.tallies)
 
     def put_into(self, app: Starlette) -> None:
         """Let the routes of this application have the pieces that they ask for."""
         SETTINGS.put(app, self.settings)
         LEDGER.put(app, self.ledger)
         DATABASE.put(app, self.database)
-        CHANGES.put(app, self.changes)
         GATEWAY.put(app, self.gateway)
         PASSWORDS.put(app, self.passwords)
         VERIFIER.put(app, self.verifier)
         REVOCATIONS.put(app, self.revocations)
         CACHE.put(app, self.cache)
         PRODUCT_READER.put(app, self.product_reader)
-        ORDER_READER.put(app, self.order_reader)
+        STREAMS.put(app, self.streams)
         SIGN_IN_LIMITERS.put(app, self.sign_in_limiters)
         ORDER_LIMITER.put(app, self.order_limiter)
         EXPLAIN_LIMITER.put(app, self.explain_limiter)
@@ -167,6 +171,13 @@ def _purchase_limiter(redis: aioredis.Redis, settings: Settings) -> RateLimiter:
     return rate_limiter(
         redis, settings, name="buy", rate_per_second=settings.purchase_rate_per_second, burst=settings.purchase_burst
     )
+
+
+def _streams(
+    database: Database, ledger: aioredis.Redis, changes: Changes, revocations: Revocations, settings: Settings
+) -> Streams:
+    stored = StoredOrders(database, ledger, poll_after_ms=settings.poll_after_ms)
+    return Streams(changes, OrderReader(stored.read, settings), revocations, settings)
 
 
 def _pages(database: Database, cache: Cache, product_reader: ProductReader, settings: Settings) -> PublicPages:

@@ -1,17 +1,15 @@
-"""An order followed over HTTP as server-sent events."""
+"""An order followed over HTTP as server-sent events: the contract of `shop.orders.event_lane`, which answers most."""
 
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
-from fastapi.sse import EventSourceResponse
+from starlette.types import Receive, Scope, Send
 
 from shop.app_keys import SETTINGS, AppKey
-from shop.auth import REVOCATIONS, CurrentUser
-from shop.client_addresses import counted_as
-from shop.database import see_one_moment
+from shop.auth import CurrentUser
 from shop.errors import (
     Invalid,
     NotReady,
@@ -23,14 +21,11 @@ from shop.errors import (
     UserBlocked,
 )
 from shop.json_bodies import JsonRoute
-from shop.order_news import Changes, Listener
-from shop.orders import service
-from shop.orders.order_stream import OrderReader, is_final, stream
-from shop.orders.router import POLLS
+from shop.orders.event_lane import counted_address, send_events, start_of
+from shop.orders.order_stream import OrderStream, Streams
 from shop.orders.schemas import OrderId
-from shop.orders.versions import last_seen, version_of
+from shop.orders.versions import last_seen
 from shop.problem_json import problems
-from shop.request_session import LEDGER, SessionDep
 
 EVENT = {
     "type": "object",
@@ -44,29 +39,24 @@ EVENT = {
         "id": {"type": "string", "examples": ["2"]},
     },
 }
-# A proxy must neither keep the events nor hold them back until there are more.
-HEADERS = {"Cache-Control": "private, no-store", "Vary": "Authorization", "X-Accel-Buffering": "no"}
 
-CHANGES = AppKey[Changes]("changes")
-ORDER_READER = AppKey[OrderReader]("order_reader")
+STREAMS = AppKey[Streams]("streams")
 
 router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
 
-def counted_address(request: Request) -> str | None:
-    """What the client's address counts as; None for a trusted proxy, which is many clients."""
-    settings = SETTINGS.of(request)
-    host = request.client.host if request.client else None
-    if settings.proxies.trust_peer(host) or host is None:
-        return None
-    return counted_as(host, ipv6_prefix_bits=settings.ipv6_client_prefix_bits)
+class _Following(Response):
+    """The answer of a stream, which begins when the answer does."""
 
+    def __init__(self, begin: Callable[[], OrderStream]) -> None:
+        super().__init__()
+        self._begin = begin
 
-async def _listener(order_id: OrderId, buyer: CurrentUser, request: Request) -> AsyncIterator[Listener]:
-    """It listens before the state is read, and until the response is over."""
-    address = counted_address(request)
-    with CHANGES.of(request).listening(order_id.bytes, account=buyer.user_id, address=address) as listener:
-        yield listener
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._begin() as stream:
+            status = 200 if await stream.open() else 204
+            await send(start_of(status))
+            await send_events(stream, status, receive, send)
 
 
 @router.get(
@@ -87,8 +77,6 @@ async def follow_order(
     order_id: OrderId,
     buyer: CurrentUser,
     request: Request,
-    listener: Annotated[Listener, Depends(_listener)],
-    session: SessionDep,
     last_event_id: Annotated[
         str | None,
         Header(
@@ -101,19 +89,6 @@ async def follow_order(
     A comment comes when there was nothing else for a while. The stream ends when the order is closed and its units
     are back, and after ten minutes or when the server stops: then come back with `Last-Event-ID`.
     """
-    await see_one_moment(session)
-    order = await service.read(
-        session, LEDGER.of(request), order_id=order_id, buyer_id=buyer.user_id, polls=POLLS.of(request)
-    )
-    seen = last_seen(last_event_id)
-    if seen == version_of(order) and is_final(order):
-        return Response(status_code=204)
-    events = stream(
-        order,
-        listener,
-        ORDER_READER.of(request),
-        SETTINGS.of(request),
-        seen=seen,
-        good_seconds=partial(REVOCATIONS.of(request).good_seconds, buyer),
-    )
-    return EventSourceResponse(events, headers=HEADERS)
+    streams, host = STREAMS.of(request), request.client.host if request.client else None
+    address, seen = counted_address(SETTINGS.of(request), host), last_seen(last_event_id)
+    return _Following(partial(streams.begin, order_id, buyer, address=address, seen=seen))

@@ -1,130 +1,161 @@
 """One order followed as an event stream: its state first, then each change, and comments while there is none.
 
-No connection to a database is held while a stream waits. Those who are woken at the same time are read together, and
-what an announcement may have failed to say is found by one poll for all of them.
+No connection to a database is held while a stream waits, and no more of it is kept than which version was told. Those
+who are woken at the same time are read together, and what an announcement may have failed to say is found by one poll
+for all of them.
 """
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import Self
 from uuid import UUID
 
 import structlog
-from fastapi.sse import format_sse_event
 
 from shop import metrics
-from shop.batching import Coalescer
-from shop.database import Database, see_one_moment
-from shop.failure_isolation import SERVER_ERRORS, Isolation, is_transient
-from shop.order_news import Changes, Listener
+from shop.auth import Identity, Revocations
+from shop.database import Database
+from shop.errors import NotReady, OrderNotFound, Overloaded
+from shop.failure_isolation import SERVER_ERRORS, Isolation
+from shop.order_news import READING, Changes, Listener
 from shop.orders import repository
-from shop.orders.models import OrderStatus
-from shop.orders.schemas import OrderRead
-from shop.orders.service import recorded_each
-from shop.orders.versions import version_of
+from shop.orders.order_reader import OrderReader, OrderState
 from shop.settings import Settings
 from shop.stopping import sleep_or_stop
 
-ORDERS_PER_READ_MAX = 128
-READS_IN_FLIGHT_MAX = 2
 ORDERS_PER_POLL_MAX = 500
 # When a client comes back after its stream was ended; drawn for each, so that they do not all come at once.
 RETRY_MS_MIN, RETRY_MS_MAX = 1_000, 4_000
-HEARTBEAT = format_sse_event(comment="still here")
+# A stream is silent for at least this share of the longest time: comments of a crowd that came at once lie apart.
+SILENCE_SHARE_MIN = 0.5
+HEARTBEAT = b": still here\n\n"
+
+Write = Callable[[bytes], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
 
 
-class OrderReader:
-    """Reads orders that have rows for the streams of one process, many in one transaction."""
+class Streams:
+    """What the event streams of one process share."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
-        self._database = database
-        self._coalescer: Coalescer[UUID, OrderRead | Exception | None] = Coalescer(
-            self._read,
-            batch_max=ORDERS_PER_READ_MAX,
-            in_flight_max=READS_IN_FLIGHT_MAX,
-            queue_max=settings.order_listeners_max,
-        )
+    def __init__(self, changes: Changes, reader: OrderReader, revocations: Revocations, settings: Settings) -> None:
+        self.changes = changes
+        self.reader = reader
+        self.revocations = revocations
+        self.settings = settings
 
-    async def read(self, order_id: UUID) -> OrderRead | None:
-        """The order as it is now; None while it has no row. Raises one of `SERVER_ERRORS`, or what nobody foresaw."""
-        found = await self._coalescer.ask(order_id)
-        if isinstance(found, Exception):
-            raise found
-        return found
+    def begin(self, order_id: UUID, buyer: Identity, *, address: str | None, seen: int | None) -> "OrderStream":
+        """A stream of this buyer that listens from now on; it is left at the end of its `with` block.
 
-    async def _read(self, order_ids: list[UUID]) -> Sequence[OrderRead | Exception | None]:
+        `address` is what the client's counts as, `seen` the version that it has. Raises Overloaded or RateLimited.
+        """
+        listener = self.changes.listening(order_id.bytes, account=buyer.user_id, address=address)
+        listener.known = READING
+        return OrderStream(self, listener, buyer, seen)
+
+
+class OrderStream:
+    """One stream: `open` it, then `tell` what there is to tell."""
+
+    __slots__ = ("_buyer", "_first", "_listener", "_seen", "_streams", "gone")
+
+    def __init__(self, streams: Streams, listener: Listener, buyer: Identity, seen: int | None) -> None:
+        self.gone = False
+        self._streams = streams
+        self._listener = listener
+        self._buyer = buyer
+        self._seen = seen
+        self._first: OrderState | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._listener.__exit__(*error)
+
+    async def open(self) -> bool:
+        """Read the order, after those who came before. Whether there is anything to tell, now or later.
+
+        Raises OrderNotFound, also for another buyer's, NotReady, Overloaded when it is not read in time, and
+        whatever says that a server is away.
+        """
+        waiting = asyncio.timeout(self._streams.settings.sse_open_seconds_max)
         try:
-            found = await self._read_together(order_ids)
-        except Exception as error:
-            if is_transient(error):
+            async with waiting:
+                state = await self._streams.reader.read(UUID(bytes=self._listener.order_id))
+        except TimeoutError as error:
+            if not waiting.expired():
                 raise
-            if len(order_ids) == 1:
-                metrics.ITEM_FAILURES.labels("streams").inc()
-                return [error]
-            # One that cannot be read ends the stream of nobody else.
-            return [answer for order_id in order_ids for answer in await self._read([order_id])]
-        return [found.get(order_id) for order_id in order_ids]
+            raise Overloaded("Too many begin to follow their orders here") from error
+        if state is None or state.user_id != self._buyer.user_id:
+            raise OrderNotFound
+        self._first = state
+        return not (state.final and state.version == self._seen)
 
-    async def _read_together(self, order_ids: list[UUID]) -> dict[UUID, OrderRead]:
-        async with self._database.transaction() as session:
-            await see_one_moment(session)
-            return await recorded_each(session, set(order_ids))
+    async def tell(self, write: Write) -> None:
+        """Write the events, until nothing more can come.
+
+        That is when the order is closed and its units are back, after `sse_seconds_max`, when the process stops, when
+        the client has `left`, and when the buyer's token is no longer good, which is asked before each event.
+        The time to come back stands in the first event: a block of its own would be an empty event to some readers.
+        """
+        ends_at = asyncio.get_running_loop().time() + self._streams.settings.sse_seconds_max
+        retry: int | None = random.randint(RETRY_MS_MIN, RETRY_MS_MAX)  # noqa: S311 - no secret
+        state, self._first = self._first, None
+        while self._is_good:
+            if state is not None:
+                self._listener.known = state.version
+                if state.version != self._seen:
+                    await write(_event(state, retry))
+                    self._seen, retry = state.version, None
+                if state.final:
+                    return
+                state = None
+            if not await self._changed(ends_at, write):
+                return
+            state = await self._read_again()
+
+    def left(self) -> None:
+        """The client has gone."""
+        self.gone = True
+        self._listener.wake(changed=False)
+
+    async def _changed(self, ends_at: float, write: Write) -> bool:
+        """Wait until the order has changed, with a comment now and then; False if the stream is over before."""
+        silence = self._streams.settings.sse_heartbeat_seconds * random.uniform(SILENCE_SHARE_MIN, 1)  # noqa: S311
+        while (left := self._left_seconds(ends_at)) > 0:
+            if await self._listener.wait(min(left, silence)):
+                return True
+            if not self.gone:
+                await write(HEARTBEAT)
+        return False
+
+    @property
+    def _is_good(self) -> bool:
+        """Whether a state may be told."""
+        return not self.gone and self._streams.revocations.good_seconds(self._buyer) > 0
+
+    def _left_seconds(self, ends_at: float) -> float:
+        """How long the stream may last from now on."""
+        if self.gone or self._listener.stopped:
+            return 0.0
+        left = ends_at - asyncio.get_running_loop().time()
+        return min(left, self._streams.revocations.good_seconds(self._buyer))
+
+    async def _read_again(self) -> OrderState | None:
+        """The order as it is now; None if that cannot be found out: the next poll wakes the stream again."""
+        try:
+            return await self._streams.reader.read(UUID(bytes=self._listener.order_id))
+        except (*SERVER_ERRORS, NotReady):
+            return None
 
 
-async def stream(
-    order: OrderRead,
-    listener: Listener,
-    reader: OrderReader,
-    settings: Settings,
-    *,
-    seen: int | None,
-    good_seconds: Callable[[], float],
-) -> AsyncIterator[bytes]:
-    """The events of an order that was read after `listener` began to listen; its version `seen` is not sent again.
-
-    It ends when the order is closed and its units are back, after `sse_seconds_max`, when the process stops, and when
-    the reader's token is no longer good: `good_seconds` says how long it is, and is asked before each event.
-    The time to come back stands in the first event: a block of its own would be an empty event to some readers.
-    """
-    now = asyncio.get_running_loop().time
-    ends_at = now() + settings.sse_seconds_max
-    retry: int | None = random.randint(RETRY_MS_MIN, RETRY_MS_MAX)  # noqa: S311 - no secret
-    while good_seconds() > 0:
-        version = listener.known = version_of(order)
-        if version != seen:
-            yield format_sse_event(data_str=order.model_dump_json(), id=str(version), retry=retry)
-            seen, retry = version, None
-        if is_final(order):
-            return
-        while (left := min(ends_at - now(), good_seconds())) > 0 and not listener.stopped:
-            if await listener.wait(min(left, settings.sse_heartbeat_seconds)):
-                break
-            yield HEARTBEAT
-        else:
-            return
-        order = await _read_again(order, reader)
-
-
-async def _read_again(order: OrderRead, reader: OrderReader) -> OrderRead:
-    """The order as it is now, or as it was if that cannot be found out: the next poll wakes the stream again."""
-    try:
-        return await reader.read(order.id) or order
-    except SERVER_ERRORS as error:
-        log.warning("order_not_read", reason=repr(error)[:200])
-        return order
-
-
-def is_final(order: OrderRead) -> bool:
-    """Whether nothing is awaited any more: it is closed and its units are back, or it is refunded without.
-
-    Money that comes late is told by its timeline and a notification.
-    """
-    if order.closed_at is None:
-        return order.status is OrderStatus.REFUNDED
-    return order.released_at is not None
+def _event(state: OrderState, retry: int | None) -> bytes:
+    """A state as an event: JSON has no line end of its own."""
+    back = b"" if retry is None else b"retry: %d\n" % retry
+    return b"data: %b\nid: %d\n%b\n" % (state.body, state.version, back)
 
 
 async def poll_orders(database: Database, changes: Changes, settings: Settings, stopping: asyncio.Event) -> None:

@@ -55,7 +55,7 @@ class PurchaseSettings(BaseSettings):
     """How soon an API process learns of a sale that was loaded."""
 
     order_listeners_max: PositiveInt = 10_000
-    """Requests of one process that may wait for news of their orders (40 KB each); more are refused with 503."""
+    """Requests of one process that may wait for news of their orders (14 KB each); more are refused with 503."""
     listeners_per_order_max: PositiveInt = 8
     """Event streams of one order in one process; more are refused with 429."""
     listeners_per_account_max: PositiveInt = 20
@@ -66,6 +66,10 @@ class PurchaseSettings(BaseSettings):
     """How often a process polls Postgres for changes of the orders that somebody waits for."""
     sse_heartbeat_seconds: PositiveFloat = 15.0
     """How long an event stream may be silent."""
+    sse_open_seconds_max: PositiveFloat = 30.0
+    """An event stream that has not begun after so long, because so many others do, is refused with 503."""
+    sse_read_seconds_max: PositiveFloat = 1.5
+    """A read of orders for event streams that takes longer is given up; a stream that has not begun is refused then."""
     sse_seconds_max: PositiveFloat = 600.0
     """An event stream is ended after so long; its client comes back by itself."""
 

@@ -13,6 +13,7 @@ from tests.mutants import (
     recording,
     recovery,
     sale_life,
+    streams,
 )
 from tests.mutants.mutant import Mutant
 
@@ -29,4 +30,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *pages.MUTANTS,
     *pool.MUTANTS,
     *polls.MUTANTS,
+    *streams.MUTANTS,
 )

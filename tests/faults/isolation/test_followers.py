@@ -1,6 +1,7 @@
 """A sale, an order or a connection that a process of the API cannot work with keeps no other waiting."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from shop.app.directory import follow_directory, follow_latches
 from shop.database import Database, after_commit
 from shop.ledger.receipts import Signer
 from shop.orders.models import Order
-from shop.orders.order_stream import OrderReader
+from shop.orders.order_reader import OrderState
 from shop.rate_limit import RateLimiter, rate_limiter
 from shop.sales.controller import Controller
 from shop.seckill.registry import Registry
@@ -22,6 +23,7 @@ from tests.faults.isolation.counted import failing, failures, one_more_fails, sc
 from tests.faults.isolation.poisoned import poison, unreadable
 from tests.harness import Shop, wait_until
 from tests.notifications.outbox import make_order
+from tests.orders.waiting.streams import order_reader
 
 
 @pytest.fixture
@@ -101,18 +103,17 @@ async def test_a_latch_that_cannot_be_polled_keeps_no_other_closed(
     assert len(registry.groups) == len(sales)
 
 
-async def test_an_order_that_cannot_be_read_ends_no_stream_but_its_own(database: Database, settings: Settings) -> None:
+async def test_an_order_that_cannot_be_read_ends_no_stream_but_its_own(
+    database: Database, redis: aioredis.Redis, settings: Settings
+) -> None:
     orders: list[Order] = [await make_order(database) for _ in range(3)]
     await unreadable(database, "orders", "reserved_at", id=orders[1].id)
-    reader, before = OrderReader(database, settings), failures("streams")
+    reader, before = order_reader(database, redis, settings), failures("streams")
 
     found = await asyncio.gather(*(reader.read(order.id) for order in orders), return_exceptions=True)
 
-    assert [None if isinstance(each, BaseException) or each is None else each.id for each in found] == [
-        orders[0].id,
-        None,
-        orders[2].id,
-    ]
+    found_ids = [json.loads(each.body)["id"] if isinstance(each, OrderState) else None for each in found]
+    assert found_ids == [str(orders[0].id), None, str(orders[2].id)]
     assert isinstance(found[1], OverflowError)
     assert failures("streams") == before + 1
 

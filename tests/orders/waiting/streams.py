@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import redis.asyncio as aioredis
 
+from shop.database import Database
+from shop.orders.order_reader import OrderReader
+from shop.orders.stored_orders import StoredOrders
+from shop.settings import Settings
 from tests.harness import Shop, new_user_id
 
 EVENT_SECONDS = 30.0
@@ -93,6 +98,11 @@ async def follow_request(shop: Shop, order_id: str, user_id: str, **headers: str
     """The whole answer to a request for events that is refused, or has nothing to say."""
     async with following(shop, order_id, user_id, **headers) as stream:
         return stream.answer
+
+
+def order_reader(database: Database, redis: aioredis.Redis, settings: Settings) -> OrderReader:
+    """What the streams of a process read with."""
+    return OrderReader(StoredOrders(database, redis, poll_after_ms=settings.poll_after_ms).read, settings)
 
 
 async def recorded_order(shop: Shop, user: str | None = None, *, units: int = 5) -> tuple[str, str]:

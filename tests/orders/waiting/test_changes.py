@@ -9,7 +9,7 @@ import pytest
 import redis.asyncio as aioredis
 
 from shop.errors import Overloaded, RateLimited
-from shop.order_news import CHANNEL, IDS_PER_MESSAGE_MAX, Announcer, Changes
+from shop.order_news import CHANNEL, IDS_PER_MESSAGE_MAX, READING, Announcer, Changes
 from shop.redis import connect
 from shop.settings import Settings
 from tests.harness import wait_until
@@ -145,12 +145,14 @@ async def test_an_order_has_a_bound_of_listeners(settings: Settings) -> None:
 
 async def test_a_poll_wakes_those_who_know_another_version(settings: Settings) -> None:
     changes, order_id = unconnected(settings), uuid4().bytes
-    with changes.listening(order_id) as behind, changes.listening(order_id) as ahead:
-        behind.known, ahead.known = 2, 3
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(changes.listening(order_id)) for _ in range(4)]
+        for listener, known in zip(listeners, (0, 2, 3, READING), strict=True):
+            listener.known = known
 
         changes.seen(order_id, 3)
 
-        assert (await behind.wait(0), await ahead.wait(0)) == (True, False)
+        assert [await listener.wait(0) for listener in listeners] == [True, True, False, False]
 
 
 async def test_a_stop_lets_everybody_go_without_news_now_and_later(settings: Settings) -> None:

@@ -144,7 +144,7 @@ async def test_the_version_that_postgres_counts_is_the_one_of_the_order(shop: Sh
     other_id, _ = await recorded_order(shop)
 
     async with shop.database.transaction() as session:
-        orders = await recorded_each(session, [UUID(order_id), UUID(other_id)])
+        orders = await recorded_each(session, await repository.find_each(session, [UUID(order_id), UUID(other_id)]))
         counted = await repository.versions(session, list(orders))
 
     assert {order.id: version_of(order) for order in orders.values()} == counted
