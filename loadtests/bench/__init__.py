@@ -10,7 +10,7 @@ messages    what the generator is told and what it tells
 generator   the process that sends and measures; loops are its closed and its open loop
 accounting  CPU and memory by the operating system's account
 rounds      one round, and what several come to
-purchases, answers, pages, overload, beside, drain, growth, expiry   the parts of a run
+purchases, answers, pages, streams, overload, beside, drain, growth, expiry   the parts of a run
 payments    payments at a constant rate, for the parts that ask what they notice
 machine     where it ran
 results     the ratios against the bars

@@ -30,6 +30,7 @@ from loadtests.bench.purchases import UNITS, measure_purchases
 from loadtests.bench.report import print_results, write_readme
 from loadtests.bench.results import Results, judge
 from loadtests.bench.sales import prepare_sales
+from loadtests.bench.streams import measure_streams
 from loadtests.bench.testbed import NotMeasured, Testbed, running_testbed
 from shop.failure_isolation import SERVER_ERRORS
 
@@ -49,6 +50,7 @@ class Part(StrEnum):
     OVERLOAD = "overload"
     BESIDE = "beside"
     WHILE_DRAINING = "while_draining"
+    STREAMS = "streams"
     DRAIN = "drain"
     GROWTH = "growth"
     EXPIRY = "expiry"
@@ -60,6 +62,7 @@ PARTS: dict[Part, Measure] = {
     Part.ANSWERS: measure_answers,
     Part.PAGES: measure_pages,
     Part.POLLS: measure_polls,
+    Part.STREAMS: measure_streams,
     Part.DRAIN: measure_drain,
     Part.GROWTH: measure_growth,
     Part.EXPIRY: measure_expiry,

@@ -29,6 +29,7 @@ class Size:
     expiry_rounds: int = 3
     overload_rounds: int = 5
     overload_seconds: float = 4.0
+    streams: int = 10_000
 
     def changed(self, rounds: int | None, seconds: float | None) -> "Size":
         """The same size with other rounds, of every part."""
@@ -61,6 +62,7 @@ QUICK = Size(
     expiry_rounds=2,
     overload_rounds=2,
     overload_seconds=1.5,
+    streams=5_000,
 )
 
 
@@ -88,6 +90,9 @@ BARS = (
     Bar("order_poll_vs_bare", "answers/s, polls each of another order / bare", "at least", 0.35),
     Bar("order_poll_304_vs_bare", "answers/s, polls of states that are known / bare", "at least", 0.5),
     Bar("order_poll_cpu", "CPU per poll, API + Postgres / per purchase, API + Redis", "at most", 3.0),
+    Bar("streams_refused", "event streams opened within a second at one process: refused or lost", "at most", 0),
+    Bar("streams_seconds", "seconds until each of them has its first event", "at most", 10),
+    Bar("streams_kib", "KiB of memory of the process for each of them", "at most", 40),
     Bar("drain_vs_copy", "orders/s drained / orders/s by COPY of the same rows", "at least", 0.6),
     Bar("drain_vs_single", "orders/s drained / orders/s with one transaction each", "at least", 10),
     Bar("growth_cpu", "CPU per order in the largest sale / in a sale of 10 k orders", "at most", 1.15),

@@ -73,6 +73,12 @@ def _summaries(title: str, rows: Iterable[tuple[str, Summary]]) -> Table:
 
 def _others(results: Results) -> Table:
     table = Table(title="The shop", title_justify="left", show_header=False)
+    if streams := results.streams:
+        table.add_row(
+            f"{streams.streams:,} event streams at once",
+            f"all have an event in {streams.seconds:,.1f} s, {streams.refused + streams.lost:,} were refused or lost;"
+            f" {streams.kib_per_stream:,.1f} KiB and {streams.api_cpu_us:,.0f} µs each",
+        )
     if drain := results.drain:
         table.add_row("drained by one worker", f"{_shown(drain.drained_per_second)} orders/s")
         table.add_row("COPY of the same rows", f"{_shown(drain.copied_per_second)} orders/s")

@@ -3,7 +3,8 @@
 import base64
 import hmac
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from uuid import UUID
 
 import msgspec
 
@@ -14,7 +15,7 @@ from shop.ledger.order_ids import keyed_order_id, uuid_text
 USER_ID_CHARACTERS = 12  # as long as the shop's own
 KEY_CHARACTERS = 36  # as long as a UUID
 # What stands in the one request that all others are made of.
-TOKEN, KEY = "a token", "a key"
+TOKEN, KEY, PATH = "a token", "a key", "/a/path"
 
 
 class Shoppers(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +94,16 @@ def page_request(*, host: str, port: int, path: str, known_tag: str | None) -> b
     """One read of a page."""
     headers = {"Accept": "application/json"} | ({"If-None-Match": known_tag} if known_tag else {})
     return Address(host, port).request("GET", path, headers=headers)
+
+
+def stream_requests(shoppers: Shoppers, *, host: str, port: int, order_ids: Sequence[UUID]) -> list[bytes]:
+    """One event stream by each shopper: shopper i follows order i."""
+    head = Address(host, port).request("GET", PATH, headers={"Authorization": f"Bearer {TOKEN}"}).decode()
+    before, between, after = (part.encode() for part in re.split(f"{PATH}|{TOKEN}", head))
+    return [
+        b"%b/v1/orders/%b/events%b%b%b" % (before, str(order_id).encode(), between, token, after)
+        for order_id, token in zip(order_ids, tokens(shoppers), strict=True)
+    ]
 
 
 def _encoded(data: bytes) -> bytes:

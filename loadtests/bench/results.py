@@ -13,6 +13,7 @@ from loadtests.bench.pages import Pages
 from loadtests.bench.plan import BARS
 from loadtests.bench.polls import OrderPolls
 from loadtests.bench.purchases import Purchases
+from loadtests.bench.streams import Streams
 
 
 class Verdict(msgspec.Struct, kw_only=True):
@@ -40,6 +41,7 @@ class Results(msgspec.Struct, kw_only=True):
     answers: Answers | None = None
     pages: Pages | None = None
     polls: OrderPolls | None = None
+    streams: Streams | None = None
     drain: Drain | None = None
     growth: Growth | None = None
     expiry: Expiry | None = None
@@ -84,6 +86,10 @@ def ratios_of(results: Results) -> dict[str, float]:
         found["order_poll_304_vs_bare"] = polls.unchanged.per_second.median / bare
         poll_cpu_us = polls.poll.api_cpu_us.median + polls.poll.postgres_cpu_us.median
         found["order_poll_cpu"] = poll_cpu_us / polls.purchase.cpu_us
+    if streams := results.streams:
+        found["streams_refused"] = streams.refused + streams.lost
+        found["streams_seconds"] = streams.seconds
+        found["streams_kib"] = streams.kib_per_stream
     if results.drain:
         drained = results.drain.drained_per_second.median
         found["drain_vs_copy"] = drained / results.drain.copied_per_second.median

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from sqlalchemy import update
 
@@ -119,6 +120,12 @@ async def fill(testbed: Testbed, sale_id: int, orders: int) -> str:
 def _request(sale: LoadedSale, name: str, number: int) -> ReserveRequest:
     buyer = user_id(name, number)
     return ReserveRequest(keyed_order_id(sale.sale_id, sale.salt, buyer, idempotency_key(name, number)), buyer, 1)
+
+
+async def order_ids(testbed: Testbed, sale_id: int, name: str, orders: int) -> list[UUID]:
+    """The ids of the orders that `fill` made under this name."""
+    sale = loaded_sale(await row(testbed, sale_id))
+    return [UUID(bytes=_request(sale, name, number).order_id) for number in range(orders)]
 
 
 async def row(testbed: Testbed, sale_id: int) -> Sale:
