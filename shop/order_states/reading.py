@@ -19,7 +19,9 @@ from shop.order_states.recorded import RecordedReader
 from shop.order_states.unrecorded import UnrecordedReader
 from shop.seckill.polls import Polls
 
-POLLS_PER_READ_MAX, READS_IN_FLIGHT_MAX, QUEUE_MAX = 128, 2, 10_000
+POLLS_PER_READ_MAX, READS_IN_FLIGHT_MAX, QUEUE_MAX = 256, 1, 10_000
+# Reads begin so far apart: a poll can wait that long for others, and at a thousand a second costs half as much.
+PAUSE_SECONDS = 0.004
 # Reads that nobody waits for any more. While there are so many, Postgres hangs, and no other is begun.
 LATE_READS_MAX = 2
 
@@ -44,7 +46,11 @@ class StateReader:
         self._late: set[asyncio.Future[list[Found]]] = set()
         self._follow_ups: set[asyncio.Task[None]] = set()
         self._coalescer: Coalescer[Poll, Found | Later] = Coalescer(
-            self._answer, batch_max=POLLS_PER_READ_MAX, in_flight_max=READS_IN_FLIGHT_MAX, queue_max=QUEUE_MAX
+            self._answer,
+            batch_max=POLLS_PER_READ_MAX,
+            in_flight_max=READS_IN_FLIGHT_MAX,
+            queue_max=QUEUE_MAX,
+            pause_seconds=PAUSE_SECONDS,
         )
 
     def ask(self, poll: Poll) -> asyncio.Future[Found | Later]:

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import select, update
 
 from shop.app.factory import create_app
@@ -224,6 +225,22 @@ async def test_a_state_is_compared_with_the_tags_that_are_sent_as_rfc_9110_says(
     assert [tags for tags, status in found.items() if status == 304] == ['W/"2"', '"2"', f'{many}, "2"', "*"]
     assert set(found.values()) == {200, 304}
     assert several.status_code == 304
+
+
+async def test_polls_are_counted_as_requests_of_their_route(shop: Shop) -> None:
+    def counted(status: int) -> float:
+        labels = {"method": "GET", "route": "/v1/orders/{order_id}", "status": str(status)}
+        return REGISTRY.get_sample_value("shop_http_requests_total", labels) or 0.0
+
+    order = await one_bought(shop, await shop.open_sale(units=5))
+    before = {status: counted(status) for status in (200, 304, 404)}
+    for user, tag in ((order.user_id, ""), (order.user_id, "*"), (new_user_id(), "")):
+        await poll(shop, order.id, user, If_None_Match=tag)
+
+    async def all_counted() -> bool:
+        return all(counted(status) >= count + 1 for status, count in before.items())
+
+    await wait_until(all_counted, reason="the polls are counted")
 
 
 async def test_head_and_a_request_id_and_odd_requests_are_answered_as_everywhere(shop: Shop) -> None:
