@@ -1,9 +1,12 @@
 """Buyers and payments beside a crowd that only reads: what the crowd takes from them."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import msgspec
 
+from loadtests.bench.crowds import POLLED_ORDERS, Ordered, asking, following, wishes
 from loadtests.bench.messages import Round
 from loadtests.bench.overload import OPEN_CONNECTIONS
 from loadtests.bench.payments import (
@@ -17,96 +20,102 @@ from loadtests.bench.payments import (
 )
 from loadtests.bench.plan import Size
 from loadtests.bench.purchases import ACCEPTED, UNITS, Report
-from loadtests.bench.rounds import Spread, Wish, per_second, plan_of, play, spread
-from loadtests.bench.sales import fill, forget, open_sales, until_drained
-from loadtests.bench.testbed import NotMeasured, Testbed
+from loadtests.bench.rounds import Spread, Wish, per_second, play, spread
+from loadtests.bench.sales import forget, open_sales
+from loadtests.bench.testbed import Testbed
 
-READERS = 500
-# More than any machine reads in a second: they are one and the same request.
-READS_PER_SECOND_MAX = 200_000
-# The crowd reads before the buyers come and until after the last of them is answered.
-BEFORE_SECONDS, AFTER_SECONDS = 0.5, 0.5
 # Of what one process sells to a closed loop; the buyers are an open loop.
 LOAD = 0.5
 READ = "200"
+CROWDS = ("nobody", "reads", "polls", "streams")
+
+
+class Company(msgspec.Struct, kw_only=True):
+    """Purchases beside a crowd; p99 is that of the accepted. Streams are told nothing meanwhile."""
+
+    purchases_per_second: Spread
+    p99_ms: Spread
+    reads_per_second: Spread
 
 
 class Beside(msgspec.Struct, kw_only=True):
-    """Purchases at half of the capacity, and payments, alone and beside readers; p99 is that of the accepted."""
+    """Purchases at half of the capacity, by the crowd beside which they were made; payments beside nobody and reads."""
 
     offered_per_second: Spread
-    alone_per_second: Spread
-    alone_p99_ms: Spread
-    beside_per_second: Spread
-    beside_p99_ms: Spread
-    reads_per_second: Spread
-    alone_payment_p99_ms: Spread
-    beside_payment_p99_ms: Spread
+    crowds: dict[str, Company]
+    payment_p99_ms: dict[str, Spread]
 
 
 async def measure_beside(testbed: Testbed, size: Size, report: Report) -> Beside:
-    """In each round: the capacity, purchases alone and beside readers, payments alone and beside readers."""
-    rounds = size.overload_rounds
+    """In each round the capacity first, then purchases beside each crowd in turn, and payments."""
+    rounds, seconds = size.overload_rounds, size.overload_seconds
     sale_ids = await open_sales(testbed, units=UNITS, count=rounds)
-    (paying_sale,) = await open_sales(testbed, units=UNITS)
-    testbed.start_worker()
-    await fill(testbed, paying_sale, int(4 * rounds * (size.overload_seconds + 2) * PAYMENTS_PER_SECOND))
-    await until_drained(testbed, [paying_sale])
-    await want_payments(testbed, paying_sale)
-    await testbed.stop_worker()
-    unpaid = iter(await unpaid_orders(testbed, paying_sale))
-    offered, alone, beside, crowd = [], [], [], []
-    paid_alone, paid_beside = [], []
-    with paying_provider(testbed) as provider:
-        for number, sale_id in enumerate(sale_ids):
-            capacity = per_second(await play(testbed, Wish("shop", sale_id, size.overload_seconds)), ACCEPTED)
-            buyers = Wish("shop", sale_id, size.overload_seconds, OPEN_CONNECTIONS, rate=LOAD * capacity)
-            offered.append(LOAD * capacity)
-            alone.append(await play(testbed, buyers))
-            reading = asyncio.create_task(_read(testbed, sale_id, size.overload_seconds))
-            await asyncio.sleep(BEFORE_SECONDS)
-            beside.append(await play(testbed, buyers))
-            crowd.append(await reading)
-            quiet = asyncio.create_task(asyncio.sleep(size.overload_seconds))
-            paid_alone.append(await payments_meanwhile(provider, unpaid, quiet))
-            reading = asyncio.create_task(_read(testbed, sale_id, size.overload_seconds))
-            paid_beside.append(await payments_meanwhile(provider, unpaid, reading))
+    payments = int(2 * rounds * (seconds + 3) * PAYMENTS_PER_SECOND)
+    ordered = await Ordered.some(testbed, units=UNITS, orders=POLLED_ORDERS + payments)
+    buyers: dict[str, list[Round]] = {name: [] for name in CROWDS}
+    readers: dict[str, list[Round]] = {name: [] for name in CROWDS}
+    offered: list[float] = []
+    for number, sale_id in enumerate(sale_ids):
+        offered.append(LOAD * per_second(await play(testbed, Wish("shop", sale_id, seconds)), ACCEPTED))
+        buying = Wish("shop", sale_id, seconds, OPEN_CONNECTIONS, rate=offered[-1])
+        for name in CROWDS:
+            async with _crowd(testbed, name, ordered, sale_id=sale_id, seconds=seconds) as found:
+                buyers[name].append(await play(testbed, buying))
+            readers[name] += found
             report(
-                f"round {number + 1}/{rounds}  alone {_sold(alone[-1]):,.0f} purchases/s, p99 {_p99(alone[-1]):.1f} ms,"
-                f" payments p99 {p99_of(paid_alone[-1]):.1f} ms; beside {_reads(crowd[-1]):,.0f} reads/s:"
-                f" {_sold(beside[-1]):,.0f}, {_p99(beside[-1]):.1f} ms, {p99_of(paid_beside[-1]):.1f} ms"
+                f"round {number + 1}/{rounds}  beside {name:8} {per_second(buyers[name][-1], ACCEPTED):8,.0f} of"
+                f" {offered[-1]:,.0f} purchases/s  p99 {_p99(buyers[name][-1]):8,.1f} ms"
             )
-    await require_paid(testbed, paying_sale, sum(map(len, paid_alone + paid_beside)))
-    await forget(testbed, [*sale_ids, paying_sale])
+    paid = await _payments(testbed, ordered, sale_ids[0], size, report)
+    await forget(testbed, [*sale_ids, ordered.sale_id])
     return Beside(
         offered_per_second=spread(offered, 0),
-        alone_per_second=spread([_sold(each) for each in alone], 0),
-        alone_p99_ms=spread([_p99(each) for each in alone]),
-        beside_per_second=spread([_sold(each) for each in beside], 0),
-        beside_p99_ms=spread([_p99(each) for each in beside]),
-        reads_per_second=spread([_reads(each) for each in crowd], 0),
-        alone_payment_p99_ms=spread([p99_of(each) for each in paid_alone]),
-        beside_payment_p99_ms=spread([p99_of(each) for each in paid_beside]),
+        crowds={name: _company(buyers[name], readers[name]) for name in CROWDS},
+        payment_p99_ms={name: spread([p99_of(each) for each in found]) for name, found in paid.items()},
     )
 
 
-async def _read(testbed: Testbed, sale_id: int, seconds: float) -> Round:
-    """Let the crowd read the sale's page as fast as it is answered. Raises NotMeasured if it ended early."""
-    seconds += BEFORE_SECONDS + AFTER_SECONDS
-    page, count = f"/v1/seckill/sales/{sale_id}", int(READS_PER_SECOND_MAX * seconds)
-    wish = Wish("shop", sale_id, seconds, READERS, count=count, page=page)
-    found = await testbed.crowd.play(plan_of(testbed, wish))
-    if found.exhausted:
-        raise NotMeasured(f"the readers had no more to read: {found.statuses}")
-    return found
+@asynccontextmanager
+async def _crowd(
+    testbed: Testbed, name: str, ordered: Ordered, *, sale_id: int, seconds: float
+) -> AsyncIterator[list[Round]]:
+    """A crowd for the time of the block, or nobody; the list has its round then, if it asks again and again."""
+    wish = wishes(ordered, sale_id=sale_id, seconds=seconds).get(name)
+    if wish is not None:
+        async with asking(testbed, wish) as found:
+            yield found
+    elif name == "streams":
+        async with following(testbed, ordered):
+            yield []
+    else:
+        yield []
 
 
-def _sold(found: Round) -> float:
-    return per_second(found, ACCEPTED)
+async def _payments(
+    testbed: Testbed, ordered: Ordered, sale_id: int, size: Size, report: Report
+) -> dict[str, list[list[float]]]:
+    """What payments take, in milliseconds, beside nobody and beside readers in turn."""
+    await want_payments(testbed, ordered.sale_id)
+    unpaid = iter(await unpaid_orders(testbed, ordered.sale_id))
+    paid: dict[str, list[list[float]]] = {"nobody": [], "reads": []}
+    with paying_provider(testbed) as provider:
+        for number in range(size.overload_rounds):
+            for name, found in paid.items():
+                async with _crowd(testbed, name, ordered, sale_id=sale_id, seconds=size.overload_seconds):
+                    lasting = asyncio.create_task(asyncio.sleep(size.overload_seconds))
+                    found.append(await payments_meanwhile(provider, unpaid, lasting))
+            told = ", ".join(f"beside {name} {p99_of(found[-1]):.1f} ms" for name, found in paid.items())
+            report(f"round {number + 1}/{size.overload_rounds}  p99 of payments: {told}")
+    await require_paid(testbed, ordered.sale_id, sum(len(each) for found in paid.values() for each in found))
+    return paid
 
 
-def _reads(found: Round) -> float:
-    return per_second(found, READ)
+def _company(buyers: list[Round], readers: list[Round]) -> Company:
+    return Company(
+        purchases_per_second=spread([per_second(each, ACCEPTED) for each in buyers], 0),
+        p99_ms=spread([_p99(each) for each in buyers]),
+        reads_per_second=spread([per_second(each, READ) for each in readers] or [0.0], 0),
+    )
 
 
 def _p99(found: Round) -> float:

@@ -103,6 +103,8 @@ BARS = (
     Bar("overload_goodput_2x", "goodput, open loop at 2× the capacity / peak", "at least", 0.5),
     Bar("overload_p99", "p99 of the accepted, open loop at 2× / at 0.5×", "at most", 10),
     Bar("buy_beside_reads", "purchases/s at half of the capacity beside 500 readers / alone", "at least", 0.8),
+    Bar("buy_beside_polls", "the same beside 500 pollers of orders", "at least", 0.8),
+    Bar("buy_beside_streams", "the same beside 2,000 event streams", "at least", 0.8),
     Bar("buy_beside_reads_p99", "p99 of the accepted beside 500 readers / alone", "at most", 5),
     Bar("pay_beside_reads", "p99 of a payment beside 500 readers / alone", "at most", 3),
 )

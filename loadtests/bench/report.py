@@ -102,12 +102,10 @@ def _others(results: Results) -> Table:
             f"{offered}{_shown(load.goodput_per_second)} accepted/s, p99 {load.p99_ms.median:,.1f} ms,"
             f" {load.refused:,} refused, {load.lost + load.unsent:,} lost or unsent",
         )
-    if beside := results.beside:
+    for name, each in results.beside.crowds.items() if results.beside else ():
         table.add_row(
-            f"beside {beside.reads_per_second.median:,.0f} reads/s",
-            f"{_shown(beside.beside_per_second)} purchases/s, p99 {beside.beside_p99_ms.median:,.1f} ms"
-            f" ({beside.alone_p99_ms.median:,.1f} alone); p99 of a payment"
-            f" {beside.beside_payment_p99_ms.median:,.1f} ms ({beside.alone_payment_p99_ms.median:,.1f} alone)",
+            f"beside {name}, {each.reads_per_second.median:,.0f} answers/s",
+            f"{_shown(each.purchases_per_second)} purchases/s, p99 {each.p99_ms.median:,.1f} ms",
         )
     if busy := results.while_draining:
         table.add_row(

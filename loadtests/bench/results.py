@@ -103,10 +103,8 @@ def ratios_of(results: Results) -> dict[str, float]:
         found["payment_p99_ratio"] = expiry.payment_p99_ms.median / expiry.idle_payment_p99_ms.median
     if results.overload:
         found |= _of_overload(results.overload)
-    if beside := results.beside:
-        found["buy_beside_reads"] = beside.beside_per_second.median / beside.alone_per_second.median
-        found["buy_beside_reads_p99"] = beside.beside_p99_ms.median / beside.alone_p99_ms.median
-        found["pay_beside_reads"] = beside.beside_payment_p99_ms.median / beside.alone_payment_p99_ms.median
+    if results.beside:
+        found |= _of_beside(results.beside)
     return {name: round(value, 3) for name, value in found.items()}
 
 
@@ -127,3 +125,15 @@ def _of_overload(overload: Overload) -> dict[str, float]:
         "overload_goodput_2x": loads["open_2x"].goodput_per_second.median / peak,
         "overload_p99": loads["open_2x"].p99_ms.median / loads["open_0.5x"].p99_ms.median,
     }
+
+
+def _of_beside(beside: Beside) -> dict[str, float]:
+    alone = beside.crowds["nobody"]
+    found = {
+        f"buy_beside_{name}": each.purchases_per_second.median / alone.purchases_per_second.median
+        for name, each in beside.crowds.items()
+        if each is not alone
+    }
+    found["buy_beside_reads_p99"] = beside.crowds["reads"].p99_ms.median / alone.p99_ms.median
+    found["pay_beside_reads"] = beside.payment_p99_ms["reads"].median / beside.payment_p99_ms["nobody"].median
+    return found

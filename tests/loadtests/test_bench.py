@@ -14,7 +14,7 @@ import pytest
 from loadtests.bench.__main__ import Part, busy_notes, notes_of, sales_needed
 from loadtests.bench.accounting import cpu_seconds, family, rss_bytes
 from loadtests.bench.answers import Answers
-from loadtests.bench.beside import Beside
+from loadtests.bench.beside import CROWDS, Beside, Company
 from loadtests.bench.chart import draw
 from loadtests.bench.drain import Drain
 from loadtests.bench.expiry import Expiry
@@ -29,6 +29,7 @@ from loadtests.bench.purchases import Purchases
 from loadtests.bench.report import markdown, write_readme
 from loadtests.bench.results import Results, judge, ratios_of
 from loadtests.bench.rounds import Spread, Summary, kept, spread, summarize, throttled
+from loadtests.bench.streams import Streams
 from loadtests.bench.testbed import NotMeasured
 from tests.source_tree import ROOT
 
@@ -54,6 +55,10 @@ def a_round(per_second: float, *, api_us: float = 50.0, redis_us: float = 5.0, s
 
 def a_summary(per_second: float, *, api_us: float = 50.0, redis_us: float = 0.0) -> Summary:
     return summarize([a_round(per_second, api_us=api_us, redis_us=redis_us)], "202")
+
+
+def a_company(goodput: float, p99: float) -> Company:
+    return Company(purchases_per_second=spread([goodput]), p99_ms=spread([p99]), reads_per_second=spread([9_000]))
 
 
 def a_pressure(goodput: float, p99: float) -> Pressure:
@@ -102,10 +107,13 @@ def a_run() -> Results:
             bare=a_summary(20_000), purchase=a_summary(10_000, api_us=100.0), poll=a_summary(9_000, api_us=150.0),
             unchanged=a_summary(12_000), dropped_rounds=0,
         ),
+        streams=Streams(
+            streams=10_000, refused=0, lost=0, seconds=5.0, p50_seconds=2.0, kib_per_stream=20.0, api_cpu_us=400.0
+        ),
         beside=Beside(
-            offered_per_second=spread([5_000]), alone_per_second=spread([5_000]), alone_p99_ms=spread([10]),
-            beside_per_second=spread([4_500]), beside_p99_ms=spread([30]), reads_per_second=spread([9_000]),
-            alone_payment_p99_ms=spread([10]), beside_payment_p99_ms=spread([20]),
+            offered_per_second=spread([5_000]),
+            crowds={name: a_company(5_000, 10) if name == "nobody" else a_company(4_000, 20) for name in CROWDS},
+            payment_p99_ms={"nobody": spread([10]), "reads": spread([20])},
         ),
         drain=Drain(
             orders=10_000,
@@ -200,6 +208,9 @@ def test_every_ratio_is_a_median_or_a_quotient_of_two() -> None:
         "order_poll_vs_bare": 0.45,
         "order_poll_304_vs_bare": 0.6,
         "order_poll_cpu": 1.5,
+        "streams_refused": 0.0,
+        "streams_seconds": 5.0,
+        "streams_kib": 20.0,
         "drain_vs_copy": 0.75,
         "drain_vs_single": 30.0,
         "growth_cpu": 1.1,
@@ -209,8 +220,10 @@ def test_every_ratio_is_a_median_or_a_quotient_of_two() -> None:
         "overload_goodput": 0.9,
         "overload_goodput_2x": 0.8,
         "overload_p99": 5.0,
-        "buy_beside_reads": 0.9,
-        "buy_beside_reads_p99": 3.0,
+        "buy_beside_reads": 0.8,
+        "buy_beside_polls": 0.8,
+        "buy_beside_streams": 0.8,
+        "buy_beside_reads_p99": 2.0,
         "pay_beside_reads": 2.0,
     }
 
