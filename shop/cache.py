@@ -81,7 +81,7 @@ class Cache:
                 _ABSENT.inc()
                 return None
             _remember(self._known, names.value, None, KNOWN_MAX)
-            return await self.get_or_load(key, load, part=part)
+            return await self._load_first(names, load)
         if lookup.found:
             (_HIT if lookup.value is not None else _ABSENT).inc()
             return lookup.value
@@ -89,6 +89,16 @@ class Cache:
         # Shared by generation: who comes after an invalidation does not join a load that began before it.
         load_once = partial(self._load_once, names, lookup.generation, load)
         return await self._share((names.value, lookup.generation), load_once)
+
+    async def _load_first(self, names: Names, load: Load) -> bytes | None:
+        """Load what Redis has never heard of; whoever has the lock finds out whether another process has, meanwhile."""
+        _MISS.inc()
+        try:
+            generation = await self._store.start_generation(names)
+        except STORE_ERRORS:
+            _ERROR.inc()
+            return await self._share((names.value, b""), load)
+        return await self._share((names.value, generation), partial(self._load_once, names, generation, load))
 
     async def invalidate(self, *keys: str) -> None:
         """Forget these keys; call it after the commit of what changed them. It never raises.

@@ -71,7 +71,7 @@ class CacheStore:
         """What is there; a key that has no generation gets one if `starting`."""
         ((generation, stored),) = await self._ask(lambda pipeline: pipeline.mget(names.generation, names.value))
         if generation is None:
-            generation = await self._start_generation(names) if starting else b""
+            generation = await self.start_generation(names) if starting else b""
         if not generation or stored is None or not stored.startswith(generation):
             return Lookup(generation, found=False, value=None)
         mark, value = stored[GENERATION_BYTES : GENERATION_BYTES + 1], stored[GENERATION_BYTES + 1 :]
@@ -106,7 +106,8 @@ class CacheStore:
                 pipeline.set(names_of(key, "").generation, _new_generation(), px=self._generation_ms(0))
             await pipeline.execute()
 
-    async def _start_generation(self, names: Names) -> bytes:
+    async def start_generation(self, names: Names) -> bytes:
+        """The generation of this key, a new one if it has none."""
         new = _new_generation()
         ms = self._generation_ms(0)
         (earlier,) = await self._ask(lambda pipeline: pipeline.set(names.generation, new, nx=True, get=True, px=ms))

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from loadtests.bench.answers import measure_answers
 from loadtests.bench.beside import measure_beside
+from loadtests.bench.catalogue import measure_catalogue
 from loadtests.bench.chart import draw
 from loadtests.bench.drain import measure_drain
 from loadtests.bench.expiry import measure_expiry
@@ -41,12 +42,13 @@ BUSY_BELOW = 0.85
 
 
 class Part(StrEnum):
-    """The parts of a run in their order: the worker is stopped during the first five."""
+    """The parts of a run in their order: the worker is stopped during the first six."""
 
     PURCHASES = "purchases"
     ANSWERS = "answers"
     PAGES = "pages"
     POLLS = "polls"
+    CATALOGUE = "catalogue"
     OVERLOAD = "overload"
     BESIDE = "beside"
     WHILE_DRAINING = "while_draining"
@@ -63,6 +65,7 @@ PARTS: dict[Part, Measure] = {
     Part.PAGES: measure_pages,
     Part.POLLS: measure_polls,
     Part.STREAMS: measure_streams,
+    Part.CATALOGUE: measure_catalogue,
     Part.DRAIN: measure_drain,
     Part.GROWTH: measure_growth,
     Part.EXPIRY: measure_expiry,
@@ -156,7 +159,7 @@ async def _measure(size: Size, parts: list[Part], directory: Path | None, progre
 
 def sales_needed(size: Size, parts: Sequence[Part]) -> list[int]:
     """The units of the sales that the parts with a resting worker will use, so that it has to work only once."""
-    many = dict.fromkeys((Part.ANSWERS, Part.PAGES, Part.POLLS), 1)
+    many = dict.fromkeys((Part.ANSWERS, Part.PAGES, Part.POLLS, Part.CATALOGUE), 1)
     many |= {Part.PURCHASES: size.rounds, Part.OVERLOAD: size.overload_rounds}
     units = [UNITS] * sum(count for part, count in many.items() if part in parts)
     return units + ([1] if Part.ANSWERS in parts else [])

@@ -102,6 +102,13 @@ def _others(results: Results) -> Table:
             f"{offered}{_shown(load.goodput_per_second)} accepted/s, p99 {load.p99_ms.median:,.1f} ms,"
             f" {load.refused:,} refused, {load.lost + load.unsent:,} lost or unsent",
         )
+    if catalogue := results.catalogue:
+        table.add_row(
+            "readers of the catalogue",
+            f"an expired key is loaded {_shown(catalogue.stampede_loads)} times, made-up ids are"
+            f" {_shown(catalogue.penetration_per_second)} questions/s, p99 of a cold product"
+            f" {catalogue.cold_p99_ms.median:,.1f} ms, of a change {catalogue.stale_ms.median:,.1f} ms",
+        )
     for name, each in results.beside.crowds.items() if results.beside else ():
         table.add_row(
             f"beside {name}, {each.reads_per_second.median:,.0f} answers/s",

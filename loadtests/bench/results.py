@@ -4,6 +4,7 @@ import msgspec
 
 from loadtests.bench.answers import Answers
 from loadtests.bench.beside import Beside
+from loadtests.bench.catalogue import Catalogue
 from loadtests.bench.drain import Drain
 from loadtests.bench.expiry import Expiry
 from loadtests.bench.growth import Growth
@@ -42,6 +43,7 @@ class Results(msgspec.Struct, kw_only=True):
     pages: Pages | None = None
     polls: OrderPolls | None = None
     streams: Streams | None = None
+    catalogue: Catalogue | None = None
     drain: Drain | None = None
     growth: Growth | None = None
     expiry: Expiry | None = None
@@ -103,6 +105,12 @@ def ratios_of(results: Results) -> dict[str, float]:
         found["payment_p99_ratio"] = expiry.payment_p99_ms.median / expiry.idle_payment_p99_ms.median
     if results.overload:
         found |= _of_overload(results.overload)
+    if catalogue := results.catalogue:
+        found["stampede_loads"] = catalogue.stampede_loads.max
+        found["cold_products_served"] = catalogue.served_share.min
+        found["penetration_db_qps"] = catalogue.penetration_per_second.max
+        found["penetration_cold_p99_ms"] = catalogue.cold_p99_ms.median
+        found["stale_after_commit_ms"] = catalogue.stale_ms.median
     if results.beside:
         found |= _of_beside(results.beside)
     return {name: round(value, 3) for name, value in found.items()}

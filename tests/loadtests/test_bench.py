@@ -15,6 +15,7 @@ from loadtests.bench.__main__ import Part, busy_notes, notes_of, sales_needed
 from loadtests.bench.accounting import cpu_seconds, family, rss_bytes
 from loadtests.bench.answers import Answers
 from loadtests.bench.beside import CROWDS, Beside, Company
+from loadtests.bench.catalogue import Catalogue
 from loadtests.bench.chart import draw
 from loadtests.bench.drain import Drain
 from loadtests.bench.expiry import Expiry
@@ -109,6 +110,10 @@ def a_run() -> Results:
         ),
         streams=Streams(
             streams=10_000, refused=0, lost=0, seconds=5.0, p50_seconds=2.0, kib_per_stream=20.0, api_cpu_us=400.0
+        ),
+        catalogue=Catalogue(
+            stampede_loads=spread([1, 2]), served_share=spread([1.0]), penetration_per_second=spread([25, 30]),
+            cold_p99_ms=spread([60]), stale_ms=spread([150]),
         ),
         beside=Beside(
             offered_per_second=spread([5_000]),
@@ -211,6 +216,11 @@ def test_every_ratio_is_a_median_or_a_quotient_of_two() -> None:
         "streams_refused": 0.0,
         "streams_seconds": 5.0,
         "streams_kib": 20.0,
+        "stampede_loads": 2.0,
+        "cold_products_served": 1.0,
+        "penetration_db_qps": 30.0,
+        "penetration_cold_p99_ms": 60.0,
+        "stale_after_commit_ms": 150.0,
         "drain_vs_copy": 0.75,
         "drain_vs_single": 30.0,
         "growth_cpu": 1.1,
@@ -282,7 +292,7 @@ def test_there_are_at_least_seven_rounds_also_in_a_quick_run() -> None:
 
 def test_only_parts_with_an_idle_worker_have_their_sales_prepared() -> None:
     assert sales_needed(QUICK, [Part.DRAIN, Part.GROWTH]) == []
-    assert len(sales_needed(QUICK, list(Part))) == QUICK.rounds + QUICK.overload_rounds + 4
+    assert len(sales_needed(QUICK, list(Part))) == QUICK.rounds + QUICK.overload_rounds + 5
 
 
 def test_the_chart_is_well_formed_and_names_every_contender() -> None:
