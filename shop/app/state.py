@@ -14,6 +14,7 @@ from shop.database import Database
 from shop.ledger.receipts import Signer
 from shop.order_news import Announcer, Changes
 from shop.order_states.admission import OrderStates
+from shop.order_states.followed import FollowedOrders
 from shop.order_states.memory import StateMemory
 from shop.order_states.reading import StateReader
 from shop.order_states.recorded import RecordedReader
@@ -26,7 +27,6 @@ from shop.orders.order_stream import Streams
 from shop.orders.payment_of import PAYMENTS
 from shop.orders.placing import order_limiter
 from shop.orders.router import ORDER_LIMITER, POLLS
-from shop.orders.stored_orders import StoredOrders
 from shop.payments.gateway import Gateway, HttpGateway
 from shop.payments.order_payments import PaymentsOfOrders
 from shop.payments.router import GATEWAY
@@ -176,8 +176,8 @@ def _purchase_limiter(redis: aioredis.Redis, settings: Settings) -> RateLimiter:
 def _streams(
     database: Database, ledger: aioredis.Redis, changes: Changes, revocations: Revocations, settings: Settings
 ) -> Streams:
-    stored = StoredOrders(database, ledger, poll_after_ms=settings.poll_after_ms)
-    return Streams(changes, OrderReader(stored.read, settings), revocations, settings)
+    followed = FollowedOrders(database, ledger, poll_after_ms=settings.poll_after_ms)
+    return Streams(changes, OrderReader(followed.read, settings), revocations, settings)
 
 
 def _pages(database: Database, cache: Cache, product_reader: ProductReader, settings: Settings) -> PublicPages:

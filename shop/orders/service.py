@@ -1,6 +1,5 @@
 """What a buyer may do with an order, whether its row exists already or only its entry in the ledger."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -111,18 +110,6 @@ async def recorded(session: AsyncSession, order: Order) -> OrderRead:
     """An order that has its row, with its lines and its timeline."""
     lines, events = await repository.lines(session, order.id), await repository.events(session, order.id)
     return _read(order, lines, events, (await payments_of(session, [order.id])).get(order.id))
-
-
-async def recorded_each(session: AsyncSession, found: Sequence[Order]) -> dict[UUID, OrderRead]:
-    """These orders with their lines and their timelines, in three queries however many they are."""
-    lines: dict[UUID, list[OrderLine]] = defaultdict(list)
-    events: dict[UUID, list[OrderEvent]] = defaultdict(list)
-    for line in await repository.lines_of_each(session, [order.id for order in found]):
-        lines[line.order_id].append(line)
-    for event in await repository.events_of_each(session, [order.id for order in found]):
-        events[event.order_id].append(event)
-    payments = await payments_of(session, [order.id for order in found])
-    return {order.id: _read(order, lines[order.id], events[order.id], payments.get(order.id)) for order in found}
 
 
 def _read(

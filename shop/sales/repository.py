@@ -88,12 +88,6 @@ async def read(session: AsyncSession, sale_id: int) -> Sale | None:
     return (await session.execute(select(READABLE).where(READABLE.id == sale_id))).scalar_one_or_none()
 
 
-async def with_ledgers(session: AsyncSession, sale_ids: Collection[int]) -> dict[int, Sale]:
-    """Those of these sales that have had a ledger, to read."""
-    query = select(READABLE).where(READABLE.id.in_(sale_ids), READABLE.epoch > 0)
-    return {sale.id: sale for sale in (await session.execute(query)).scalars()}
-
-
 async def read_each(
     session: AsyncSession, sale_ids: Collection[int], *, statuses: Sequence[SaleStatus]
 ) -> dict[int, tuple[Sale, datetime]]:

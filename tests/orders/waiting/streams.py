@@ -11,8 +11,8 @@ import httpx
 import redis.asyncio as aioredis
 
 from shop.database import Database
+from shop.order_states.followed import FollowedOrders
 from shop.orders.order_reader import OrderReader
-from shop.orders.stored_orders import StoredOrders
 from shop.settings import Settings
 from tests.harness import Shop, new_user_id
 
@@ -102,7 +102,7 @@ async def follow_request(shop: Shop, order_id: str, user_id: str, **headers: str
 
 def order_reader(database: Database, redis: aioredis.Redis, settings: Settings) -> OrderReader:
     """What the streams of a process read with."""
-    return OrderReader(StoredOrders(database, redis, poll_after_ms=settings.poll_after_ms).read, settings)
+    return OrderReader(FollowedOrders(database, redis, poll_after_ms=settings.poll_after_ms).read, settings)
 
 
 async def recorded_order(shop: Shop, user: str | None = None, *, units: int = 5) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from shop.file_descriptors import raise_limit
 from shop.ledger import client as ledger
 from shop.ledger.client import LastOrder, RedisClock, ReserveRequest
 from shop.ledger.order_ids import keyed_order_id
-from shop.orders.stored_orders import StoredOrders
+from shop.order_states.followed import FollowedOrders
 from shop.sales.loading import loaded_sale
 from shop.sales.models import Sale
 from tests.api.answers import problem_of
@@ -68,13 +68,13 @@ async def test_a_thousand_streams_at_once_are_all_opened_and_read_together(
     recorded, fresh = [await live_shop.open_sale(units=CROWD) for _ in range(2)]
     orders, reads = await orders_of(live_shop, recorded, CROWD // 2), []
     await live_shop.drained(recorded)
-    read = StoredOrders.read
+    read = FollowedOrders.read
 
-    async def counted(self: StoredOrders, order_ids: set[UUID]) -> object:
+    async def counted(self: FollowedOrders, order_ids: set[UUID]) -> object:
         reads.append(len(order_ids))
         return await read(self, order_ids)
 
-    monkeypatch.setattr(StoredOrders, "read", counted)
+    monkeypatch.setattr(FollowedOrders, "read", counted)
     async with (
         running_shop(live_shop.settings, worker=False) as shop,
         recording_held_up(live_shop, fresh),

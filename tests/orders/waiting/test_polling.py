@@ -12,7 +12,7 @@ from shop.http_headers import matches
 from shop.orders import repository
 from shop.orders.life import By, move
 from shop.orders.models import OrderStatus
-from shop.orders.service import recorded_each
+from shop.orders.service import recorded
 from shop.orders.versions import etag_of, version_of
 from shop.seckill.polls import UNSEEN_SECONDS, Polls
 from shop.settings import Settings
@@ -144,10 +144,11 @@ async def test_the_version_that_postgres_counts_is_the_one_of_the_order(shop: Sh
     other_id, _ = await recorded_order(shop)
 
     async with shop.database.transaction() as session:
-        orders = await recorded_each(session, await repository.find_each(session, [UUID(order_id), UUID(other_id)]))
-        counted = await repository.versions(session, list(orders))
+        rows = await repository.find_each(session, [UUID(order_id), UUID(other_id)])
+        orders = [await recorded(session, row) for row in rows]
+        counted = await repository.versions(session, [order.id for order in orders])
 
-    assert {order.id: version_of(order) for order in orders.values()} == counted
+    assert {order.id: version_of(order) for order in orders} == counted
     assert sorted(counted.values()) == [2, 4]
 
 
