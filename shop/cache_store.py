@@ -2,16 +2,15 @@
 
 import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis.asyncio as aioredis
-from redis.asyncio.client import Pipeline
 
 from shop.batching import Coalescer
 from shop.breaker import Breaker, CircuitOpen
-from shop.redis import CONNECTION_ERRORS, REDIS_ERRORS, NotSent
+from shop.redis import CONNECTION_ERRORS, REDIS_ERRORS, Command, NotSent, call_many
 from shop.settings import Settings
 
 GENERATION_BYTES = 12
@@ -20,9 +19,6 @@ GROUPS_PER_ROUND_TRIP_MAX, ROUND_TRIPS_IN_FLIGHT_MAX, QUEUE_MAX = 128, 2, 20_000
 
 # What says that Redis could not be asked, or did not answer.
 STORE_ERRORS = (*REDIS_ERRORS, CircuitOpen, NotSent)
-
-# It puts one command into a pipeline.
-Command = Callable[[Pipeline], object]
 
 
 @dataclass(frozen=True)
@@ -58,6 +54,7 @@ class CacheStore:
         self._absent_ttl_seconds = settings.cache_absent_ttl_seconds
         self._jitter = settings.cache_jitter
         self._wait_seconds = settings.cache_load_wait_seconds
+        self._timeout_seconds = settings.redis_timeout_seconds
         self._breaker = Breaker(failures_max=1, cooldown_seconds=settings.side_redis_backoff_seconds)
         # A group of commands is sent over one connection, in its order: a lock is not gone before the value is there.
         self._groups: Coalescer[tuple[Command, ...], list[Any]] = Coalescer(
@@ -69,7 +66,7 @@ class CacheStore:
 
     async def lookup(self, names: Names, *, starting: bool = True) -> Lookup:
         """What is there; a key that has no generation gets one if `starting`."""
-        ((generation, stored),) = await self._ask(lambda pipeline: pipeline.mget(names.generation, names.value))
+        ((generation, stored),) = await self._ask(("MGET", names.generation, names.value))
         if generation is None:
             generation = await self.start_generation(names) if starting else b""
         if not generation or stored is None or not stored.startswith(generation):
@@ -80,12 +77,12 @@ class CacheStore:
     async def lock(self, names: Names, generation: bytes) -> bool:
         """Whether the caller is the one who loads this generation; the lock ends by itself after a while."""
         ms = _milliseconds(self._wait_seconds)
-        (locked,) = await self._ask(lambda pipeline: pipeline.set(names.lock(generation), b"", nx=True, px=ms))
+        (locked,) = await self._ask(("SET", names.lock(generation), b"", "NX", "PX", ms))
         return bool(locked)
 
     async def unlock(self, names: Names, generation: bytes) -> None:
         """Let another one load."""
-        await self._ask(lambda pipeline: pipeline.delete(names.lock(generation)))
+        await self._ask(("DEL", names.lock(generation)))
 
     async def keep(self, names: Names, generation: bytes, value: bytes | None) -> None:
         """Keep what was loaded, and unlock."""
@@ -93,10 +90,10 @@ class CacheStore:
         ttl *= 1 + random.uniform(-self._jitter, self._jitter)  # noqa: S311
         mark = PRESENT if value is not None else ABSENT
         await self._ask(
-            lambda pipeline: pipeline.set(names.value, generation + mark + (value or b""), px=_milliseconds(ttl)),
-            lambda pipeline: pipeline.pexpire(names.generation, self._generation_ms(ttl), gt=True),
+            ("SET", names.value, generation + mark + (value or b""), "PX", _milliseconds(ttl)),
+            ("PEXPIRE", names.generation, self._generation_ms(ttl), "GT"),
             # It may be another's by now, if this load took too long; the worst of that is one more load.
-            lambda pipeline: pipeline.delete(names.lock(generation)),
+            ("DEL", names.lock(generation)),
         )
 
     async def invalidate(self, keys: Sequence[str]) -> None:
@@ -110,7 +107,7 @@ class CacheStore:
         """The generation of this key, a new one if it has none."""
         new = _new_generation()
         ms = self._generation_ms(0)
-        (earlier,) = await self._ask(lambda pipeline: pipeline.set(names.generation, new, nx=True, get=True, px=ms))
+        (earlier,) = await self._ask(("SET", names.generation, new, "NX", "GET", "PX", ms))
         return earlier or new
 
     async def _ask(self, *group: Command) -> list[Any]:
@@ -121,12 +118,9 @@ class CacheStore:
         return answers
 
     async def _send(self, groups: list[tuple[Command, ...]]) -> Sequence[list[Any]]:
+        commands = [command for group in groups for command in group]
         with self._breaker.asked(*CONNECTION_ERRORS):
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for group in groups:
-                    for command in group:
-                        command(pipeline)
-                answers = iter(await pipeline.execute(raise_on_error=False))
+            answers = iter(await call_many(self._redis, commands, timeout=self._timeout_seconds))
         return [[next(answers) for _ in group] for group in groups]
 
     def _generation_ms(self, value_ttl_seconds: float) -> int:

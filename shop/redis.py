@@ -25,6 +25,9 @@ CONNECTION_ERRORS = (exceptions.ConnectionError, exceptions.TimeoutError, OSErro
 REDIS_ERRORS = (exceptions.RedisError, *CONNECTION_ERRORS)
 
 
+Command = Sequence[str | bytes | int]
+
+
 class Unable(exceptions.ConnectionError):
     """Redis answered that it cannot do this now: that says nothing about what it holds."""
 
@@ -145,9 +148,35 @@ async def call_script(
         await pool.release(connection)
 
 
+async def call_many(client: aioredis.Redis, commands: Sequence[Command], *, timeout: float) -> list[Any]:
+    """Send commands over one connection, once, and return their answers in order, errors of Redis among them.
+
+    One timeout for all of them: the client's own pipeline has one for each, and takes three times the CPU. Raises one
+    of CONNECTION_ERRORS.
+    """
+    connection = await client.connection_pool.get_connection()
+    try:
+        async with asyncio.timeout(timeout):
+            await connection.send_packed_command(b"".join(map(_command, commands)))
+            return [await connection._parser.read_response() for _ in commands]  # noqa: SLF001
+    except RuntimeError as error:  # uvloop's word for a connection that was closed meanwhile
+        await connection.disconnect(nowait=True)
+        raise exceptions.ConnectionError(str(error)) from error
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    finally:
+        await client.connection_pool.release(connection)
+
+
 def _packed(arguments: Sequence[str | bytes | int]) -> bytes:
-    """EVALSHA in the protocol of Redis. The client's own way copies the whole again for each argument."""
-    parts = [b"*%d\r\n$7\r\nEVALSHA\r\n" % (len(arguments) + 1)]
+    """EVALSHA in the protocol of Redis."""
+    return _command(("EVALSHA", *arguments))
+
+
+def _command(arguments: Command) -> bytes:
+    """A command in the protocol of Redis. The client's own way copies the whole again for each argument."""
+    parts = [b"*%d\r\n" % len(arguments)]
     for argument in arguments:
         data = argument if isinstance(argument, bytes) else str(argument).encode()
         parts.append(b"$%d\r\n%b\r\n" % (len(data), data))

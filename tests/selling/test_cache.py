@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import redis.asyncio as aioredis
-from redis.asyncio.client import Pipeline
 
 from shop.cache import Cache
 from shop.errors import Overloaded
@@ -361,7 +360,7 @@ async def test_a_redis_that_fails_in_mid_load_does_not_lose_the_value(
     async def refuse(*_: Any, **__: Any) -> None:
         raise aioredis.ConnectionError("gone")
 
-    monkeypatch.setattr(Pipeline, "execute", refuse)
+    monkeypatch.setattr("shop.cache_store.call_many", refuse)
     source.gate.set()
 
     assert await reading == b"first"
