@@ -44,6 +44,8 @@ EXPOSED_HEADERS = [
     "X-Request-Id",
 ]
 
+VARY = b"vary"
+
 
 class Cors(CORSMiddleware):
     """The origins of the settings; a preflight that is refused says why in a problem document."""
@@ -117,4 +119,8 @@ class CorsAdmission:
         return answer_when(found, lambda done: self._with_headers(scope, done.result()))
 
     def _with_headers(self, scope: Scope, answer: Answer) -> Answer:
-        return answer._replace(headers=[*answer.headers, *self._cors.answer_headers(scope)])
+        headers = [*answer.headers, *self._cors.answer_headers(scope)]
+        varies = [value for name, value in headers if name == VARY]
+        if len(varies) > 1:
+            headers = [*(header for header in headers if header[0] != VARY), (VARY, b", ".join(varies))]
+        return answer._replace(headers=headers)

@@ -125,6 +125,16 @@ async def test_a_page_sees_the_headers_of_other_routes_and_of_problems(open_to_o
         assert exposed(await client.get(path, headers=headers)) == EXPOSED
 
 
+async def test_an_order_varies_by_its_reader_and_by_its_page_in_one_header(open_to_one: Shop, sale: Sale) -> None:
+    user = new_user_id()
+    order_id = await open_to_one.bought(sale, user)
+
+    client, headers = await open_to_one.client(), {**open_to_one.headers(user), "Origin": ORIGIN}
+    answer = await client.get(f"/v1/orders/{order_id}", headers=headers)
+
+    assert (answer.status_code, answer.headers.get_list("vary")) == (200, ["Authorization, Origin"])
+
+
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "https://shop.example.evil.example", "http://shop.example", "null"]
 )
