@@ -15,6 +15,9 @@ from shop.settings import Settings
 # So many take the loop for a few milliseconds: purchases that are under way beside them wait no longer.
 ORDERS_PER_READ_MAX = 64
 READS_IN_FLIGHT_MAX = 2
+# The time of a read is counted in so many parts, each of a loop iteration of its own at least: while a crowd connects,
+# an iteration may last for a second, in which no server could have been heard.
+WAITS_PER_READ = 10
 
 log = structlog.get_logger(__name__)
 
@@ -95,11 +98,12 @@ class OrderReader:
         reading = asyncio.ensure_future(self._read(order_ids))
         self._abandoned.add(reading)
         reading.add_done_callback(self._over)
-        await asyncio.wait({reading}, timeout=self._seconds_max)
-        if not reading.done():
-            reading.cancel()
-            raise TimeoutError("the orders were not read in time")
-        return reading.result()
+        for _ in range(WAITS_PER_READ):
+            await asyncio.wait({reading}, timeout=self._seconds_max / WAITS_PER_READ)
+            if reading.done():
+                return reading.result()
+        reading.cancel()
+        raise TimeoutError("the orders were not read in time")
 
     def _over(self, reading: "asyncio.Future[Mapping[UUID, Found]]") -> None:
         self._abandoned.discard(reading)
