@@ -105,7 +105,7 @@ def create_app(settings: Settings) -> ShopApp:
 def _lane(fastapi: FastAPI, state: AppState, checker: Checker, request_ids: RequestIds) -> PurchaseLane:
     """The lane, and behind it whatever surrounds every other request."""
     settings = state.settings
-    gates = Gates(Methods(PageHeaders(fastapi), fastapi.routes))
+    gates = Gates(Methods(PageHeaders(fastapi), fastapi.routes), settings)
     events = EventLane(
         RequestContext(gates, settings),
         streams=state.streams,

@@ -16,6 +16,7 @@ from shop import metrics
 from shop.app.fair_shares import Scheduler, Share
 from shop.app.problems import send_problem
 from shop.errors import Overloaded
+from shop.settings import Settings
 
 MILLISECOND = 0.001
 
@@ -28,7 +29,6 @@ class Kind:
     quantum_seconds: float
     running_max: int
     waiting_max: int = 2_000
-    wait_seconds_max: float = 2.0
 
 
 PURCHASES = Kind("purchases", 4 * MILLISECOND, 64)
@@ -65,8 +65,9 @@ def kind_of(method: str, path: str) -> Kind:
 class Gate:
     """Admits the requests of one kind, as many as may run at a time; the others wait in their order."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: Kind, wait_seconds_max: float) -> None:
         self._kind = kind
+        self._wait_seconds_max = wait_seconds_max
         self._running = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
@@ -80,7 +81,7 @@ class Gate:
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(admitted)
         try:
-            async with asyncio.timeout(self._kind.wait_seconds_max):
+            async with asyncio.timeout(self._wait_seconds_max):
                 await admitted
         except TimeoutError:
             self._give_up(admitted)
@@ -108,10 +109,10 @@ class Gate:
 class Gates:
     """Lets each request through the gate of its kind, and run within its share."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        scheduler = Scheduler()
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        scheduler, wait_seconds_max = Scheduler(), settings.request_wait_seconds_max
         self._app = app
-        self._gates = {kind: (Gate(kind), scheduler.share(kind.quantum_seconds)) for kind in KINDS}
+        self._gates = {kind: (Gate(kind, wait_seconds_max), scheduler.share(kind.quantum_seconds)) for kind in KINDS}
 
     def share(self, kind: Kind) -> Share:
         """The share of the loop's time that this kind has, for those of it that are answered in front."""

@@ -84,6 +84,8 @@ class Settings(AuditSettings, DatabaseSettings, EdgeSettings, NotificationSettin
     """The largest body of a purchase."""
     request_seconds_max: PositiveFloat = 5.0
     """A request that is not complete so long after its first byte is cut with 408."""
+    request_wait_seconds_max: PositiveFloat = 2.0
+    """How long a request that is no purchase waits for others of its kind before it is refused with 503."""
     connections_max: PositiveInt = 20_000
     """How many connections a process has open; further ones stay in the listen backlog until one is closed."""
     keep_alive_seconds: PositiveFloat = 75.0
