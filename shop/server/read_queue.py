@@ -9,6 +9,7 @@ It is work-conserving: with nothing else to do, the next iteration begins at onc
 import asyncio
 import time
 from collections import deque
+from collections.abc import Collection
 
 from shop.server.admission import ReadKind
 from shop.server.connection import Connection
@@ -16,8 +17,9 @@ from shop.server.sending import alone
 
 # So much of a request says of which kind it is.
 START_BYTES = 10
-# An iteration handles so many at once, and further ones for so long.
-AT_ONCE, SECONDS_PER_ITERATION = 8, 0.002
+# An iteration handles so many at once, and further ones for so long: less while others have something under way.
+AT_ONCE = 4
+SECONDS_ALONE, SECONDS_BESIDE_OTHERS = 0.002, 0.00025
 UNREAD_BYTES_MAX = 32 * 1024
 
 
@@ -31,6 +33,7 @@ class ReadQueue:
             for kind, (_, queue) in zip(kinds, self._kinds, strict=True)
             for start in kind.starts
         }
+        self._others: Collection[object] = ()
         self._waiting = self._at_once = 0
         self._scheduled = False
 
@@ -38,6 +41,7 @@ class ReadQueue:
         """Whether what has come waits, as the connection's `unread`, for a later iteration of the loop."""
         if not self._scheduled:
             self._scheduled = True
+            self._others = connection.server_state.tasks
             connection.loop.call_soon(self._handle_some)
         if self._at_once < AT_ONCE and not self._waiting:
             self._at_once += 1
@@ -51,7 +55,7 @@ class ReadQueue:
 
     def _handle_some(self) -> None:
         """Once in each loop iteration, while reads come: some of each kind by its weight, until the time is over."""
-        ends_at = time.monotonic() + SECONDS_PER_ITERATION
+        ends_at = time.monotonic() + (SECONDS_BESIDE_OTHERS if self._others else SECONDS_ALONE)
         while self._waiting and time.monotonic() < ends_at:
             for weight, queue in self._kinds:
                 for _ in range(min(weight, len(queue))):
