@@ -124,7 +124,7 @@ class Settings(AuditSettings, DatabaseSettings, EdgeSettings, NotificationSettin
     """How long it is cached that there is no such product."""
     cache_absent_max: PositiveInt = 10_000
     """Products that are not there, of which one process remembers it."""
-    unknown_ids_pause_seconds: PositiveFloat = 0.04
+    unknown_ids_pause_seconds: PositiveFloat = 0.045
     """Ids of products, and of sales, of which a process knows nothing share one question to Postgres in such a time."""
     cache_unknown_queue_max: PositiveInt = 5_000
     """Requests for such products that may wait; more are refused with 503."""
