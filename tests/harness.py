@@ -64,6 +64,7 @@ PATIENCE = {
     "database_lock_timeout_seconds": 10.0,
     "order_state_seconds_max": 10.0,
     "request_wait_seconds_max": 10.0,
+    "read_seconds_max": 20.0,
     "not_recorded_wait_seconds": 5.0,
     "sse_read_seconds_max": 10.0,
     "heartbeat_seconds": 1.0,

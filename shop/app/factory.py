@@ -32,6 +32,7 @@ from shop.app.forwarding import Forwarded
 from shop.app.gates import STREAMS, Gates
 from shop.app.methods import Methods
 from shop.app.pages import PageHeaders
+from shop.app.reads_in_time import ReadsInTime
 from shop.app.state import AppState
 from shop.logs import configure_logs
 from shop.orders.event_lane import EventLane
@@ -107,7 +108,7 @@ def _lane(fastapi: FastAPI, state: AppState, checker: Checker, request_ids: Requ
     settings = state.settings
     gates = Gates(Methods(PageHeaders(fastapi), fastapi.routes), settings)
     events = EventLane(
-        RequestContext(gates, settings),
+        RequestContext(ReadsInTime(gates, settings), settings),
         streams=state.streams,
         checker=checker,
         request_ids=request_ids,

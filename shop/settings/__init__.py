@@ -86,6 +86,8 @@ class Settings(AuditSettings, DatabaseSettings, EdgeSettings, NotificationSettin
     """A request that is not complete so long after its first byte is cut with 408."""
     request_wait_seconds_max: PositiveFloat = 2.0
     """How long a request that is no purchase waits for others of its kind before it is refused with 503."""
+    read_seconds_max: PositiveFloat = 2.0
+    """How long a shopper's read may take before it is refused with 503, as while Postgres hangs."""
     connections_max: PositiveInt = 20_000
     """How many connections a process has open; further ones stay in the listen backlog until one is closed."""
     keep_alive_seconds: PositiveFloat = 75.0

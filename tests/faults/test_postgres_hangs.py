@@ -16,6 +16,7 @@ from tests.harness import Shop, create_database, outcome, wait_until
 from tests.processes import copy_of, frozen, lasting, own_postgres, own_shop
 
 FROZEN_SECONDS = 20.0
+IN_TIME_SECONDS_MAX = 8.0  # on a slow machine; twice one second on a quiet one
 
 _numbers = itertools.count(1)
 
@@ -75,6 +76,31 @@ async def test_a_postgres_that_hangs_for_20_seconds_stops_neither_the_sale_nor_i
         await assert_each_recorded_once(own.shop, sale, {*crowd.orders.values(), last.json()["id"]})
         await assert_neither_paused_nor_alarmed(own.shop, sale)
         await until_readable(own.shop)
+
+
+async def test_while_postgres_hangs_a_read_is_refused_long_before_its_statement_would_end(
+    postgres: PostgresServer, settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What cannot be answered says so; what changes something is waited for, since it may be done."""
+    in_time = copy_of(settings, read_seconds_max=1.0, database_statement_timeout_seconds=4 * IN_TIME_SECONDS_MAX)
+    async with own_shop(in_time, tmp_path_factory.mktemp("shop"), worker_here=True) as own:
+        await until_readable(own.shop)
+        client, headers = await own.shop.client(), own.shop.headers()
+        now = asyncio.get_running_loop().time
+        with frozen(postgres.pid):
+            began = now()
+            wish, key = {"lines": [{"product_id": 999_999, "quantity": 1}]}, {"Idempotency-Key": "placed"}
+            placing = asyncio.create_task(client.post("/v1/orders", json=wish, headers=headers | key))
+            answers = await asyncio.gather(*(read_orders(own.shop) for _ in range(5)))
+            answers.append(await client.head("/v1/me", headers=headers))
+            seconds = now() - began
+            assert not placing.done()
+        assert [answer.status_code for answer in answers] == [503] * 6
+        assert {answer.json()["code"] for answer in answers[:5]} == {"unavailable"}
+        assert seconds < IN_TIME_SECONDS_MAX
+
+        await until_readable(own.shop)
+        assert (await placing).status_code == 404
 
 
 async def test_a_postgres_killed_and_restarted_in_mid_drain_loses_and_doubles_nothing(

@@ -136,4 +136,13 @@ MUTANTS = (
         "            pass\n",
         "tests/api/test_gates.py",
     ),
+    breaks(
+        "reads_wait_for_their_statement",
+        "While Postgres hangs a shopper waits for as long as a statement may take.",
+        "shop/app/reads_in_time.py",
+        "await asyncio.wait({reading}, timeout=self._seconds_max)",
+        "await asyncio.wait({reading})",
+        "tests/faults/test_postgres_hangs.py::"
+        "test_while_postgres_hangs_a_read_is_refused_long_before_its_statement_would_end",
+    ),
 )
