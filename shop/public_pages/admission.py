@@ -34,6 +34,8 @@ ROUTES = {
 }
 MISSING: dict[str, type[ShopError]] = {SALE: SaleNotFound, PRODUCT: ProductNotFound}
 LIMIT = re.compile(r"[1-9][0-9]{0,2}")
+# How long it may be told how much is left: an old "none" would keep somebody from buying.
+STATE_SECONDS_MAX = 2.0
 AGE_SECONDS_MIN = 1.0  # what is younger has no Age: its clients' clocks are no better
 
 
@@ -83,9 +85,10 @@ class PublicPages:
     def _page(self, page: Page, scope: Scope) -> Answer:
         known, request_id = _told(scope)
         request_id = request_id or self._request_ids.new()
-        if page.is_outdated(now := time.time()):
-            page.redraw(now)
         age = time.monotonic() - page.asked_at
+        is_aged = age >= STATE_SECONDS_MAX
+        if page.is_outdated(now := time.time(), aged=is_aged):
+            page.redraw(now, aged=is_aged)
         aged: Headers = [(b"age", b"%d" % age)] if age >= AGE_SECONDS_MIN else []
         if known is not None and (known == page.tag or matches(known.decode("latin-1"), page.tag.decode())):
             return Answer(304, [*page.kept, *aged, (b"x-request-id", request_id)], b"")

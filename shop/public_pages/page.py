@@ -21,7 +21,8 @@ class Rendered(NamedTuple):
     headers: Headers = []  # noqa: RUF012 - nobody adds to it
 
 
-Render = Callable[[datetime], Rendered]
+# Draws the page of a time; one that is aged tells nothing that changes with every purchase.
+Render = Callable[[datetime, bool], Rendered]
 
 
 class Page:
@@ -37,14 +38,15 @@ class Page:
         self.bytes_kept = PAGE_BYTES + BODIES * len(self.body)
         """About how much memory it takes."""
 
-    def redraw(self, now: float) -> None:
+    def redraw(self, now: float, *, aged: bool = False) -> None:
         """Draw the page of this time (seconds since 1970, by this process's clock)."""
-        self.body, changes_at, more = self._render(datetime.fromtimestamp(now, UTC) + self._clock_ahead)
+        self._aged = aged
+        self.body, changes_at, more = self._render(datetime.fromtimestamp(now, UTC) + self._clock_ahead, aged)
         self._changes_at = None if changes_at is None else (changes_at - self._clock_ahead).timestamp()
         self.tag = b'"%b"' % hashlib.blake2b(self.body, digest_size=TAG_BYTES).hexdigest().encode()
         self.kept: Headers = [(b"etag", self.tag), self._cache_control]
         self.headers: Headers = [CONTENT_TYPE_JSON, *self.kept, *more]
 
-    def is_outdated(self, now: float) -> bool:
-        """Whether its hour has come: then `redraw` it."""
-        return self._changes_at is not None and now >= self._changes_at
+    def is_outdated(self, now: float, *, aged: bool) -> bool:
+        """Whether its hour has come, or it has aged since it was drawn: then `redraw` it."""
+        return aged is not self._aged or (self._changes_at is not None and now >= self._changes_at)

@@ -61,7 +61,7 @@ class PageReader:
             listed, clock_ahead = await self._list_sales(key.number)
             return _page(partial(_draw_sales, listed, key.number), STATE, asked_at, clock_ahead)
         rendered = await (self._product(key.number) if key.kind == PRODUCT else self._list_products(key.number))
-        return None if rendered is None else _page(lambda _: rendered, PRICE, asked_at)
+        return None if rendered is None else _page(lambda *_: rendered, PRICE, asked_at)
 
     async def _sale(self, sale_id: int) -> Read:
         found = await (self._sales if sale_id in self._known else self._unknown).ask(sale_id)
@@ -100,12 +100,12 @@ def _page(draw: Render, cache_control: bytes, asked_at: float, clock_ahead: time
     return Page(draw, cache_control=cache_control, asked_at=asked_at, clock_ahead=clock_ahead)
 
 
-def _draw_sale(sale: Sale, now: datetime) -> Rendered:
-    return Rendered(phase.read(sale, now).model_dump_json().encode(), phase.changes_at(sale, now))
+def _draw_sale(sale: Sale, now: datetime, aged: bool) -> Rendered:
+    return Rendered(phase.read(sale, now, aged=aged).model_dump_json().encode(), phase.changes_at(sale, now))
 
 
-def _draw_sales(listed: Sequence[Sale], limit: int, now: datetime) -> Rendered:
-    page = phase.read_page(listed, now, limit=limit)
+def _draw_sales(listed: Sequence[Sale], limit: int, now: datetime, aged: bool) -> Rendered:
+    page = phase.read_page(listed, now, limit=limit, aged=aged)
     changes = [at for sale in listed[:limit] if (at := phase.changes_at(sale, now)) is not None]
     headers = _next(SALES_PATH, limit, page.data[-1].id if page.has_more else None)
     return Rendered(page.model_dump_json().encode(), min(changes, default=None), headers)

@@ -35,14 +35,17 @@ def stock_band(sale: Sale) -> StockBand:
     return "few" if left <= sale.units * FEW_SHARE else "plenty"
 
 
-def read(sale: Sale, now: datetime) -> SaleRead:
-    """The sale as the public sees it. What changes all the time, such as a countdown, its readers compute."""
+def read(sale: Sale, now: datetime, *, aged: bool = False) -> SaleRead:
+    """The sale as the public sees it. What changes all the time, such as a countdown, its readers compute.
+
+    Of a row that has aged since it was read, nobody knows how much is left.
+    """
     return SaleRead(
         id=sale.id,
         product_id=sale.product_id,
         name=sale.name,
         phase=phase_of(sale, now),
-        stock=stock_band(sale),
+        stock="unknown" if aged else stock_band(sale),
         price_minor=sale.price_minor,
         currency=sale.currency,
         units_per_user=sale.units_per_user,
@@ -51,9 +54,9 @@ def read(sale: Sale, now: datetime) -> SaleRead:
     )
 
 
-def read_page(sales: Sequence[Sale], now: datetime, *, limit: int) -> SalePage:
+def read_page(sales: Sequence[Sale], now: datetime, *, limit: int, aged: bool = False) -> SalePage:
     """The first `limit` of these sales; one more tells that there are more."""
-    return SalePage(data=[read(sale, now) for sale in sales[:limit]], has_more=len(sales) > limit)
+    return SalePage(data=[read(sale, now, aged=aged) for sale in sales[:limit]], has_more=len(sales) > limit)
 
 
 def admin_read(sale: Sale, now: datetime) -> SaleAdminRead:

@@ -22,7 +22,8 @@ HoldSeconds = Annotated[int, Field(strict=True, ge=1, le=HOLD_SECONDS_MAX)]
 SameCurrency = Annotated[Currency, Field(description="If sent, the one that it has: a sale is sold in its product's.")]
 
 Phase = Literal["draft", "scheduled", "open", "paused", "ended", "settled"]
-StockBand = Literal["plenty", "few", "none"]
+# `unknown` while the sale cannot be read: then the purchase itself is the question.
+StockBand = Literal["plenty", "few", "none", "unknown"]
 
 
 class SaleCreate(BaseModel):

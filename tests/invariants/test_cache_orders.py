@@ -93,7 +93,7 @@ class World:
             value = await cache.get_or_load(NAME, self._load)
             assert value is not None
             return Page(
-                lambda _: Rendered(value), cache_control=b"no-cache", asked_at=asked_at, clock_ahead=timedelta()
+                lambda *_: Rendered(value), cache_control=b"no-cache", asked_at=asked_at, clock_ahead=timedelta()
             )
 
         memory = PageMemory(read, bytes_max=10**6, waiters_max=1_000, stale_seconds_max=60)

@@ -91,8 +91,8 @@ MUTANTS = (
         "sale_opens_late_on_its_page",
         "A page says that a sale has not started, though its hour has come.",
         PAGE,
-        "        return self._changes_at is not None and now >= self._changes_at\n",
-        "        return False\n",
+        " or (self._changes_at is not None and now >= self._changes_at)\n",
+        "\n",
         f"{OF_PAGES}::test_a_page_changes_at_its_hour_by_the_clock_of_postgres",
     ),
     breaks(

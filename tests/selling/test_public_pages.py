@@ -109,7 +109,7 @@ def memory_of(source: Source, **bounds: Any) -> PageMemory:
 
 def page(body: bytes, *, asked_at: float | None = None) -> Page:
     asked_at = time.monotonic() if asked_at is None else asked_at
-    return Page(lambda _: Rendered(body), cache_control=b"no-cache", asked_at=asked_at, clock_ahead=timedelta())
+    return Page(lambda *_: Rendered(body), cache_control=b"no-cache", asked_at=asked_at, clock_ahead=timedelta())
 
 
 async def shown(memory: PageMemory, key: Key = KEY) -> bytes | None:
@@ -218,12 +218,15 @@ def test_a_page_changes_at_its_hour_by_the_clock_of_postgres() -> None:
     hour = datetime(2030, 1, 1, tzinfo=UTC)
     behind = timedelta(seconds=30)
 
-    def draw(now: datetime) -> Rendered:
-        return Rendered(b"before", hour) if now < hour else Rendered(b"after")
+    def draw(now: datetime, aged: bool) -> Rendered:
+        return Rendered(b"aged" if aged else b"before", hour) if now < hour else Rendered(b"after")
 
     read = Page(draw, cache_control=b"no-cache", asked_at=0.0, clock_ahead=behind)
     tag, flips = read.tag, (hour - behind).timestamp()
-    assert (read.body, read.is_outdated(flips - 0.001), read.is_outdated(flips)) == (b"before", False, True)
+    outdated = [read.is_outdated(at, aged=aged) for at, aged in ((flips - 1, False), (flips, False), (flips - 1, True))]
+    assert (read.body, outdated) == (b"before", [False, True, True])
 
+    read.redraw(flips - 1, aged=True)
+    assert (read.body, read.is_outdated(flips - 1, aged=True)) == (b"aged", False)
     read.redraw(flips)
-    assert (read.body, read.tag != tag, read.is_outdated(flips + 1e9)) == (b"after", True, False)
+    assert (read.body, read.tag != tag, read.is_outdated(flips + 1e9, aged=False)) == (b"after", True, False)
