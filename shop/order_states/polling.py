@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-from shop.errors import OrderNotFound
 from shop.http_headers import matches
 from shop.order_states.drawing import Drawn
 
@@ -32,9 +31,12 @@ Found = State | Exception | None
 
 
 def told(poll: Poll, drawn: Drawn | Exception | None) -> Found:
-    """What this poll is told of its order as it was drawn; another buyer's is not found."""
+    """What this poll is told of its order as it was drawn.
+
+    Another buyer's is to them as if it were not there: it is looked for in the same places, which takes as long.
+    """
     if drawn is None or isinstance(drawn, Exception):
         return drawn
     if drawn.user_id != poll.user_id:
-        return OrderNotFound()
+        return None
     return State(drawn.tag, None if poll.knows(drawn.tag) else drawn.body)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import redis.asyncio as aioredis
 
 from shop.database import Database
-from shop.errors import NotReady, OrderNotFound
+from shop.errors import NotReady
 from shop.ledger import client as ledger
 from shop.ledger.order_ids import SALE_ID_MAX
 from shop.order_states import repository
@@ -26,7 +26,7 @@ class UnrecordedReader:
         self._polls = polls
 
     async def read(self, polls: Sequence[Poll]) -> list[Found]:
-        """What each poll is told; None where the ledger has no such order. Raises what says that Postgres is away."""
+        """What each poll is told; None where the ledger has none of theirs. Raises what says that Postgres is away."""
         sale_ids = {sale_id for poll in polls if 0 < (sale_id := _sale_of(poll)) <= SALE_ID_MAX}
         sales = await repository.sale_terms(self._database, list(sale_ids)) if sale_ids else {}
         wanted: dict[tuple[int, int], list[bytes]] = defaultdict(list)
@@ -51,7 +51,7 @@ class UnrecordedReader:
         except ValueError as error:
             return error
         if order.user_id != poll.user_id:
-            return OrderNotFound()
+            return None
         sale = sales[_sale_of(poll)]
         return told(poll, draw_unrecorded(poll.order_id, sale, order, poll_after_ms=self._polls.after_ms()))
 

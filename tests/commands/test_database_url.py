@@ -59,7 +59,7 @@ async def test_the_parameters_of_libpq_work(clean_settings: Settings, scheme: st
 
 def test_the_migrations_take_the_same_url(clean_settings: Settings) -> None:
     """Alembic has an engine of its own."""
-    migrate(with_more(clean_settings, sslmode="require", connect_timeout="7", options="-c lock_timeout=1234"))
+    migrate(with_more(clean_settings, sslmode="require", connect_timeout="70", options="-c lock_timeout=1234"))
 
 
 @pytest.mark.parametrize(

@@ -109,9 +109,10 @@ async def test_a_pause_is_seen_through_nginx_in_time(shop: Shop, front: Edge) ->
         assert time.monotonic() - began < SEEN_SECONDS_MAX
 
 
-async def test_nothing_that_is_anybodys_own_is_shared(shop: Shop, front: Edge, asked: Requests) -> None:
+async def test_nothing_that_is_anybodys_own_is_shared(shop: Shop, behind: Shop, front: Edge, asked: Requests) -> None:
     """Purchases pass, each buyer sees their order and nobody else's, and a token takes a page past the cache."""
     sale = await shop.open_sale(units=5)
+    await behind.until_loaded(sale)
     buyers = [new_user_id(), new_user_id()]
     async with front.client() as client:
         orders = [

@@ -43,9 +43,10 @@ async def test_each_change_of_an_order_is_an_event_until_nothing_more_can_come(l
             stream = await stack.enter_async_context(following(listening, order_id, user))
             accepted = await stream.next()
         recorded = await stream.next()
-        cancelling = asyncio.create_task(cancel(listening, order_id, user))
-        closed = await stream.until_ended()
-        await cancelling
+        async with recording_held_up(listening, sale):
+            await cancel(listening, order_id, user)
+            cancelled = await stream.next()
+        closed = [cancelled, *await stream.until_ended()]
 
     assert (accepted.order["recorded"], recorded.order["recorded"]) == (False, True)
     assert [event.last_change for event in (accepted, recorded)] == ["reserved", "reserved"]
