@@ -150,6 +150,7 @@ async def test_a_connection_that_ends_sends_what_was_written_first() -> None:
         assert await reader.read() == b"the last words"
 
 
+@pytest.mark.usefixtures("long_iteration")
 async def test_much_is_sent_before_the_end_of_the_iteration() -> None:
     """A writer that makes no pause notices that its client does not read."""
     async with connections(1) as [(served, _)]:
