@@ -13,7 +13,7 @@ import asyncpg
 from sqlalchemy import ExceptionContext, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from shop.connection_pool import seconds_left
+from shop.connection_pool import BoundedPool, seconds_left
 from shop.settings.database_url import database_address
 
 # The server has become a standby or read-only, or a pooler has moved this session to a server that knows nothing of it.
@@ -58,9 +58,10 @@ def database_engine(
     if address.options:
         settings["options"] = address.options
     arguments["server_settings"] = settings
+    is_bounded = pool.get("poolclass") is BoundedPool
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        connect_args={"async_creator_fn": partial(_connect, silence_seconds), **arguments},
+        connect_args={"async_creator_fn": partial(_connect, silence_seconds, is_bounded), **arguments},
         hide_parameters=True,
         **pool,
     )
@@ -101,8 +102,10 @@ def tcp_silence(seconds: int) -> dict[str, int]:
     }
 
 
-async def _connect(silence_seconds: int | None, *_: Any, **arguments: Any) -> "asyncpg.Connection[asyncpg.Record]":
-    if "timeout" in arguments:
+async def _connect(
+    silence_seconds: int | None, is_bounded: bool, *_: Any, **arguments: Any
+) -> "asyncpg.Connection[asyncpg.Record]":
+    if is_bounded and "timeout" in arguments:  # Another engine knows nothing of the deadline of a pool.
         arguments["timeout"] = seconds_left(arguments["timeout"])
     try:
         connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(**arguments)
