@@ -163,7 +163,7 @@ class Database:
     async def keep_open(self, number: int) -> None:
         """Open connections until there are so many, or as many as the pool may have. The pool gives none back."""
         async with AsyncExitStack() as opened:
-            while self.connections_open < number:
+            while self.connections_open < min(number, self._pool.size()):
                 await opened.enter_async_context(self.engine.connect())
 
     @property

@@ -127,6 +127,13 @@ async def test_who_cannot_connect_lets_the_next_one_try(clean_settings: Settings
     assert not any(isinstance(error, NoConnectionFree | TooManyWaiting) for error in tries), tries
 
 
+async def test_no_more_connections_are_kept_than_the_pool_may_have(clean_settings: Settings) -> None:
+    """Else whoever keeps them holds all there are, and waits for one more."""
+    async with pool_of_one(clean_settings, wait_seconds=0.1) as database:
+        await database.keep_open(4)
+        assert (database.connections_open, database.connections_in_use) == (1, 0)
+
+
 async def test_a_request_that_finds_the_line_full_is_told_to_come_back_later(fresh_settings: Settings) -> None:
     """503 `overloaded` with `Retry-After` at once; those in the line are served when the lock is gone."""
     small = copy_of(
