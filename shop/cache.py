@@ -29,6 +29,7 @@ from shop.settings import Settings
 
 Load = Callable[[], Awaitable[bytes | None]]
 Exists = Callable[[], Awaitable[bool]]
+Name = TypeVar("Name")
 Kept = TypeVar("Kept")
 
 EXISTENCE = b"?"  # instead of a generation
@@ -80,7 +81,7 @@ class Cache:
             if names.value not in self._known and await self._is_absent(names.value, exists):
                 _ABSENT.inc()
                 return None
-            _remember(self._known, names.value, None, KNOWN_MAX)
+            remember(self._known, names.value, None, KNOWN_MAX)
             return await self._load_first(names, load)
         if lookup.found:
             (_HIT if lookup.value is not None else _ABSENT).inc()
@@ -135,7 +136,7 @@ class Cache:
                 return b""
         finally:
             self._unknown_waiting -= 1
-        _remember(self._absent, name, until, self._absent_max)
+        remember(self._absent, name, until, self._absent_max)
         return None
 
     async def _share(self, which: tuple[str, bytes], load: Load) -> bytes | None:
@@ -194,7 +195,8 @@ class Cache:
             _ERROR.inc()
 
 
-def _remember(kept: OrderedDict[str, Kept], name: str, value: Kept, bound: int) -> None:
+def remember(kept: OrderedDict[Name, Kept], name: Name, value: Kept, bound: int) -> None:
+    """Keep a value as the newest one; of more than `bound` the oldest goes."""
     kept[name] = value
     kept.move_to_end(name)
     if len(kept) > bound:

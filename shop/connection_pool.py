@@ -4,10 +4,8 @@ To ask each connection whether it still answers costs as much as a statement. A 
 be dead for nothing; one that was used a moment ago is taken at its word; only one that was idle is asked.
 """
 
-import asyncio
 import math
 import time
-from collections import deque
 from contextvars import ContextVar
 from typing import Any
 
@@ -19,6 +17,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from sqlalchemy.util import await_
 
 from shop import metrics
+from shop.waiting_line import LineFull, WaitingLine
 
 SERVER = "postgres"
 IDLE_SINCE = "idle_since"
@@ -34,55 +33,24 @@ class TooManyWaiting(PoolTimeout):
     """As many callers as may wait for a connection wait already. Nothing was sent to Postgres."""
 
 
-class PoolGate:
-    """So many callers are within at once. A bounded number of others waits, and enters in the order of coming."""
-
-    def __init__(self, *, places: int, waiting_max: int) -> None:
-        self._free = places
-        self.waiting_max = waiting_max
-        """How many callers may wait."""
-        self._line: deque[asyncio.Future[None]] = deque()
-
-    @property
-    def waiting(self) -> int:
-        """How many wait."""
-        return len(self._line)
+class PoolGate(WaitingLine):
+    """The line before the connections of one pool."""
 
     def enter_at_once(self) -> bool:
         """Enter if that needs no waiting. Raises TooManyWaiting when the line is full as well."""
-        if self._free > 0:
-            self._free -= 1
-            return True
-        if len(self._line) >= self.waiting_max:
+        try:
+            return super().enter_at_once()
+        except LineFull:
             metrics.POOL_REFUSALS.labels(SERVER, "line_full").inc()
-            raise TooManyWaiting(f"{len(self._line)} callers wait for a connection, and more may not")
-        return False
+            raise TooManyWaiting(f"{self.waiting} callers wait for a connection, and more may not") from None
 
     async def wait(self, seconds: float) -> None:
         """Enter when all who came before have. Raises NoConnectionFree after so many seconds."""
-        place = asyncio.get_running_loop().create_future()
-        self._line.append(place)
         try:
-            async with asyncio.timeout(seconds):
-                await place
-        except BaseException as error:
-            if place.done() and not place.cancelled():
-                self.leave()  # It was given in the same moment: to the next one.
-            elif place in self._line:
-                self._line.remove(place)
-            if isinstance(error, TimeoutError):
-                metrics.POOL_REFUSALS.labels(SERVER, "waited").inc()
-                raise NoConnectionFree(f"no connection became free within {seconds:g} s") from None
-            raise
-
-    def leave(self) -> None:
-        """Give the place to whoever waits longest, else back."""
-        while self._line:
-            place = self._line.popleft()
-            if not place.done():  # Else its caller has left, and was not told yet.
-                place.set_result(None)
-                return
-        self._free += 1
+            await super().wait(seconds)
+        except TimeoutError:
+            metrics.POOL_REFUSALS.labels(SERVER, "waited").inc()
+            raise NoConnectionFree(f"no connection became free within {seconds:g} s") from None
 
 
 class BoundedPool(AsyncAdaptedQueuePool):

@@ -4,6 +4,7 @@ import asyncio
 
 from starlette.types import Scope
 
+from shop.app.liveness import Liveness
 from shop.order_states.admission import PATH_START, OrderStates
 from shop.public_pages.admission import PublicPages
 from shop.seckill.admission import PurchaseAdmission
@@ -26,7 +27,9 @@ READ_KINDS: tuple[ReadKind, ...] = (
 class AppAdmission:
     """The `shop.server.admission.Admission` of the application."""
 
-    def __init__(self, purchases: PurchaseAdmission, states: OrderStates, pages: PublicPages) -> None:
+    def __init__(
+        self, purchases: PurchaseAdmission, states: OrderStates, pages: PublicPages, liveness: Liveness
+    ) -> None:
         self.bulk_start = purchases.bulk_start
         self.is_bulk = purchases.is_bulk
         self.admit = purchases.admit
@@ -35,6 +38,7 @@ class AppAdmission:
         self._purchases = purchases
         self._states = states
         self._pages = pages
+        self._liveness = liveness
 
     def answer(self, scope: Scope, body: bytes) -> "Answer | asyncio.Future[Answer] | None":
         """See `shop.server.admission.Admission`."""
@@ -42,4 +46,5 @@ class AppAdmission:
             return self._purchases.answer(scope, body)
         if scope["path"].startswith(PATH_START):
             return self._states.answer(scope)
-        return self._pages.answer(scope)
+        found = self._pages.answer(scope)
+        return self._liveness.answer(scope) if found is None else found

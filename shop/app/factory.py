@@ -139,7 +139,7 @@ def _connections(state: AppState, checker: Checker, request_ids: RequestIds, cor
     admission = PurchaseAdmission(
         registry=state.registry, gate=gate, checker=checker, request_ids=request_ids, tally=state.tally
     )
-    whole = AppAdmission(admission, state.order_states, state.pages)
+    whole = AppAdmission(admission, state.order_states, state.pages, state.liveness)
     return Connections(settings, CorsAdmission(whole, cors) if cors else whole, gate, on_stop=state.changes.stop)
 
 

@@ -10,10 +10,11 @@ follow each other at once. (M. Shreedhar and G. Varghese, "Efficient Fair Queuin
 
 import asyncio
 import time
-import types
 from collections import deque
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine
 from typing import Any, TypeVar
+
+from shop.steps import stepwise
 
 Result = TypeVar("Result")
 
@@ -31,37 +32,9 @@ class Share:
         self._step_seconds = 0.0
         self._ready: deque[asyncio.Future[None]] = deque()
 
-    @property
-    def in_debt(self) -> bool:
-        """Whether its tasks wait for their next step."""
-        return self._balance <= 0 or bool(self._ready)
-
-    @types.coroutine
-    def run(self, coroutine: Coroutine[Any, Any, Result]) -> Generator[Any, Any, Result]:
+    async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Await a coroutine, each step of it within this share. Returns and raises what the coroutine does."""
-        error: BaseException | None = None
-        while True:
-            if self.in_debt and error is None:
-                try:
-                    yield from self._next().__await__()
-                except asyncio.CancelledError as cancelled:
-                    error = cancelled
-            began = time.perf_counter()
-            try:
-                awaited = coroutine.send(None) if error is None else coroutine.throw(error)
-            except StopIteration as ended:
-                result: Result = ended.value
-                return result
-            finally:
-                self._spend(time.perf_counter() - began)
-            error = None
-            try:
-                yield awaited
-            except GeneratorExit:
-                coroutine.close()
-                raise
-            except BaseException as raised:  # noqa: BLE001 - it is the coroutine's, which is resumed with it
-                error = raised
+        return await stepwise(work, clock=time.perf_counter, spent=self._spend, pause=self._pause)
 
     def replenish(self) -> bool:
         """Add the quantum of an iteration, and resume as many as will use it; whether it needs another one."""
@@ -74,7 +47,10 @@ class Share:
                 expected -= self._step_seconds
         return bool(self._ready) or self._balance < self._quantum_seconds
 
-    def _next(self) -> asyncio.Future[None]:
+    def _pause(self) -> "asyncio.Future[None] | None":
+        """What the next step has to wait for while the kind is in debt, or others of it wait already."""
+        if self._balance > 0 and not self._ready:
+            return None
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ready.append(ready)
         return ready

@@ -5,9 +5,7 @@ is full or they have waited for too long. Those that run have the kind's share o
 is answered at the door, purchases before all, comes by none of these gates.
 """
 
-import asyncio
 import re
-from collections import deque
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -17,6 +15,7 @@ from shop.app.fair_shares import Scheduler, Share
 from shop.app.problems import send_problem
 from shop.errors import Overloaded
 from shop.settings import Settings
+from shop.waiting_line import LineFull, WaitingLine
 
 MILLISECOND = 0.001
 
@@ -62,48 +61,20 @@ def kind_of(method: str, path: str) -> Kind:
     return reading if method in READS else changing
 
 
-class Gate:
+class Gate(WaitingLine):
     """Admits the requests of one kind, as many as may run at a time; the others wait in their order."""
 
     def __init__(self, kind: Kind, wait_seconds_max: float) -> None:
-        self._kind = kind
+        super().__init__(places=kind.running_max, waiting_max=kind.waiting_max)
         self._wait_seconds_max = wait_seconds_max
-        self._running = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def enter(self) -> None:
         """Return when the request may run; it must leave afterwards. Raises Overloaded, and then it must not."""
-        if self._running < self._kind.running_max:
-            self._running += 1
-            return
-        if len(self._waiting) >= self._kind.waiting_max:
-            raise Overloaded
-        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(admitted)
         try:
-            async with asyncio.timeout(self._wait_seconds_max):
-                await admitted
-        except TimeoutError:
-            self._give_up(admitted)
+            if not self.enter_at_once():
+                await self.wait(self._wait_seconds_max)
+        except (LineFull, TimeoutError):
             raise Overloaded from None
-        except BaseException:
-            self._give_up(admitted)
-            raise
-
-    def leave(self) -> None:
-        """A request is answered: the one that waits longest runs in its stead."""
-        while self._waiting:
-            admitted = self._waiting.popleft()
-            if not admitted.done():
-                admitted.set_result(None)
-                return
-        self._running -= 1
-
-    def _give_up(self, admitted: "asyncio.Future[None]") -> None:
-        if admitted.done() and not admitted.cancelled():
-            self.leave()  # It was admitted in the same moment.
-        elif admitted in self._waiting:
-            self._waiting.remove(admitted)
 
 
 class Gates:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import redis.asyncio as aioredis
 from starlette.applications import Starlette
 
+from shop.app.liveness import Liveness
 from shop.app.operator import READINESS
 from shop.app_keys import SETTINGS
 from shop.auth import REVOCATIONS, VERIFIER, Revocations, TokenVerifier
@@ -78,6 +79,7 @@ class AppState:
     product_reader: ProductReader
     pages: PublicPages
     order_states: OrderStates
+    liveness: Liveness
     streams: Streams
     sign_in_limiters: SignInLimiters
     purchase_limiter: RateLimiter
@@ -120,6 +122,7 @@ class AppState:
             product_reader=product_reader,
             pages=_pages(database, cache, product_reader, settings),
             order_states=_order_states(database, ledger, Checker(verifier, revocations), polls, settings),
+            liveness=Liveness(RequestIds()),
             streams=_streams(database, ledger, changes, revocations, settings),
             sign_in_limiters=sign_in_limiters(side, settings),
             purchase_limiter=_purchase_limiter(side, settings),
@@ -134,7 +137,7 @@ class AppState:
     @property
     def tallies(self) -> tuple[Tally, ...]:
         """What is counted before the application."""
-        return (self.tally, self.stream_tally, self.order_states.tally, *self.pages.tallies)
+        return (self.tally, self.stream_tally, self.order_states.tally, self.liveness.tally, *self.pages.tallies)
 
     def put_into(self, app: Starlette) -> None:
         """Let the routes of this application have the pieces that they ask for."""

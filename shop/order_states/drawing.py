@@ -9,6 +9,7 @@ import msgspec
 
 from shop.ledger.client import LedgerOrder
 from shop.order_states.repository import EVENT, LINE, PAYMENT_OF_ITS_MONEY, Row, SaleTerms
+from shop.orders.models import OrderStatus
 
 RECORDED = 2  # the version of an order that has just got its row, see `shop.orders.versions`
 
@@ -93,6 +94,15 @@ def draw_recorded(order_id: str, rows: Sequence[Row]) -> Drawn:
         )
     )  # fmt: skip
     return Drawn(user_id, version, f'W/"{version}"', body)
+
+
+def is_final(rows: Sequence[Row]) -> bool:
+    """Whether nothing is awaited any more: the order is closed and its units are back, or it is refunded without.
+
+    Money that comes late is told by its timeline and a notification.
+    """
+    (_, _, _, status, _, _, _, _, _, _, _, _, _, closed_at, released_at) = rows[0]
+    return status == OrderStatus.REFUNDED if closed_at is None else released_at is not None
 
 
 def draw_unrecorded(order_id: str, sale: SaleTerms, entry: LedgerOrder, *, poll_after_ms: int) -> Drawn:

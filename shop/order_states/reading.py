@@ -13,11 +13,11 @@ import structlog
 
 from shop.batching import Coalescer
 from shop.errors import OrderNotFound
-from shop.order_states.meter import Metered
 from shop.order_states.polling import Found, Poll
 from shop.order_states.recorded import RecordedReader
 from shop.order_states.unrecorded import UnrecordedReader
 from shop.seckill.polls import Polls
+from shop.steps import stepwise
 
 POLLS_PER_READ_MAX, READS_IN_FLIGHT_MAX, QUEUE_MAX = 256, 1, 10_000
 # Reads begin so far apart: a poll can wait that long for others, and at a thousand a second costs half as much.
@@ -104,10 +104,10 @@ class StateReader:
         left = polls[0].asked_at + self._seconds_max - time.monotonic()
         if left <= 0 or len(self._late) >= LATE_READS_MAX:
             raise TimeoutError
-        metered = Metered(read(polls))
-        reading = asyncio.ensure_future(metered)
+        took: list[float] = []
+        reading = asyncio.ensure_future(stepwise(read(polls), clock=time.thread_time, spent=took.append))
         await asyncio.wait({reading}, timeout=left)
-        self._cpu_seconds += metered.cpu_seconds
+        self._cpu_seconds += sum(took)
         if not reading.done():
             self._late.add(reading)
             reading.add_done_callback(self._ended)

@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 
 class RecordedReader:
-    """Reads versions where the rest may be known, to the client or in memory, and whole states where it is not."""
+    """Reads versions of states that may be known, to the client or in memory, and whole states of the others."""
 
     def __init__(self, database: Database, memory: StateMemory) -> None:
         self._database = database

@@ -118,7 +118,7 @@ def start_of(status: int, *more: tuple[bytes, bytes]) -> Message:
 
 
 async def send_events(stream: OrderStream, status: int, receive: Receive, send: Send) -> None:
-    """The rest of the answer of a stream that is open: its events until its end, or nothing."""
+    """What follows the start of an answer: the events of a stream that is open, or nothing."""
     if status == 200:
         leaving = asyncio.ensure_future(_until_gone(receive))
         leaving.add_done_callback(partial(_left, stream))

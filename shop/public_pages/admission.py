@@ -20,8 +20,6 @@ from shop.seckill.tally import Tally
 from shop.server.answers import CONTENT_TYPE_JSON, Answer, Headers, answer_when, refusal, with_length
 
 TIME_PATH = "/v1/time"
-# Answered here too, so that a crowd of probes holds up nobody.
-LIFE_PATH, ALIVE = "/livez", b'{"status":"ok"}'
 LIMIT_DEFAULT = 20
 ONE = re.compile(r"(/v1/seckill/sales|/v1/products)/([1-9][0-9]{0,9})")
 LIST_OF = {SALES_PATH: SALES, PRODUCTS_PATH: PRODUCTS}
@@ -48,9 +46,7 @@ class PublicPages:
     def __init__(self, memory: PageMemory, request_ids: RequestIds) -> None:
         self._memory = memory
         self._request_ids = request_ids
-        self._tallies = {
-            kind: Tally("GET", route) for kind, route in {**ROUTES, TIME_PATH: TIME_PATH, LIFE_PATH: LIFE_PATH}.items()
-        }
+        self._tallies = {kind: Tally("GET", route) for kind, route in {**ROUTES, TIME_PATH: TIME_PATH}.items()}
         self.tallies = tuple(self._tallies.values())
 
     def answer(self, scope: Scope) -> "Answer | asyncio.Future[Answer] | None":
@@ -59,8 +55,6 @@ class PublicPages:
             return None
         if scope["path"] == TIME_PATH:
             return self._time(scope)
-        if scope["path"] == LIFE_PATH:
-            return self._whole(LIFE_PATH, [CONTENT_TYPE_JSON], ALIVE, scope)
         key = _key(scope["path"], scope["query_string"])
         if key is None:
             return None
@@ -96,10 +90,8 @@ class PublicPages:
 
     def _time(self, scope: Scope) -> Answer:
         body = b'{"object":"time","server_time":"%b"}' % datetime.now(UTC).isoformat().encode()
-        return self._whole(TIME_PATH, [CONTENT_TYPE_JSON, (b"cache-control", b"no-store")], body, scope)
-
-    def _whole(self, route: str, headers: Headers, body: bytes, scope: Scope) -> Answer:
-        self._tallies[route].count(200, None, 0.0)
+        headers = [CONTENT_TYPE_JSON, (b"cache-control", b"no-store")]
+        self._tallies[TIME_PATH].count(200, None, 0.0)
         return Answer(200, with_length(headers, body, _told(scope)[1] or self._request_ids.new()), body)
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from shop.batching import Coalescer
-from shop.cache import Cache
+from shop.cache import Cache, remember
 from shop.database import Database
 from shop.errors import ProductNotFound
 from shop.paging import next_link
@@ -66,10 +66,7 @@ class PageReader:
     async def _sale(self, sale_id: int) -> Read:
         found = await (self._sales if sale_id in self._known else self._unknown).ask(sale_id)
         if found is not None:
-            self._known[sale_id] = None
-            self._known.move_to_end(sale_id)
-            if len(self._known) > KNOWN_MAX:
-                self._known.popitem(last=False)
+            remember(self._known, sale_id, None, KNOWN_MAX)
         return found
 
     async def _read_sales(self, sale_ids: list[int]) -> Sequence[Read]:

@@ -103,9 +103,13 @@ async def test_what_a_task_raises_is_its_own() -> None:
 
 
 async def test_who_is_cancelled_while_waiting_for_a_step_cleans_up_and_the_others_go_on() -> None:
-    share, cleaned = Scheduler().share(QUANTUM_SECONDS), []
+    share, begun, cleaned = Scheduler().share(QUANTUM_SECONDS), set[int](), []
+    all_begun = asyncio.Event()
 
     async def careful(number: int) -> str:
+        begun.add(number)
+        if len(begun) == 10:
+            all_begun.set()
         try:
             return await work(10)
         finally:
@@ -113,7 +117,7 @@ async def test_who_is_cancelled_while_waiting_for_a_step_cleans_up_and_the_other
             cleaned.append(number)
 
     tasks = [asyncio.create_task(share.run(careful(number))) for number in range(10)]
-    await asyncio.sleep(3 * STEP_SECONDS)
+    await all_begun.wait()
     for task in tasks[::2]:
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)

@@ -118,20 +118,27 @@ def test_every_kind_has_its_own_bounds() -> None:
 
 async def test_a_crowd_before_one_gate_leaves_the_others_open() -> None:
     """Those behind the queue are told so at once; those in it are served when the first are answered."""
-    answering = asyncio.Event()
+    answering, all_here = asyncio.Event(), asyncio.Event()
+    most = ACCOUNTS.running_max + ACCOUNTS.waiting_max
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if kind_of(scope["method"], scope["path"]) is ACCOUNTS:
             await answering.wait()
         await Response(status_code=204)(scope, receive, send)
 
-    transport = httpx.ASGITransport(app=Gates(app, PATIENT))
+    gates, arrived = Gates(app, PATIENT), 0
+
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal arrived
+        arrived += 1
+        if arrived == most:
+            all_here.set()
+        await gates(scope, receive, send)
+
+    transport = httpx.ASGITransport(app=counted)
     async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
-        crowd = [
-            asyncio.create_task(client.post("/v1/auth/token"))
-            for _ in range(ACCOUNTS.running_max + ACCOUNTS.waiting_max)
-        ]
-        await asyncio.sleep(0.1)
+        crowd = [asyncio.create_task(client.post("/v1/auth/token")) for _ in range(most)]
+        await all_here.wait()
         refused = await client.post("/v1/auth/token")
         others = [await client.get(path) for path in ("/v1/products", "/v1/orders", "/readyz", "/v1/admin/orders")]
         paid = await client.post("/v1/payments/webhook")

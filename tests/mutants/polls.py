@@ -26,7 +26,7 @@ MUTANTS = (
         "poll_of_anybody_in_the_ledger",
         "Whoever knows the id of an order may read it while it has no row.",
         "shop/order_states/unrecorded.py",
-        "        if order.user_id != poll.user_id:\n            return None\n",
+        "        if found.order.user_id != poll.user_id:\n            return None\n",
         "        poll = poll._replace(user_id=order.user_id)\n",
         f"{OF_STATES}::test_an_order_on_its_way_is_what_the_route_says",
     ),

@@ -2,7 +2,7 @@
 
 from tests.mutants.mutant import breaks
 
-POOL, ENGINE = "shop/connection_pool.py", "shop/database_engine.py"
+POOL, LINE, ENGINE = "shop/connection_pool.py", "shop/waiting_line.py", "shop/database_engine.py"
 OF_DEAD, OF_GATE = "tests/faults/test_dead_connections.py", "tests/server/test_connection_pool.py"
 
 MUTANTS = (
@@ -41,7 +41,7 @@ MUTANTS = (
     breaks(
         "newcomers_before_those_who_wait",
         "Whoever came last gets the next connection; who came first waits in vain.",
-        POOL,
+        LINE,
         "            place = self._line.popleft()\n",
         "            place = self._line.pop()\n",
         f"{OF_GATE}::test_connections_are_lent_in_the_order_of_asking",
@@ -49,7 +49,7 @@ MUTANTS = (
     breaks(
         "line_without_end",
         "Any number of requests waits for a connection, and each for as long as it may.",
-        POOL,
+        LINE,
         "        if len(self._line) >= self.waiting_max:\n",
         "        if False:\n",
         f"{OF_GATE}::test_who_finds_the_line_full_is_refused_at_once",

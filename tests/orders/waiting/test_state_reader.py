@@ -1,4 +1,4 @@
-"""Many polls are one read: of versions where the rest is known, of the whole where it is not, each poll its own."""
+"""Many polls are one read: of versions where the state is known, of the whole where it is not, each poll its own."""
 
 import asyncio
 import time
