@@ -17,7 +17,7 @@ MUTANTS = (
         REPOSITORY,
         "Order.expires_at <= func.now(), has_sale)",
         "Order.expires_at - timedelta(seconds=10) <= func.now(), has_sale)",
-        "tests/commands/test_demo.py::test_late_buyers_are_told_so_and_one_wrong_balance_makes_the_status_1",
+        "tests/orders/test_expiry.py::test_nobody_loses_their_hold_a_few_seconds_early",
     ),
     breaks(
         "move_without_comparing",

@@ -8,12 +8,13 @@ import random
 import signal
 import time
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 import redis.asyncio as aioredis
-from sqlalchemy import select
+from sqlalchemy import func, select, update
 
 from shop.audit.service import audit_sale
 from shop.database import Database
@@ -86,6 +87,16 @@ async def test_due_orders_expire_in_batches_and_their_units_are_sold_again(quiet
 
     await assert_all_back(quiet, sale)
     assert await statuses_of(quiet, later) == {OrderStatus.RESERVED: 2}
+
+
+async def test_nobody_loses_their_hold_a_few_seconds_early(quiet: Shop) -> None:
+    sale = await sold_out_sale(quiet, units=3)
+    async with quiet.database.transaction() as session:
+        soon = func.now() + timedelta(seconds=9)
+        await session.execute(update(Order).where(Order.sale_id == sale.id).values(expires_at=soon))
+
+    assert await expire(quiet) == 0
+    assert await statuses_of(quiet, sale) == {OrderStatus.RESERVED: 3}
 
 
 async def test_one_run_closes_no_more_than_its_batches_and_the_first_due_first(quiet: Shop) -> None:
