@@ -6,6 +6,7 @@ from typing import Annotated
 import msgspec
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tests.mutants.all_mutants import MUTANTS
@@ -82,7 +83,7 @@ def _print(found: Sequence[Judged]) -> None:
     killed = sum(judged.verdict is Verdict.KILLED for judged in found)
     table = Table("mutant", "verdict", "by", "s", title=f"{killed} of {len(found)} mutants killed")
     for judged in found:
-        table.add_row(judged.mutant, judged.verdict, judged.test or judged.detail, f"{judged.seconds:.1f}")
+        table.add_row(judged.mutant, judged.verdict, escape(judged.test or judged.detail), f"{judged.seconds:.1f}")
     Console().print(table)
 
 

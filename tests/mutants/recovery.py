@@ -99,7 +99,7 @@ MUTANTS = (
         ORDERS,
         "where(honoured, ~_row_of_claim(sale_id).exists()).values(outcome=None)",
         "where(honoured, RecoveryClaim.outcome.is_(None)).values(outcome=None)",
-        f"{OF_STEPS}::test_a_loss_in_the_middle_of_a_recovery_is_recovered_too",
+        f"{OF_STEPS}::test_what_was_honoured_in_a_lost_ledger_is_open_again_unless_it_has_a_row",
     ),
     breaks(
         "recovery_reads_all_orders",

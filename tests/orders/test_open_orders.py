@@ -16,6 +16,8 @@ from tests.processes import copy_of
 
 ORDERS_MAX, UNITS_MAX = 3, 10
 BURST = 30
+# Whose orders are of different products does not wait for the other's.
+GOODS = 10
 
 
 @pytest.fixture
@@ -27,17 +29,18 @@ async def strict(fresh_settings: Settings) -> AsyncIterator[Shop]:
 
 
 async def test_a_buyer_has_at_most_so_many_open_orders_and_units_however_many_come_at_once(strict: Shop) -> None:
-    product = await make_product(strict, stock=10_000)
+    goods = [await make_product(strict, stock=10_000) for _ in range(GOODS)]
     for quantity, most in ((1, ORDERS_MAX), (4, UNITS_MAX // 4)):
         user = new_user_id()
-        answers = await asyncio.gather(*(place(strict, user, line(product, quantity)) for _ in range(BURST)))
+        answers = await asyncio.gather(*(place(strict, user, line(goods[n % GOODS], quantity)) for n in range(BURST)))
         assert Counter(answer.status_code for answer in answers) == {201: most, 409: BURST - most}
         refused = next(answer for answer in answers if answer.status_code == 409)
         document = problem_of(refused, 409, "too_many_open_orders")
         assert document["open_orders"] <= ORDERS_MAX
         assert document["open_units"] <= UNITS_MAX
 
-    assert await stock(strict, product) == [10_000 - ORDERS_MAX - UNITS_MAX // 4 * 4]
+    product = goods[0]
+    assert sum(await stock(strict, *goods)) == GOODS * 10_000 - ORDERS_MAX - UNITS_MAX // 4 * 4
     problem_of(await place(strict, new_user_id(), line(product, UNITS_MAX + 1)), 409, "too_many_open_orders")
     assert (await place(strict, new_user_id(), line(product, UNITS_MAX))).status_code == 201
 

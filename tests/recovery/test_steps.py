@@ -3,15 +3,22 @@
 import asyncio
 import signal
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+import redis.asyncio as aioredis
+from sqlalchemy import select
 
+from shop.database import Database
+from shop.recovery import repository
 from shop.sales.incidents.demand import recover
+from shop.sales.incidents.models import ClaimOutcome, RecoveryClaim
 from shop.sales.models import Sale
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.crowd import Crowd
 from tests.harness import TESTER, Shop
+from tests.orders.holds import orders_of, sold_out_sale
 from tests.processes import OwnShop, own_shop
 from tests.recovery.losses import assert_kept, unfinished, until_recovered
 
@@ -118,3 +125,27 @@ async def test_a_loss_in_the_middle_of_a_recovery_is_recovered_too(
             built_again = step == "mark"
             await until_recovered(own.shop, sale, epoch=2 if built_again else 3, recovery=1 if built_again else 2)
             await goes_on(own.shop, sale, crowd)
+
+
+async def test_what_was_honoured_in_a_lost_ledger_is_open_again_unless_it_has_a_row(
+    database: Database, redis: aioredis.Redis, settings: Settings
+) -> None:
+    """The row is the order; without one nothing but the claim remembers the promise."""
+    shop = Shop(settings, database, redis, base_url="")
+    sale = await sold_out_sale(shop, units=1)
+    (recorded,) = await orders_of(shop, sale)
+    lost = uuid4()
+    claim = {"sale_id": sale.id, "epoch": 1, "seq": 1, "user_id": "ann", "quantity": 1, "source": "process"}
+    async with database.transaction() as session:
+        session.add_all(
+            RecoveryClaim(**claim, order_id=order_id, outcome=ClaimOutcome.HONOURED) for order_id in (recorded.id, lost)
+        )
+
+    async with database.transaction() as session:
+        await repository.reopen_claims(session, sale.id)
+
+    async with database.transaction() as session:
+        open_again = select(RecoveryClaim.order_id).where(
+            RecoveryClaim.sale_id == sale.id, RecoveryClaim.outcome.is_(None)
+        )
+        assert list(await session.scalars(open_again)) == [lost]
