@@ -11,6 +11,7 @@ from loadtests.bench.purchases import Purchases
 
 NAMES = {
     "bare": "bare answer",
+    "asgi_best": "leanest ASGI",
     "textbook": "textbook endpoint",
     "postgres_only": "Postgres only",
     "shop": "this shop",

@@ -1,24 +1,21 @@
 """The purchase itself: the contenders in turn, again and again, each on the same core with the same connections."""
 
-import asyncio
-import re
 from collections.abc import Callable, Sequence
 
 import msgspec
 
+from loadtests.bench.group_sizes import read_groups
 from loadtests.bench.messages import Round
 from loadtests.bench.plan import CONNECTIONS, PURCHASE_ORDER, Size
 from loadtests.bench.rounds import Summary, Wish, kept, per_second, play, summarize, throttled
 from loadtests.bench.sales import forget, open_sales, purchase_answer
-from loadtests.bench.settings import HOST
-from loadtests.bench.testbed import BASELINES, Testbed
+from loadtests.bench.testbed import Testbed
 
 ACCEPTED = "202"
 # More than the rounds of one sale can buy, and not much more: the ledger takes a little memory for every unit.
 UNITS = 1_000_000
 # The one row of stock that `postgres_only` sells from; the textbook's sale has the same number.
 BASELINE_SALE = 1
-METRICS_SECONDS_MAX = 2.0
 
 Report = Callable[[str], None]
 
@@ -36,7 +33,7 @@ class Purchases(msgspec.Struct, kw_only=True):
 async def measure_purchases(testbed: Testbed, size: Size, report: Report) -> Purchases:
     """Play the rounds A B C D, A B C D … and one more of `bare`, so that every round lies between two of them."""
     sale_ids = await open_sales(testbed, units=UNITS, count=size.rounds)
-    await start_baselines(testbed, sale_ids[0], BASELINES)
+    await start_baselines(testbed, sale_ids[0], [name for name in PURCHASE_ORDER if name != "shop"])
     await testbed.stop_worker()
     rounds: dict[str, list[Round]] = {name: [] for name in PURCHASE_ORDER}
     before = await group_counts(testbed)
@@ -76,13 +73,5 @@ async def start_baselines(testbed: Testbed, sale_id: int, names: Sequence[str]) 
 
 async def group_counts(testbed: Testbed) -> tuple[float, float]:
     """The purchases that shared a script call so far, and the calls, from the metrics page; zeros without it."""
-    try:
-        reader, writer = await asyncio.open_connection(HOST, testbed.settings.metrics_port)
-        writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
-        async with asyncio.timeout(METRICS_SECONDS_MAX):
-            page = await reader.read()
-        writer.close()
-    except (OSError, TimeoutError):
-        return 0.0, 0.0
-    found = dict(re.findall(rb"^shop_reserve_batch_requests_(sum|count) (\S+)$", page, re.MULTILINE))
-    return float(found.get(b"sum", 0)), float(found.get(b"count", 0))
+    found = await read_groups(testbed)
+    return (found.purchases, found.calls) if found else (0.0, 0.0)

@@ -37,7 +37,7 @@ from shop.settings import Settings
 ROUND_SECONDS_MAX = 120.0
 READY_SECONDS_MAX = 20.0
 POLL_SECONDS = 0.02
-BASELINES = ("bare", "textbook", "postgres_only")
+BASELINES = ("bare", "asgi_best", "textbook", "postgres_only")
 # The same for every baseline, and what `shop api` does: no access log, no Server header.
 UVICORN_FLAGS = ("--no-access-log", "--no-server-header", "--log-level", "warning", "--backlog", "4096")
 
