@@ -19,13 +19,14 @@ from loadtests.bench.answers import measure_answers
 from loadtests.bench.beside import measure_beside
 from loadtests.bench.catalogue import measure_catalogue
 from loadtests.bench.chart import draw
+from loadtests.bench.connections import measure_connections
 from loadtests.bench.drain import measure_drain
 from loadtests.bench.expiry import measure_expiry
 from loadtests.bench.growth import measure_growth
 from loadtests.bench.machine import describe
 from loadtests.bench.overload import measure_overload, measure_while_draining
 from loadtests.bench.pages import measure_pages
-from loadtests.bench.plan import FULL, HURRY_AFTER_SECONDS, QUICK, Size
+from loadtests.bench.plan import CONNECTIONS, FULL, HURRY_AFTER_SECONDS, QUICK, Size
 from loadtests.bench.polls import measure_polls
 from loadtests.bench.purchases import UNITS, measure_purchases
 from loadtests.bench.report import print_results, write_readme
@@ -33,6 +34,7 @@ from loadtests.bench.results import Results, judge
 from loadtests.bench.sales import prepare_sales
 from loadtests.bench.streams import measure_streams
 from loadtests.bench.testbed import NotMeasured, Testbed, running_testbed
+from loadtests.bench.wrk import measure_wrk
 from shop.failure_isolation import SERVER_ERRORS
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -42,7 +44,7 @@ BUSY_BELOW = 0.85
 
 
 class Part(StrEnum):
-    """The parts of a run in their order: the worker is stopped during the first six."""
+    """The parts of a run in their order: the worker is stopped during the first eight."""
 
     PURCHASES = "purchases"
     ANSWERS = "answers"
@@ -51,6 +53,8 @@ class Part(StrEnum):
     CATALOGUE = "catalogue"
     OVERLOAD = "overload"
     BESIDE = "beside"
+    CONNECTIONS = "connections"
+    WRK = "wrk"
     WHILE_DRAINING = "while_draining"
     STREAMS = "streams"
     DRAIN = "drain"
@@ -71,6 +75,8 @@ PARTS: dict[Part, Measure] = {
     Part.EXPIRY: measure_expiry,
     Part.OVERLOAD: measure_overload,
     Part.BESIDE: measure_beside,
+    Part.CONNECTIONS: measure_connections,
+    Part.WRK: measure_wrk,
     Part.WHILE_DRAINING: measure_while_draining,
 }
 
@@ -80,11 +86,14 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command(epilog="Example: make bench ARGS=--quick")
 def main(
     quick: Annotated[
-        bool, typer.Option("--quick", help="Shorter rounds and smaller sales: within three minutes.")
+        bool, typer.Option("--quick", help="Shorter rounds and smaller sales: within four minutes.")
     ] = False,
     only: Annotated[list[Part] | None, typer.Option(help="Measure this part alone; may be repeated.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of each part.", min=1, max=1000)] = None,
     seconds: Annotated[float | None, typer.Option(help="Seconds of a round.", min=0.1, max=60)] = None,
+    connections: Annotated[
+        list[int] | None, typer.Option(help="Connections of the part of this name; may be repeated.", min=1, max=10_000)
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Where bench.json and bench.svg go.")] = None,
     directory: Annotated[Path | None, typer.Option(help="Where the servers keep their data meanwhile.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, not as a table.")] = False,
@@ -98,7 +107,7 @@ def main(
     A complete run writes bench.json and bench.svg to loadtests/results; one of some parts does so only with --output.
     Exits with 2 when something could not be measured.
     """
-    size = (QUICK if quick else FULL).changed(rounds, seconds)
+    size = (QUICK if quick else FULL).changed(rounds, seconds, connections)
     parts = [part for part in Part if part in (only or Part)]
     progress = Console(stderr=True, highlight=False)
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
@@ -117,7 +126,11 @@ def main(
         sys.stdout.buffer.write(msgspec.json.encode(results) + b"\n")
     else:
         print_results(results, Console(highlight=False))
-    if write and not (quick or only or rounds or seconds or results.failures) and not write_readme(results, README):
+    if (
+        write
+        and not (quick or only or rounds or seconds or connections or results.failures)
+        and not write_readme(results, README)
+    ):
         progress.print("README.md has no <!-- bench --> … <!-- /bench -->; nothing was written there")
     if results.failures:
         raise typer.Exit(NOT_MEASURED)
@@ -160,7 +173,11 @@ async def _measure(size: Size, parts: list[Part], directory: Path | None, progre
 def sales_needed(size: Size, parts: Sequence[Part]) -> list[int]:
     """The units of the sales that the parts with a resting worker will use, so that it has to work only once."""
     many = dict.fromkeys((Part.ANSWERS, Part.PAGES, Part.POLLS, Part.CATALOGUE), 1)
-    many |= {Part.PURCHASES: size.rounds, Part.OVERLOAD: size.overload_rounds}
+    many |= {
+        Part.PURCHASES: size.rounds,
+        Part.OVERLOAD: size.overload_rounds,
+        Part.CONNECTIONS: len(size.levels),
+    }
     units = [UNITS] * sum(count for part, count in many.items() if part in parts)
     return units + ([1] if Part.ANSWERS in parts else [])
 
@@ -181,9 +198,12 @@ def notes_of(size: Size, *, apart: bool) -> list[str]:
 
 def busy_notes(results: Results) -> list[str]:
     """Whether something else used the core under test: then what was measured per second is too low."""
-    if results.purchases is None:
+    if results.purchases:
+        share = results.purchases.contenders["bare"].api_share
+    elif results.connections and (level := results.connections.levels.get(CONNECTIONS)):
+        share = level.contenders["bare"].api_share
+    else:
         return []
-    share = results.purchases.contenders["bare"].api_share
     return [f"busy machine: the bare answer got {share:.0%} of a core for itself"] if share < BUSY_BELOW else []
 
 

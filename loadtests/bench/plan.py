@@ -1,9 +1,13 @@
 """How large a run of the benchmark is, and the bars that it is held against."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 CONNECTIONS = 256
+# One is a purchase alone in an idle process. The append-only file is judged where groups are small.
+LEVELS = (1, 16, 64, 256, 1_024)
+AOF_LEVEL = 64
 # A quick run that has taken so long after its first part is on a slow machine: one round of the others must do.
 HURRY_AFTER_SECONDS = 80.0
 PURCHASE_ORDER = ("bare", "textbook", "postgres_only", "shop")
@@ -13,7 +17,7 @@ THROTTLED_BELOW = 0.7
 
 @dataclass(frozen=True)
 class Size:
-    """The size of a run. Sizes are orders, times are seconds."""
+    """The size of a run. Sizes are orders, times are seconds, levels are numbers of connections."""
 
     quick: bool
     rounds: int = 9
@@ -29,11 +33,17 @@ class Size:
     expiry_rounds: int = 3
     overload_rounds: int = 5
     overload_seconds: float = 4.0
+    levels: tuple[int, ...] = LEVELS
+    level_rounds: int = 5
+    level_seconds: float = 2.0
+    wrk_levels: tuple[int, ...] = (64, 256)
+    wrk_rounds: int = 3
+    wrk_seconds: float = 2.0
     streams: int = 10_000
 
-    def changed(self, rounds: int | None, seconds: float | None) -> "Size":
-        """The same size with other rounds, of every part."""
-        size = self
+    def changed(self, rounds: int | None, seconds: float | None, levels: Sequence[int] | None = None) -> "Size":
+        """The same size with other rounds, of every part, and at other numbers of connections."""
+        size = replace(self, levels=tuple(levels)) if levels else self
         if rounds:
             size = replace(
                 size,
@@ -43,8 +53,12 @@ class Size:
                 growth_rounds=rounds,
                 expiry_rounds=rounds,
                 overload_rounds=rounds,
+                level_rounds=rounds,
+                wrk_rounds=rounds,
             )
-        return replace(size, seconds=seconds, overload_seconds=seconds) if seconds else size
+        if seconds:
+            size = replace(size, seconds=seconds, overload_seconds=seconds, level_seconds=seconds, wrk_seconds=seconds)
+        return size
 
 
 FULL = Size(quick=False)
@@ -62,6 +76,10 @@ QUICK = Size(
     expiry_rounds=2,
     overload_rounds=2,
     overload_seconds=1.5,
+    level_rounds=3,
+    level_seconds=0.5,
+    wrk_rounds=2,
+    wrk_seconds=1.0,
     streams=5_000,
 )
 
@@ -83,6 +101,12 @@ BARS = (
     Bar("orders_vs_bare", "accepted purchases/s, shop / bare", "at least", 0.4),
     Bar("orders_vs_textbook", "accepted purchases/s, shop / textbook", "at least", 5),
     Bar("cpu_vs_bare", "CPU per accepted purchase, API + Redis, shop / bare", "at most", 3.0),
+    Bar("orders_vs_bare_64", "accepted purchases/s at 64 connections, shop / bare", "at least", 0.45),
+    Bar("orders_vs_bare_256", "the same at 256 connections", "at least", 0.7),
+    Bar("cpu_vs_bare_64", "CPU per purchase, API + Redis, at 64 connections, shop / bare", "at most", 2.6),
+    Bar("cpu_vs_bare_256", "the same at 256 connections", "at most", 1.8),
+    Bar("alone_p50_vs_asgi_best", "p50 of one purchase alone in an idle process, shop / leanest ASGI", "at most", 1.5),
+    Bar("aof_bytes_per_order", "bytes of the append-only file per order, at 64 connections", "at most", 230),
     Bar("sold_out_vs_bare", "sold-out answers/s / bare answers/s", "at least", 0.6),
     Bar("sale_page_vs_bare", "answers/s, the page of a sale / bare", "at least", 1.0),
     Bar("product_vs_bare", "answers/s, a product / bare", "at least", 1.0),

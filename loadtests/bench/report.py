@@ -8,8 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests.bench.chart import NAMES
+from loadtests.bench.report_connections import groups_of, markdown_of, table_of
 from loadtests.bench.results import Results, Verdict
 from loadtests.bench.rounds import Spread, Summary
+from loadtests.bench.wrk import lines_of
 
 README_BLOCK = re.compile(r"<!-- bench -->.*<!-- /bench -->", re.DOTALL)
 
@@ -30,6 +32,12 @@ def print_results(results: Results, console: Console) -> None:
             f"{results.purchases.dropped_rounds} rounds dropped because the machine was throttled;"
             f" a script call of the shop carried {results.purchases.group_size or '?'} purchases"
         )
+    if results.connections:
+        console.print(table_of(results.connections))
+        for line in groups_of(results.connections):
+            console.print(line)
+    for line in lines_of(results.wrk) if results.wrk else ():
+        console.print(line)
     if results.answers:
         answers = results.answers
         rows = [("bare answer", answers.bare), ("sold out", answers.sold_out), ("replays", answers.replays)]
@@ -156,6 +164,10 @@ def markdown(results: Results) -> str:
                 f" {each.p99_ms.median:,.1f} | {each.api_cpu_us.median:,.1f} | {each.redis_cpu_us.median:,.1f} |"
             )
         lines.append("")
+    if results.connections:
+        lines += markdown_of(results.connections)
+    if results.wrk:
+        lines += [" ".join(lines_of(results.wrk)), ""]
     lines += ["| ratio | meaning | value | bar |", "|---|---|--:|--:|"]
     for verdict in results.bars:
         value = f"{verdict.value:,.2f}" if verdict.ok else f"{verdict.value:,.2f} (missed)"

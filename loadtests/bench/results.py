@@ -5,16 +5,18 @@ import msgspec
 from loadtests.bench.answers import Answers
 from loadtests.bench.beside import Beside
 from loadtests.bench.catalogue import Catalogue
+from loadtests.bench.connections import ALONE, ByConnections
 from loadtests.bench.drain import Drain
 from loadtests.bench.expiry import Expiry
 from loadtests.bench.growth import Growth
 from loadtests.bench.machine import Machine
 from loadtests.bench.overload import MANY, Overload, WhileDraining
 from loadtests.bench.pages import Pages
-from loadtests.bench.plan import BARS
+from loadtests.bench.plan import AOF_LEVEL, BARS
 from loadtests.bench.polls import OrderPolls
 from loadtests.bench.purchases import Purchases
 from loadtests.bench.streams import Streams
+from loadtests.bench.wrk import Wrk
 
 
 class Verdict(msgspec.Struct, kw_only=True):
@@ -49,6 +51,8 @@ class Results(msgspec.Struct, kw_only=True):
     expiry: Expiry | None = None
     overload: Overload | None = None
     beside: Beside | None = None
+    connections: ByConnections | None = None
+    wrk: Wrk | None = None
     while_draining: WhileDraining | None = None
     failures: dict[str, str] = {}
 
@@ -75,6 +79,10 @@ def ratios_of(results: Results) -> dict[str, float]:
     found: dict[str, float] = {}
     if results.purchases:
         found |= _of_purchases(results.purchases)
+    if results.connections:
+        found |= _of_connections(results.connections)
+    for connections, level in results.wrk.levels.items() if results.wrk else ():
+        found[f"orders_vs_bare_{connections}_by_wrk"] = level.wrk_ratio
     if results.answers:
         found["sold_out_vs_bare"] = results.answers.sold_out.per_second.median / results.answers.bare.per_second.median
     if pages := results.pages:
@@ -123,6 +131,23 @@ def _of_purchases(purchases: Purchases) -> dict[str, float]:
         "orders_vs_textbook": shop.per_second.median / textbook.per_second.median,
         "cpu_vs_bare": shop.cpu_us / bare.api_cpu_us.median,
     }
+
+
+def _of_connections(measured: ByConnections) -> dict[str, float]:
+    """Each level beside `bare` and `asgi_best`, the price of the promises; of one connection only the p50."""
+    found: dict[str, float] = {}
+    for connections, level in measured.levels.items():
+        shop, bare, best = (level.contenders[name] for name in ("shop", "bare", "asgi_best"))
+        if connections == ALONE:
+            found["alone_p50_vs_asgi_best"] = shop.p50_ms.median / best.p50_ms.median
+            continue
+        found[f"orders_vs_bare_{connections}"] = shop.per_second.median / bare.per_second.median
+        found[f"cpu_vs_bare_{connections}"] = shop.cpu_us / bare.api_cpu_us.median
+        found[f"cpu_vs_asgi_best_{connections}"] = shop.cpu_us / best.cpu_us
+    judged = measured.levels.get(AOF_LEVEL)
+    if judged and "shop" in judged.aof_bytes:
+        found["aof_bytes_per_order"] = judged.aof_bytes["shop"].median
+    return found
 
 
 def _of_overload(overload: Overload) -> dict[str, float]:

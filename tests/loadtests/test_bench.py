@@ -13,146 +13,16 @@ import pytest
 
 from loadtests.bench.__main__ import Part, busy_notes, notes_of, sales_needed
 from loadtests.bench.accounting import cpu_seconds, family, rss_bytes
-from loadtests.bench.answers import Answers
-from loadtests.bench.beside import CROWDS, Beside, Company
-from loadtests.bench.catalogue import Catalogue
 from loadtests.bench.chart import draw
-from loadtests.bench.drain import Drain
-from loadtests.bench.expiry import Expiry
-from loadtests.bench.growth import GrownSale, Growth
-from loadtests.bench.machine import Machine, fsync_us
-from loadtests.bench.messages import OWN, Latency, Round
-from loadtests.bench.overload import Overload, Pressure
-from loadtests.bench.pages import Pages
-from loadtests.bench.plan import BARS, FULL, PURCHASE_ORDER, QUICK
-from loadtests.bench.polls import OrderPolls
-from loadtests.bench.purchases import Purchases
+from loadtests.bench.connections import CONNECTIONS_ORDER
+from loadtests.bench.machine import fsync_us
+from loadtests.bench.plan import BARS, FULL, LEVELS, PURCHASE_ORDER, QUICK
 from loadtests.bench.report import markdown, write_readme
 from loadtests.bench.results import Results, judge, ratios_of
-from loadtests.bench.rounds import Spread, Summary, kept, spread, summarize, throttled
-from loadtests.bench.streams import Streams
+from loadtests.bench.rounds import Spread, kept, summarize, throttled
 from loadtests.bench.testbed import NotMeasured
+from tests.loadtests.bench_runs import a_round, a_run, a_summary
 from tests.source_tree import ROOT
-
-
-def a_round(per_second: float, *, api_us: float = 50.0, redis_us: float = 5.0, status: str = "202") -> Round:
-    """A round of one second."""
-    answers = int(per_second)
-    return Round(
-        seconds=1.0,
-        sent=answers,
-        statuses={status: answers},
-        latency_ms={status: Latency(1.0, 2.0, 3.0)},
-        connections=256,
-        lost=0,
-        unsent=0,
-        unanswered=0,
-        answer_bytes=700,
-        exhausted=False,
-        cpu_seconds={OWN: 0.25, "api": answers * api_us / 1e6, "redis": answers * redis_us / 1e6},
-        rss_bytes={"api": 50 * 1024 * 1024},
-    )
-
-
-def a_summary(per_second: float, *, api_us: float = 50.0, redis_us: float = 0.0) -> Summary:
-    return summarize([a_round(per_second, api_us=api_us, redis_us=redis_us)], "202")
-
-
-def a_company(goodput: float, p99: float) -> Company:
-    return Company(purchases_per_second=spread([goodput]), p99_ms=spread([p99]), reads_per_second=spread([9_000]))
-
-
-def a_pressure(goodput: float, p99: float) -> Pressure:
-    return Pressure(
-        offered_per_second=None,
-        connections=256,
-        goodput_per_second=spread([goodput]),
-        p99_ms=spread([p99]),
-        refused=0,
-        lost=0,
-        unsent=0,
-        generator_share=0.2,
-    )
-
-
-def a_run() -> Results:
-    """A run in which every ratio is easy to see."""
-    costs = {"bare": (20_000, 20.0, 0.0), "textbook": (2_000, 270.0, 25.0), "postgres_only": (500, 900.0, 0.0)}
-    contenders = {name: a_summary(rate, api_us=api, redis_us=redis) for name, (rate, api, redis) in costs.items()}
-    contenders["shop"] = a_summary(10_000, api_us=45.0, redis_us=5.0)
-    grown = {10_000: 50.0, 1_000_000: 55.0}
-    loads = {
-        "peak": a_pressure(10_000, 20),
-        "open_0.5x": a_pressure(5_000, 10),
-        "open_1x": a_pressure(10_000, 40),
-        "open_2x": a_pressure(8_000, 50),
-        "connections_20x": a_pressure(9_000, 400),
-    }
-    return Results(
-        at="2026-11-21T12:00:00+00:00",
-        quick=False,
-        seconds=600.0,
-        machine=Machine(
-            processor="A <Processor> & Co", cores=2, apart=True, fsync_us=200.0, python="3.11", uvicorn="0.54",
-            valkey="9.1", postgres="18.6",
-        ),
-        purchases=Purchases(connections=256, seconds=1.0, contenders=contenders, group_size=64.0, dropped_rounds=1),
-        answers=Answers(
-            bare=a_summary(20_000), sold_out=a_summary(14_000), replays=a_summary(11_000), dropped_rounds=0
-        ),
-        pages=Pages(
-            bare=a_summary(20_000), sale=a_summary(24_000), product=a_summary(22_000), unchanged=a_summary(26_000),
-            dropped_rounds=0,
-        ),
-        polls=OrderPolls(
-            bare=a_summary(20_000), purchase=a_summary(10_000, api_us=100.0), poll=a_summary(9_000, api_us=150.0),
-            unchanged=a_summary(12_000), dropped_rounds=0,
-        ),
-        streams=Streams(
-            streams=10_000, refused=0, lost=0, seconds=5.0, p50_seconds=2.0, kib_per_stream=20.0, api_cpu_us=400.0
-        ),
-        catalogue=Catalogue(
-            stampede_loads=spread([1, 2]), served_share=spread([1.0]), penetration_per_second=spread([25, 30]),
-            cold_p99_ms=spread([60]), stale_ms=spread([150]),
-        ),
-        beside=Beside(
-            offered_per_second=spread([5_000]),
-            crowds={name: a_company(5_000, 10) if name == "nobody" else a_company(4_000, 20) for name in CROWDS},
-            payment_p99_ms={"nobody": spread([10]), "reads": spread([20])},
-        ),
-        drain=Drain(
-            orders=10_000,
-            single_orders=100,
-            drained_per_second=spread([30_000]),
-            copied_per_second=spread([40_000]),
-            single_per_second=spread([1_000]),
-            worker_cpu_us=spread([30]),
-        ),
-        growth=Growth(
-            seconds=1.0,
-            sales=[
-                GrownSale(
-                    orders=orders,
-                    redis_bytes_per_order=150.0,
-                    cpu_us=spread([cost]),
-                    api_cpu_us=spread([cost]),
-                    redis_cpu_us=spread([0.0]),
-                )
-                for orders, cost in grown.items()
-            ],
-        ),
-        expiry=Expiry(
-            orders=100_000,
-            payments=1_000,
-            expired_per_second=spread([8_000]),
-            idle_payment_p99_ms=spread([4]),
-            payment_p99_ms=spread([10]),
-            worker_cpu_us=spread([70]),
-            postgres_cpu_us=spread([60]),
-            redis_cpu_us=spread([30]),
-        ),
-        overload=Overload(seconds=1.0, loads=loads),
-    )  # fmt: skip
 
 
 def test_a_round_is_dropped_when_bare_was_slow_before_or_after_it() -> None:
@@ -206,6 +76,14 @@ def test_every_ratio_is_a_median_or_a_quotient_of_two() -> None:
         "orders_vs_bare": 0.5,
         "orders_vs_textbook": 5.0,
         "cpu_vs_bare": 2.5,
+        "orders_vs_bare_64": 0.5,
+        "cpu_vs_bare_64": 2.5,
+        "cpu_vs_asgi_best_64": 1.25,
+        "orders_vs_bare_256": 0.75,
+        "cpu_vs_bare_256": 1.75,
+        "cpu_vs_asgi_best_256": 1.25,
+        "aof_bytes_per_order": 220.0,
+        "alone_p50_vs_asgi_best": 1.0,
         "sold_out_vs_bare": 0.7,
         "sale_page_vs_bare": 1.2,
         "product_vs_bare": 1.1,
@@ -292,7 +170,7 @@ def test_there_are_at_least_seven_rounds_also_in_a_quick_run() -> None:
 
 def test_only_parts_with_an_idle_worker_have_their_sales_prepared() -> None:
     assert sales_needed(QUICK, [Part.DRAIN, Part.GROWTH]) == []
-    assert len(sales_needed(QUICK, list(Part))) == QUICK.rounds + QUICK.overload_rounds + 5
+    assert len(sales_needed(QUICK, list(Part))) == QUICK.rounds + QUICK.overload_rounds + len(LEVELS) + 5
 
 
 def test_the_chart_is_well_formed_and_names_every_contender() -> None:
@@ -377,8 +255,9 @@ def test_the_baselines_stay_small_enough_to_be_read() -> None:
 def test_a_small_run_measures_the_shop_and_leaves_its_results(tmp_path: Path) -> None:
     """The smallest run of the real thing: its servers, the shop's processes, the generator."""
     command = [sys.executable, "-m", "loadtests.bench", "--quick", "--only", "answers", "--rounds", "1"]
+    connections = ["--only", "connections", "--connections", "1", "--connections", "32"]
     done = subprocess.run(
-        [*command, "--seconds", "0.2", "--json", "--output", str(tmp_path)],
+        [*command, *connections, "--seconds", "0.2", "--json", "--output", str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
 
@@ -389,5 +268,13 @@ def test_a_small_run_measures_the_shop_and_leaves_its_results(tmp_path: Path) ->
     assert found["answers"]["replays"]["lost"] == 0
     assert found["answers"]["bare"]["answer_bytes"] > 300
     assert 0 < found["ratios"]["sold_out_vs_bare"] < 5
+    for level in found["connections"]["levels"].values():
+        contenders = level["contenders"]
+        assert {name: (each["other_answers"], each["lost"]) for name, each in contenders.items()} == dict.fromkeys(
+            CONNECTIONS_ORDER, (0, 0)
+        )
+        assert 20 < level["aof_bytes"]["asgi_best"]["median"] < level["aof_bytes"]["shop"]["median"] < 1_500
+    assert found["connections"]["levels"]["1"]["groups"]["mean"] == 1.0
+    assert 1.0 < found["connections"]["levels"]["32"]["groups"]["mean"] <= 32.0
     assert found["machine"]["fsync_us"] > 0
     assert json.loads((tmp_path / "bench.json").read_text()) == found

@@ -2,6 +2,7 @@
 
 from tests.mutants import (
     access,
+    bench,
     closing,
     commands,
     hot_path,
@@ -31,4 +32,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *pool.MUTANTS,
     *polls.MUTANTS,
     *streams.MUTANTS,
+    *bench.MUTANTS,
 )
