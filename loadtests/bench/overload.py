@@ -38,14 +38,15 @@ class Overload(msgspec.Struct, kw_only=True):
 
 
 class WhileDraining(msgspec.Struct, kw_only=True):
-    """Purchases while a worker records them, on the core that generator and servers share. It has no bar.
+    """Purchases while a worker records them, on the core that generator and servers share, and while it is frozen.
 
-    `recorded_share` is the part of the orders that was recorded when the last round ended.
+    `recorded_share` is the part of the orders of a round that was recorded when the round ended.
     """
 
     purchases_per_second: Spread
     p99_ms: Spread
-    recorded_share: float
+    frozen_per_second: Spread
+    recorded_share: Spread
 
 
 async def measure_overload(testbed: Testbed, size: Size, report: Report) -> Overload:
@@ -101,19 +102,44 @@ def _p99(found: Round) -> float:
 
 
 async def measure_while_draining(testbed: Testbed, size: Size, report: Report) -> WhileDraining:
-    """Purchases with the worker at work."""
+    """Purchases with the worker at work and without it, in turn; everything is recorded before each round."""
     (sale_id,) = await open_sales(testbed, units=UNITS)
     testbed.start_worker()
-    await until_drained(testbed, [sale_id])
-    found = []
-    for number in range(size.answer_rounds):
-        found.append(await play(testbed, Wish("shop", sale_id, size.seconds)))
-        report(f"round {number + 1}/{size.answer_rounds}  {per_second(found[-1], ACCEPTED):8,.0f} purchases/s")
-    sale, state = await row(testbed, sale_id), await ledger.read_state(testbed.redis, sale_id, EPOCH)
+    wish = Wish("shop", sale_id, size.seconds)
+    found, frozen, shares = [], [], []
+    for number in range(size.drain_rounds):
+        await until_drained(testbed, [sale_id])
+        with testbed.worker_frozen():
+            frozen.append(per_second(await play(testbed, wish), ACCEPTED))
+        await until_drained(testbed, [sale_id])
+        before = await _progress(testbed, sale_id)
+        found.append(await play(testbed, wish))
+        shares.append(recorded_share(before, await _progress(testbed, sale_id)))
+        report(
+            f"round {number + 1}/{size.drain_rounds}  {per_second(found[-1], ACCEPTED):8,.0f} purchases/s,"
+            f" {shares[-1]:.0%} recorded; {frozen[-1]:8,.0f} while the worker is frozen"
+        )
     await until_drained(testbed, [sale_id])
     await forget(testbed, [sale_id])
     return WhileDraining(
         purchases_per_second=spread([per_second(each, ACCEPTED) for each in found], 0),
         p99_ms=spread([_p99(each) for each in found]),
-        recorded_share=round(sale.watermark / state.seq, 3) if state else 0.0,
+        frozen_per_second=spread(frozen, 0),
+        recorded_share=spread(shares, 3),
     )
+
+
+async def _progress(testbed: Testbed, sale_id: int) -> tuple[int, int]:
+    """What is recorded of a sale, and what its ledger has. Raises NotMeasured without a ledger."""
+    sale, state = await row(testbed, sale_id), await ledger.read_state(testbed.redis, sale_id, EPOCH)
+    if state is None:
+        raise NotMeasured(f"sale {sale_id} has no ledger")
+    return sale.watermark, state.seq
+
+
+def recorded_share(before: tuple[int, int], after: tuple[int, int]) -> float:
+    """The part of what the ledger got between two moments that was recorded between them."""
+    recorded, made = after[0] - before[0], after[1] - before[1]
+    if made <= 0:
+        raise NotMeasured("the ledger got no order")
+    return recorded / made

@@ -131,6 +131,8 @@ BARS = (
     Bar("overload_goodput", "goodput at 20× the connections / peak", "at least", 0.8),
     Bar("overload_goodput_2x", "goodput, open loop at 2× the capacity / peak", "at least", 0.5),
     Bar("overload_p99", "p99 of the accepted, open loop at 2× / at 0.5×", "at most", 10),
+    Bar("buy_while_draining", "purchases/s while the worker records them / while it is frozen", "at least", 0.75),
+    Bar("recorded_while_draining", "share of these orders that is recorded when the round ends", "at least", 0.6),
     Bar("buy_beside_reads", "purchases/s at half of the capacity beside 500 readers / alone", "at least", 0.8),
     Bar("buy_beside_polls", "the same beside 500 pollers of orders", "at least", 0.8),
     Bar("buy_beside_streams", "the same beside 2,000 event streams", "at least", 0.8),

@@ -125,8 +125,8 @@ def _others(results: Results) -> Table:
     if busy := results.while_draining:
         table.add_row(
             "while the worker drains",
-            f"{_shown(busy.purchases_per_second)} purchases/s, p99 {busy.p99_ms.median:,.1f} ms,"
-            f" {busy.recorded_share:.0%} recorded meanwhile",
+            f"{_shown(busy.purchases_per_second)} purchases/s, {busy.frozen_per_second.median:,.0f} while it is frozen,"
+            f" p99 {busy.p99_ms.median:,.1f} ms, {busy.recorded_share.median:.0%} recorded meanwhile",
         )
     return table
 

@@ -119,6 +119,9 @@ def ratios_of(results: Results) -> dict[str, float]:
         found["penetration_db_qps"] = catalogue.penetration_per_second.max
         found["penetration_cold_p99_ms"] = catalogue.cold_p99_ms.median
         found["stale_after_commit_ms"] = catalogue.stale_ms.median
+    if busy := results.while_draining:
+        found["buy_while_draining"] = busy.purchases_per_second.median / busy.frozen_per_second.median
+        found["recorded_while_draining"] = busy.recorded_share.median
     if results.beside:
         found |= _of_beside(results.beside)
     return {name: round(value, 3) for name, value in found.items()}

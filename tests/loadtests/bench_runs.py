@@ -10,7 +10,7 @@ from loadtests.bench.group_sizes import GroupSizes
 from loadtests.bench.growth import GrownSale, Growth
 from loadtests.bench.machine import Machine
 from loadtests.bench.messages import OWN, Latency, Round
-from loadtests.bench.overload import Overload, Pressure
+from loadtests.bench.overload import Overload, Pressure, WhileDraining
 from loadtests.bench.pages import Pages
 from loadtests.bench.polls import OrderPolls
 from loadtests.bench.purchases import Purchases
@@ -161,4 +161,8 @@ def a_run() -> Results:
             },
         ),
         overload=Overload(seconds=1.0, loads=loads),
+        while_draining=WhileDraining(
+            purchases_per_second=spread([8_000]), p99_ms=spread([50]), frozen_per_second=spread([10_000]),
+            recorded_share=spread([0.7]),
+        ),
     )  # fmt: skip

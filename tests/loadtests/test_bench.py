@@ -16,6 +16,7 @@ from loadtests.bench.accounting import cpu_seconds, family, rss_bytes
 from loadtests.bench.chart import draw
 from loadtests.bench.connections import CONNECTIONS_ORDER
 from loadtests.bench.machine import fsync_us
+from loadtests.bench.overload import recorded_share
 from loadtests.bench.plan import BARS, FULL, LEVELS, PURCHASE_ORDER, QUICK
 from loadtests.bench.report import markdown, write_readme
 from loadtests.bench.results import Results, judge, ratios_of
@@ -108,6 +109,8 @@ def test_every_ratio_is_a_median_or_a_quotient_of_two() -> None:
         "overload_goodput": 0.9,
         "overload_goodput_2x": 0.8,
         "overload_p99": 5.0,
+        "buy_while_draining": 0.8,
+        "recorded_while_draining": 0.7,
         "buy_beside_reads": 0.8,
         "buy_beside_polls": 0.8,
         "buy_beside_streams": 0.8,
@@ -171,6 +174,12 @@ def test_there_are_at_least_seven_rounds_also_in_a_quick_run() -> None:
 def test_only_parts_with_an_idle_worker_have_their_sales_prepared() -> None:
     assert sales_needed(QUICK, [Part.DRAIN, Part.GROWTH]) == []
     assert len(sales_needed(QUICK, list(Part))) == QUICK.rounds + QUICK.overload_rounds + len(LEVELS) + 5
+
+
+def test_what_was_recorded_before_a_round_is_not_in_its_share() -> None:
+    assert recorded_share((1_000, 1_000), (1_600, 2_000)) == 0.6
+    with pytest.raises(NotMeasured):
+        recorded_share((1_000, 1_000), (1_000, 1_000))
 
 
 def test_the_chart_is_well_formed_and_names_every_contender() -> None:
