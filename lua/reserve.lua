@@ -51,7 +51,8 @@ local price_minor, available, seq = rules[7], tonumber(rules[8]), tonumber(rules
 local now_ms = clock_ms + tonumber(rules[11])
 local winner_bits, held_back = tonumber(rules[12]), tonumber(rules[13])
 local backlog_left = tonumber(rules[10]) - redis.call('XLEN', stream)
-redis.call('STRLEN', winners)
+-- A key of a wrong type, and a right that the caller lacks, are found before the first write.
+redis.call('BITFIELD', winners, 'GET', 'u1', 0)
 
 local order_ids, users = {}, {}
 for i = 6, #ARGV, 3 do
@@ -67,7 +68,7 @@ if parts ~= 0 and parts ~= 3 then return { clock_ms, 'NOT_LOADED' } end
 
 -- What this batch has changed so far, so that later requests of it see the earlier ones.
 local entry_of, units_of, orders_of = {}, {}, {}
-local new_entries, new_holdings, new_bits, events = {}, {}, {}, {}
+local new_entries, new_holdings, bit_writes, events = {}, {}, {}, {}
 
 local function refusal_of_state(waiting)
   if honours and state ~= 'settled' then return nil end
@@ -111,7 +112,8 @@ local function answer(i)
   new_entries[#new_entries + 1] = order_id
   new_entries[#new_entries + 1] = new_entry
   local a, b, c, d = string.byte(order_id, 13, 16)
-  new_bits[#new_bits + 1] = (((a * 256 + b) * 256 + c) * 256 + d) % winner_bits
+  local bit, n = (((a * 256 + b) * 256 + c) * 256 + d) % winner_bits, #bit_writes
+  bit_writes[n + 1], bit_writes[n + 2], bit_writes[n + 3], bit_writes[n + 4] = 'SET', 'u1', bit, 1
   events[#events + 1] = { seq, order_id, user, quantity, from_held - quantity, available }
   return 'RESERVED ' .. seq .. ' ' .. available .. ' ' .. now_ms
 end
@@ -132,7 +134,7 @@ for _, event in ipairs(events) do
   redis.call('XADD', stream, event[1] .. '-0', 'kind', kind, 'order', event[2], 'user', event[3],
     'quantity', event[4], 'delta', event[5], 'balance', event[6], 'price', price_minor, 'at', now_ms)
 end
-for _, bit in ipairs(new_bits) do redis.call('SETBIT', winners, bit, 1) end
+redis.call('BITFIELD', winners, unpack(bit_writes))
 redis.call('HSET', orders, unpack(new_entries))
 redis.call('HSET', buyers, unpack(new_holdings))
 redis.call('HSET', sale, 'seq', seq, 'available', available)

@@ -14,6 +14,7 @@ PASSWORD_BYTES = 32
 CHANNELS = "shop:*"
 
 _SCRIPTS = (
+    "bitfield",
     "evalsha",
     "script|exists",
     "del",

@@ -150,7 +150,7 @@ MUTANTS = (
         "winners_not_noted",
         "The sold-out latch takes a winner for a loser.",
         RESERVE,
-        "for _, bit in ipairs(new_bits) do redis.call('SETBIT', winners, bit, 1) end\n",
+        "redis.call('BITFIELD', winners, unpack(bit_writes))\n",
         "",
         "tests/selling/test_latch.py::test_a_winner_still_finds_their_order_when_the_latch_is_closed",
     ),
@@ -290,6 +290,14 @@ MUTANTS = (
         "if fenced_by and fenced_by > number then return { 'NEWER' } end\n",
         "",
         OF_HONOUR,
+    ),
+    breaks(
+        "right_missing_in_mid_write",
+        "Redis refuses a command of the script after its event is written: half a reservation, said to be none.",
+        RESERVE,
+        "redis.call('BITFIELD', winners, 'GET', 'u1', 0)\n",
+        "",
+        "tests/security/test_redis_rights.py::test_rights_of_the_release_before_refuse_a_purchase_before_its_first_write",
     ),
     breaks(
         "limiter_key_without_expiry",

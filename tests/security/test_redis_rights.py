@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 
 from shop.embedded import EmbeddedServers, ValkeyServer
 from shop.ledger.keys import ledger_keys
-from shop.redis import all_scripts, connect
+from shop.redis import NotSent, all_scripts, connect
 from shop.redis_users import API, DEFAULT_USER_OFF, WORKER, RedisUser
 from shop.settings import Settings
 from tests.harness import LOGINS, Shop, new_user_id, outcome, wait_until
+from tests.lua.ledgers import everything, open_ledger
 from tests.processes import own_shop
 from tests.source_tree import ROOT
 
@@ -128,6 +130,23 @@ def test_a_user_has_every_command_of_the_scripts(user: RedisUser) -> None:
     }
 
     assert called - set(user.commands) == set()
+
+
+async def test_rights_of_the_release_before_refuse_a_purchase_before_its_first_write(
+    as_user: Callable[[RedisUser], aioredis.Redis], redis: aioredis.Redis
+) -> None:
+    """A server whose users were not brought up to date: nothing is half done, and NotSent is true."""
+    ledger = await open_ledger(redis)
+    await ledger.buy((1, "ann", 1))
+    before = await everything(redis)
+    await send(redis, f"ACL SETUSER {API.name} -bitfield")
+    try:
+        with pytest.raises(NotSent, match=r"(?i)ACL|user executing the script"):
+            await replace(ledger, redis=as_user(API)).buy((2, "bob", 1))
+    finally:
+        await send(redis, f"ACL SETUSER {API.name} +bitfield")
+
+    assert await everything(redis) == before
 
 
 @USERS
