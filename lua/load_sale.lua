@@ -2,7 +2,7 @@
 --[[ load_sale: build the ledger of a new epoch; it sells only after the load was marked in Postgres and opened.
 
 KEYS
-  1 sale    hash    all its fields
+  1 sale    hash    all its fields; its `format` holds for the whole epoch
   2 buyers  hash    user -> units held or bought, orders made
   3 orders  hash    order_id -> user, quantity, seq, reserved_ms, held or released
   4 stream  stream  what the persister reads

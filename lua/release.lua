@@ -2,7 +2,7 @@
 --[[ release: give the units of closed orders back, each once.
 
 KEYS
-  1 sale    hash    epoch, state, available, seq
+  1 sale    hash    epoch, state, available, seq, format
   2 buyers  hash    user -> units held or bought, orders made
   3 orders  hash    order_id -> user, quantity, seq, reserved_ms, held or released
   4 stream  stream  what the persister reads
@@ -10,16 +10,19 @@ ARGV
   1 epoch
   then pairs: order_id (16 bytes), the seq that reserved it (at most 256 pairs)
 ANSWERS
-  NOT_LOADED | STALE_EPOCH | SETTLED for the whole batch
+  NOT_LOADED | STALE_EPOCH | SETTLED for the whole batch (a format that is not known here is NOT_LOADED)
   for each pair one of RELEASED seq balance | ALREADY | UNKNOWN
 ]]
 local sale, buyers, orders, stream = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local epoch = ARGV[1]
 
-local rules = redis.call('HMGET', sale, 'epoch', 'state', 'available', 'seq', 'price_minor', 'skew_ms')
+local rules = redis.call('HMGET', sale, 'epoch', 'state', 'available', 'seq', 'price_minor', 'skew_ms', 'format')
 local state = rules[2]
+-- A sale that was loaded by a release which knew one format does not name it.
+local format = rules[7] or '1'
 if not rules[1] or not state or state == 'loading' or state == 'recovering' then return { 'NOT_LOADED' } end
 if rules[1] ~= epoch then return { 'STALE_EPOCH' } end
+if format ~= '1' and format ~= '2' then return { 'NOT_LOADED' } end
 if state == 'settled' then return { 'SETTLED' } end
 
 local clock = redis.call('TIME')
@@ -50,12 +53,19 @@ local answers = {}
 for i = 2, #ARGV, 2 do answers[#answers + 1] = answer(ARGV[i], ARGV[i + 1]) end
 if #events == 0 then return answers end
 
+-- What an entry of the stream holds, in the sale's format; shop/ledger/events.py reads both.
+local function fields_of(order_id, user, quantity, delta, balance)
+  if format == '2' then
+    local numbers = ' ' .. quantity .. ' ' .. delta .. ' ' .. balance .. ' ' .. price_minor .. ' ' .. now_ms
+    return 'released', order_id .. user .. numbers
+  end
+  return 'kind', 'released', 'order', order_id, 'user', user, 'quantity', quantity, 'delta', delta,
+    'balance', balance, 'price', price_minor, 'at', now_ms
+end
+
 -- Every check is above this line and every write below it: Redis does not roll a script back. The stream comes first,
 -- because it is the one write that can still be refused (an id that is not above its last one).
-for _, event in ipairs(events) do
-  redis.call('XADD', stream, event[1] .. '-0', 'kind', 'released', 'order', event[2], 'user', event[3],
-    'quantity', event[4], 'delta', event[5], 'balance', event[6], 'price', price_minor, 'at', now_ms)
-end
+for _, event in ipairs(events) do redis.call('XADD', stream, event[1] .. '-0', fields_of(unpack(event, 2))) end
 for order_id, entry in pairs(entry_of) do redis.call('HSET', orders, order_id, entry) end
 for user, holding in pairs(holding_of) do redis.call('HSET', buyers, user, holding) end
 redis.call('HSET', sale, 'seq', seq, 'available', available)

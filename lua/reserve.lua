@@ -2,7 +2,7 @@
 --[[ reserve: give units to many buyers of one sale in one atomic step, each unit with its event.
 
 KEYS
-  1 sale    hash    the rules of the sale, what is left of it, what a recovery holds back
+  1 sale    hash    the rules of the sale, what is left of it, what a recovery holds back, the format of its events
   2 buyers  hash    user -> units held or bought, orders made
   3 orders  hash    order_id -> user, quantity, seq, reserved_ms, held or released
   4 stream  stream  what the persister reads
@@ -16,7 +16,8 @@ ARGV
                    them, and their units come from what is held back first (for the worker alone)
   then triples: order_id (16 bytes), user, quantity (at most 256 triples)
 ANSWERS
-  clock_ms, then NOT_LOADED | STALE_EPOCH | BEHIND | LATE for the whole batch
+  clock_ms, then NOT_LOADED | STALE_EPOCH | BEHIND | LATE for the whole batch (a format that is not known here is
+  NOT_LOADED)
   clock_ms, then for each request one of
   RESERVED seq balance reserved_ms
   REPLAYED seq quantity reserved_ms held|released
@@ -32,12 +33,15 @@ local clock = redis.call('TIME')
 local clock_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local rules = redis.call('HMGET', sale, 'epoch', 'state', 'starts_ms', 'ends_ms', 'units_per_user', 'orders_per_user',
-  'price_minor', 'available', 'seq', 'backlog_max', 'skew_ms', 'winner_bits', 'held_back')
+  'price_minor', 'available', 'seq', 'backlog_max', 'skew_ms', 'winner_bits', 'held_back', 'format')
 local state = rules[2]
+-- A sale that was loaded by a release which knew one format does not name it.
+local format = rules[14] or '1'
 if not rules[1] or not state or state == 'loading' or (state == 'recovering' and not honours) then
   return { clock_ms, 'NOT_LOADED' }
 end
 if rules[1] ~= epoch then return { clock_ms, 'STALE_EPOCH' } end
+if format ~= '1' and format ~= '2' then return { clock_ms, 'NOT_LOADED' } end
 if clock_ms > deadline_ms then return { clock_ms, 'LATE' } end
 if last_order_id ~= '' then
   local last = redis.call('HGET', orders, last_order_id)
@@ -69,6 +73,24 @@ if parts ~= 0 and parts ~= 3 then return { clock_ms, 'NOT_LOADED' } end
 -- What this batch has changed so far, so that later requests of it see the earlier ones.
 local entry_of, units_of, orders_of = {}, {}, {}
 local new_entries, new_holdings, bit_writes, events = {}, {}, {}, {}
+local kind, now_text = honours and 'honoured' or 'reserved', now_ms .. ''
+
+-- Lua takes as long to write a number as Redis to append an entry: what comes again is written once.
+local texts = {}
+local function text_of(number)
+  texts[number] = texts[number] or number .. ''
+  return texts[number]
+end
+
+-- What an entry of the stream holds, in the sale's format; shop/ledger/events.py reads both.
+local function fields_of(order_id, user, quantity, delta, balance)
+  if format == '2' then
+    local numbers = ' ' .. quantity .. ' ' .. delta .. ' ' .. balance .. ' ' .. price_minor .. ' ' .. now_text
+    return kind, order_id .. user .. numbers
+  end
+  return 'kind', kind, 'order', order_id, 'user', user, 'quantity', quantity, 'delta', delta, 'balance', balance,
+    'price', price_minor, 'at', now_text
+end
 
 local function refusal_of_state(waiting)
   if honours and state ~= 'settled' then return nil end
@@ -107,15 +129,17 @@ local function answer(i)
 
   seq, available, held_back = seq + 1, available - wanted, held_back - from_held
   units_of[user], orders_of[user] = units + quantity, made + 1
-  local new_entry = user .. ' ' .. quantity .. ' ' .. seq .. ' ' .. now_ms .. ' held'
+  local seq_text, balance, units_text = seq .. '', available .. '', text_of(quantity)
+  local new_entry = user .. ' ' .. units_text .. ' ' .. seq_text .. ' ' .. now_text .. ' held'
   entry_of[order_id] = new_entry
   new_entries[#new_entries + 1] = order_id
   new_entries[#new_entries + 1] = new_entry
   local a, b, c, d = string.byte(order_id, 13, 16)
   local bit, n = (((a * 256 + b) * 256 + c) * 256 + d) % winner_bits, #bit_writes
   bit_writes[n + 1], bit_writes[n + 2], bit_writes[n + 3], bit_writes[n + 4] = 'SET', 'u1', bit, 1
-  events[#events + 1] = { seq, order_id, user, quantity, from_held - quantity, available }
-  return 'RESERVED ' .. seq .. ' ' .. available .. ' ' .. now_ms
+  local delta = text_of(from_held - quantity)
+  events[#events + 1] = { seq_text .. '-0', fields_of(order_id, user, units_text, delta, balance) }
+  return 'RESERVED ' .. seq_text .. ' ' .. balance .. ' ' .. now_text
 end
 
 local answers = { clock_ms }
@@ -124,16 +148,12 @@ if #events == 0 then return answers end
 
 for user, units in pairs(units_of) do
   new_holdings[#new_holdings + 1] = user
-  new_holdings[#new_holdings + 1] = units .. ' ' .. orders_of[user]
+  new_holdings[#new_holdings + 1] = text_of(units) .. ' ' .. text_of(orders_of[user])
 end
 
 -- Every check is above this line and every write below it: Redis does not roll a script back. The stream comes first,
 -- because it is the one write that can still be refused (an id that is not above its last one).
-local kind = honours and 'honoured' or 'reserved'
-for _, event in ipairs(events) do
-  redis.call('XADD', stream, event[1] .. '-0', 'kind', kind, 'order', event[2], 'user', event[3],
-    'quantity', event[4], 'delta', event[5], 'balance', event[6], 'price', price_minor, 'at', now_ms)
-end
+for _, event in ipairs(events) do redis.call('XADD', stream, unpack(event)) end
 redis.call('BITFIELD', winners, unpack(bit_writes))
 redis.call('HSET', orders, unpack(new_entries))
 redis.call('HSET', buyers, unpack(new_holdings))

@@ -102,6 +102,7 @@ async def build(
         "backlog_max": settings.backlog_max,
         "skew_ms": settings.skew_ms,
         "winner_bits": winner_bits(max(sale.units, 1)),
+        "format": settings.ledger_format,
     }
     await loading.begin_load(client, sale.id, sale.epoch, token=token, fields=fields, timeout=timeout)
     async for chunk in orders or _none():

@@ -156,6 +156,8 @@ class Settings(AuditSettings, DatabaseSettings, EdgeSettings, NotificationSettin
     # Sales.
     backlog_max: PositiveInt = 1_000_000
     """Undrained events of one sale before purchases are refused."""
+    ledger_format: int = Field(2, ge=1, le=2)
+    """The format of the events of new ledgers; 1 while a release that reads only 1 may still have to."""
     controller_interval_seconds: PositiveFloat = 0.25
     """How often the controller compares what is with what should be."""
     change_wait_seconds: PositiveFloat = 1.0

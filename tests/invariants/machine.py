@@ -40,6 +40,7 @@ NEXT = {"paid": "reserved", "cancelled": "reserved", "expired": "reserved", "ref
 
 wishes = st.lists(st.integers(0, USERS * KEYS * QUANTITIES - 1), min_size=1, max_size=4)
 processes = st.integers(0, 1)
+formats = st.integers(1, 2)
 Value = TypeVar("Value")
 
 
@@ -59,9 +60,12 @@ class SaleMachine(RuleBasedStateMachine):
         """Run it to its end."""
         return self.loop.run_until_complete(work)
 
-    @initialize(units=st.integers(1, 12), units_per_user=st.integers(1, 4), orders_per_user=st.integers(1, 4))
-    def begin(self, units: int, units_per_user: int, orders_per_user: int) -> None:
-        self.do(self.world.begin(units=units, units_per_user=units_per_user, orders_per_user=orders_per_user))
+    @initialize(
+        units=st.integers(1, 12), units_per_user=st.integers(1, 4), orders_per_user=st.integers(1, 4), form=formats
+    )
+    def begin(self, units: int, units_per_user: int, orders_per_user: int, form: int) -> None:
+        limits = {"units_per_user": units_per_user, "orders_per_user": orders_per_user}
+        self.do(self.world.begin(units=units, **limits, ledger_format=form))
         ledger = Ledger(1, units_per_user, orders_per_user, BACKLOG_MAX, units, 0, HOURS)
         postgres = Postgres(units, STOCK - units, 0, HOURS, units, openings={1: units})
         self.model, self.copied, self.calm, self.touched = Model(ledger, postgres), None, 0, True
@@ -336,12 +340,12 @@ class SaleMachine(RuleBasedStateMachine):
                 self.do(self.world.drain(1))
 
     @precondition(lambda self: not self.alive)
-    @rule(units=st.integers(1, 12), units_per_user=st.integers(1, 4), orders_per_user=st.integers(1, 4))
-    def begin_another(self, units: int, units_per_user: int, orders_per_user: int) -> None:
+    @rule(units=st.integers(1, 12), units_per_user=st.integers(1, 4), orders_per_user=st.integers(1, 4), form=formats)
+    def begin_another(self, units: int, units_per_user: int, orders_per_user: int, form: int) -> None:
         """The sale is settled: all its units are somewhere."""
         postgres = self.model.postgres
         assert postgres.units == postgres.units_taken
-        self.begin(units, units_per_user, orders_per_user)
+        self.begin(units, units_per_user, orders_per_user, form)
 
     @invariant()
     def everything_is_as_the_model_says(self) -> None:
@@ -356,6 +360,7 @@ class SaleMachine(RuleBasedStateMachine):
             "seq": ledger.seq, "available": ledger.available, "held_back": ledger.held_back, "applied": ledger.applied
         }  # fmt: skip
         assert (now.fields["epoch"], now.fields["state"]) == (str(ledger.epoch), ledger.state)
+        assert now.fields["format"] == str(self.world.ledger_format)
         assert now.orders == ledger.orders
         assert now.buyers == ledger.buyers
         assert now.stream == ledger.stream

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import text
 
 from shop.ledger import client as ledger
+from shop.ledger.events import named_fields
 from tests.invariants.ledger_model import Event, Held
 from tests.invariants.postgres_model import Row
 
@@ -58,7 +59,8 @@ def entry(value: bytes) -> Held:
 
 
 def event(seq: int, found: dict[bytes, bytes]) -> Event:
-    """An entry of the stream."""
+    """An entry of the stream, in either format."""
+    found = named_fields(found)
     delta, balance, kind = int(found[b"delta"]), int(found[b"balance"]), found[b"kind"].decode()
     if b"order" in found:
         user, quantity = found[b"user"].decode(), int(found[b"quantity"])

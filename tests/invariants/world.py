@@ -90,6 +90,8 @@ class World:
     sale: Sale = field(init=False)
     base: datetime = field(init=False)
     epoch: int = 1
+    ledger_format: int = 2
+    """That of this epoch; the setting is another one after a loss."""
     groups: list[GroupCommit] = field(default_factory=list)
     persisters: list[Persister] = field(default_factory=list)
     copy: dict[str, bytes] = field(default_factory=dict)
@@ -100,8 +102,10 @@ class World:
         seconds = {"redis_timeout_seconds": TIMEOUT_SECONDS, "purchase_deadline_seconds": 2 * TIMEOUT_SECONDS}
         self.patient = copy_of(self.settings, **seconds)
 
-    async def begin(self, *, units: int, units_per_user: int, orders_per_user: int) -> None:
+    async def begin(self, *, units: int, units_per_user: int, orders_per_user: int, ledger_format: int) -> None:
         """A sale of its own, loaded and open, from an hour ago until in ten hours."""
+        self.ledger_format = ledger_format
+        self.settings = copy_of(self.settings, ledger_format=ledger_format)
         await self.redis.flushdb()
         await load_scripts(self.redis)
         now = datetime.now(UTC)
@@ -269,7 +273,11 @@ class World:
             await self.redis.restore(key, 0, dump)
 
     async def recover(self, alive: Sequence[GroupCommit]) -> None:
-        """A recovery from its demand to its end; the processes that are alive report what they reserved."""
+        """A recovery from its demand to its end; the processes that are alive report what they reserved.
+
+        The setting of the ledger's format is changed before: only a new epoch takes it.
+        """
+        self.settings = copy_of(self.settings, ledger_format=3 - self.ledger_format)
         async with self.database.transaction() as session:
             sale = await session.get_one(Sale, self.sale.id)
         assert await demand_recovery(self.database, self.redis, sale, "the model", may_load=True)
@@ -289,7 +297,8 @@ class World:
         assert recovery is None
         async with self.database.transaction() as session:
             self.sale = await session.get_one(Sale, self.sale.id)
-        self.epoch = self.sale.epoch
+        if self.sale.epoch != self.epoch:
+            self.epoch, self.ledger_format = self.sale.epoch, self.settings.ledger_format
         for persister in self.persisters:
             persister._position = None
 

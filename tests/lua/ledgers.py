@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import redis.asyncio as aioredis
 
 from shop.ledger import client as ledger
 from shop.ledger import loading
 from shop.ledger.client import Answer, LastOrder, LoadedSale, RedisClock, ReserveRequest
+from shop.ledger.events import named_fields
 from shop.ledger.keys import LedgerKeys, ledger_keys
 from shop.redis import call_script, script
 
@@ -16,6 +18,7 @@ TIMEOUT_SECONDS = 2.0
 NOBODY = LastOrder(b"", 0)
 TOKEN = "the-loader"
 CLOCK = "redis.call('TIME')"
+FORMATS = pytest.mark.parametrize("ledger_format", [1, 2])
 # A moment for scripts whose clock stands still, in milliseconds.
 NOON_MS = 1_800_000_000_123
 
@@ -112,9 +115,13 @@ class Ledger:
         found = await command(self.redis, "HGET", self.keys.buyers, user)
         return found.decode() if found is not None else None
 
-    async def events(self) -> list[tuple[int, dict[bytes, bytes]]]:
-        """The whole stream."""
+    async def entries(self) -> list[tuple[int, dict[bytes, bytes]]]:
+        """The whole stream, as the scripts wrote it."""
         return await ledger.stream_from(self.redis, self.sale.sale_id, self.sale.epoch, 0, 10_000)
+
+    async def events(self) -> list[tuple[int, dict[bytes, bytes]]]:
+        """The whole stream, with every field under its name in whichever format."""
+        return [(seq, named_fields(fields)) for seq, fields in await self.entries()]
 
     async def run_at(self, clock_ms: int, name: str, *arguments: str | bytes | int) -> Any:
         """Run a script whose clock stands still: only its one reading of Redis time is replaced."""
@@ -160,6 +167,7 @@ def opening_fields(now_ms: int, **changes: int) -> Mapping[str, int]:
         "backlog_max": 1_000,
         "skew_ms": 0,
         "winner_bits": 1_024,
+        "format": 2,
     }
     assert fields.keys() >= changes.keys()
     return {**fields, **changes}
@@ -187,6 +195,12 @@ async def open_ledger(redis: aioredis.Redis, **changes: int) -> Ledger:
     answer = await loading.open_load(redis, made.sale.sale_id, made.sale.epoch, token=TOKEN, timeout=TIMEOUT_SECONDS)
     assert answer.word == "OPENED"
     return made
+
+
+async def honour(ledger_: Ledger, *requests: tuple[int, str, int]) -> list[Answer]:
+    """Honour orders of (number, user, quantity)."""
+    batch = [ReserveRequest(order_id(number), user, quantity) for number, user, quantity in requests]
+    return await loading.honour(ledger_.redis, ledger_.sale, batch, timeout=TIMEOUT_SECONDS)
 
 
 async def call(ledger_: Ledger, name: str, *arguments: str | bytes | int) -> Any:

@@ -4,15 +4,19 @@ import pytest
 import redis.asyncio as aioredis
 
 from shop.ledger import loading
-from shop.ledger.client import Answer, LedgerOrder, ReserveRequest
+from shop.ledger.client import Answer, LedgerOrder
 from shop.ledger.order_ids import winner_bit
-from tests.lua.ledgers import TIMEOUT_SECONDS, TOKEN, Ledger, begun_ledger, everything, open_ledger, order_id
-
-
-async def honour(ledger: Ledger, *requests: tuple[int, str, int]) -> list[Answer]:
-    """Honour orders of (number, user, quantity)."""
-    batch = [ReserveRequest(order_id(number), user, quantity) for number, user, quantity in requests]
-    return await loading.honour(ledger.redis, ledger.sale, batch, timeout=TIMEOUT_SECONDS)
+from tests.lua.ledgers import (
+    FORMATS,
+    TIMEOUT_SECONDS,
+    TOKEN,
+    Ledger,
+    begun_ledger,
+    everything,
+    honour,
+    open_ledger,
+    order_id,
+)
 
 
 async def add(ledger: Ledger, *orders: tuple[int, LedgerOrder], token: str = TOKEN) -> Answer:
@@ -31,9 +35,10 @@ async def open_as(ledger: Ledger, state: str) -> Answer:
     )
 
 
-async def test_what_is_held_back_is_taken_before_what_is_on_sale(redis: aioredis.Redis) -> None:
+@FORMATS
+async def test_what_is_held_back_is_taken_before_what_is_on_sale(redis: aioredis.Redis, ledger_format: int) -> None:
     """The delta of the event is what left `available`: none, a part, and all of the order (I2, I3)."""
-    ledger = await open_ledger(redis, available=4, held_back=3)
+    ledger = await open_ledger(redis, available=4, held_back=3, format=ledger_format)
 
     answers = await honour(ledger, (1, "ann", 2), (2, "bob", 2), (3, "cem", 1))
 

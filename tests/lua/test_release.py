@@ -5,7 +5,17 @@ import redis.asyncio as aioredis
 
 from shop.ledger.client import Answer
 from shop.redis import NotSent
-from tests.lua.ledgers import Ledger, begun_ledger, call, command, everything, open_ledger, order_id, sale_of_tests
+from tests.lua.ledgers import (
+    FORMATS,
+    Ledger,
+    begun_ledger,
+    call,
+    command,
+    everything,
+    open_ledger,
+    order_id,
+    sale_of_tests,
+)
 
 
 async def ledger_with_orders(redis: aioredis.Redis, **changes: int) -> Ledger:
@@ -16,9 +26,12 @@ async def ledger_with_orders(redis: aioredis.Redis, **changes: int) -> Ledger:
     return ledger
 
 
-async def test_a_release_gives_the_units_back_and_writes_its_event_in_one_step(redis: aioredis.Redis) -> None:
+@FORMATS
+async def test_a_release_gives_the_units_back_and_writes_its_event_in_one_step(
+    redis: aioredis.Redis, ledger_format: int
+) -> None:
     """RELEASED: available, the buyer's units, the order's mark and the stream all change, and agree (I2, I8)."""
-    ledger = await ledger_with_orders(redis)
+    ledger = await ledger_with_orders(redis, format=ledger_format)
     before = await ledger.fields()
     reserved_ms = (await ledger.entry(1) or "").split(" ")[3]
 
@@ -138,9 +151,12 @@ async def test_units_come_back_in_every_state_in_which_the_ledger_holds_them(
     assert await ledger.give_back((1, 1)) == [Answer("RELEASED", ("3", "7"))]
 
 
-async def test_after_the_end_the_units_do_not_come_back_to_the_ledger(redis: aioredis.Redis) -> None:
+@FORMATS
+async def test_after_the_end_the_units_do_not_come_back_to_the_ledger(
+    redis: aioredis.Redis, ledger_format: int
+) -> None:
     """One event with delta 0: the persister credits the product instead. The buyer's units and the mark change."""
-    ledger = await ledger_with_orders(redis)
+    ledger = await ledger_with_orders(redis, format=ledger_format)
     await ledger.set(state="ended", available=0)
 
     assert await ledger.give_back((1, 1), (2, 2)) == [Answer("RELEASED", ("3", "0")), Answer("RELEASED", ("4", "0"))]

@@ -7,12 +7,15 @@ import pytest
 import redis.asyncio as aioredis
 
 from shop.ledger.client import Answer
-from tests.lua.ledgers import LATER_MS, Ledger, command, everything, open_ledger, order_id, words
+from tests.lua.ledgers import FORMATS, LATER_MS, Ledger, command, everything, open_ledger, order_id, words
 
 
-async def test_a_reservation_moves_the_unit_and_writes_its_event_in_one_step(redis: aioredis.Redis) -> None:
+@FORMATS
+async def test_a_reservation_moves_the_unit_and_writes_its_event_in_one_step(
+    redis: aioredis.Redis, ledger_format: int
+) -> None:
     """RESERVED: the sale, the buyer, the order and the stream all change, and agree (I1, I2)."""
-    ledger = await open_ledger(redis, available=10)
+    ledger = await open_ledger(redis, available=10, format=ledger_format)
     before = await ledger.fields()
 
     [answer] = await ledger.buy((1, "ann", 3))
@@ -51,15 +54,17 @@ async def test_exactly_as_many_units_are_sold_as_there_are(redis: aioredis.Redis
     assert await ledger.numbers("available", "seq") == (0, units)
 
 
-async def test_exactly_as_many_units_are_sold_within_one_batch(redis: aioredis.Redis) -> None:
+@FORMATS
+async def test_exactly_as_many_units_are_sold_within_one_batch(redis: aioredis.Redis, ledger_format: int) -> None:
     """Later requests of a batch see the earlier ones; every balance is the one before it minus one (I2)."""
-    ledger = await open_ledger(redis, available=200)
+    ledger = await open_ledger(redis, available=200, format=ledger_format)
 
     answers = await ledger.buy(*((number, f"user{number}", 1) for number in range(256)))
 
     assert words(answers) == ["RESERVED"] * 200 + ["SOLD_OUT"] * 56
     assert [answer.fields[:2] for answer in answers[:200]] == [(str(n + 1), str(199 - n)) for n in range(200)]
-    assert [seq for seq, _ in await ledger.events()] == list(range(1, 201))
+    events = [(seq, event[b"order"], event[b"balance"]) for seq, event in await ledger.events()]
+    assert events == [(n + 1, order_id(n), b"%d" % (199 - n)) for n in range(200)]
     assert await ledger.numbers("available", "seq") == (0, 200)
     assert await command(redis, "HLEN", ledger.keys.orders) == 200
     assert await command(redis, "HLEN", ledger.keys.buyers) == 200

@@ -10,6 +10,7 @@ import pytest
 
 from shop.errors import NotFound, SaleNotFound, SaleStateConflict
 from shop.ledger import client as ledger
+from shop.ledger.events import named_fields
 from shop.ledger.keys import ledger_keys
 from shop.ledger.order_ids import keyed_order_id
 from shop.orders.poison import quarantine
@@ -35,6 +36,8 @@ class Poison(NamedTuple):
     name: str
     fields: Mapping[str, Value]
     units: int = 1
+    packed: bool = True
+    """Whether it is an entry of format 2."""
 
 
 # A good entry for one unit, with seq 2 after a balance of 9, would be: reserved, quantity 1, delta -1, balance 8.
@@ -42,9 +45,11 @@ POISONS = [
     Poison("no units", {"quantity": 0, "delta": 0, "balance": 9}, units=0),
     Poison("an order that is there already", {"order": b"the first"}),
     Poison("a balance that does not follow", {"balance": 5}),
+    Poison("a balance that does not follow, in format 1", {"balance": 5}, packed=False),
     Poison("a delta of less than its quantity", {"quantity": 2}),
     Poison("a delta of more than its quantity", {"delta": -2, "balance": 7}, units=2),
-    Poison("a user id that no token has", {"user": b"\xf0\x9f\x92\xa3 \x00"}),
+    Poison("a user id that no token has", {"user": b"\xf0\x9f\x92\xa3 \x00"}, packed=False),
+    Poison("a user id with a space", {"user": b"two users"}),
     Poison(
         "the release of an order that is open",
         {"kind": "released", "order": b"the first", "delta": 1, "balance": 10},
@@ -54,10 +59,11 @@ POISONS = [
         "a change that nobody asked for",
         {"kind": "pause", "change": 7, "outcome": "applied", "delta": 0, "balance": 9},
         units=0,
+        packed=False,
     ),
     Poison("a kind that nobody knows", {"kind": "gift"}),
 ]
-JUNK = Poison("nothing that can be read", {}, units=0)
+JUNK = Poison("nothing that can be read", {}, units=0, packed=False)
 
 
 class Written(NamedTuple):
@@ -78,6 +84,7 @@ async def write(shop: Shop, poison: Poison) -> Written:
     good |= {"balance": 8, "price": sale.price_minor, "at": 1_790_000_000_000}
     wrong = {name: first if value == b"the first" else value for name, value in poison.fields.items()}
     entry = {**good, **wrong} if wrong else {"junk": b"\xff\x00"}
+    entry = packed(entry) if poison.packed else entry
     async with shop.redis.pipeline(transaction=True) as pipe:
         await pipe.execute_command("EVALSHA", *reserve, first, "before", 1)
         await pipe.execute_command("XADD", keys.stream, "2-0", *chain.from_iterable(entry.items()))
@@ -87,6 +94,15 @@ async def write(shop: Shop, poison: Poison) -> Written:
         answers = await pipe.execute()
     assert [answers[0][1][:10], answers[-1][1][:10]] == [b"RESERVED 1", b"RESERVED 3"]
     return Written(sale, str(UUID(bytes=first)), str(UUID(bytes=third)))
+
+
+def packed(fields: Mapping[str, Value]) -> dict[str, Value]:
+    """An entry with these fields in format 2."""
+    kind, order, *others = fields.values()
+    assert isinstance(kind, str)
+    assert isinstance(order, bytes)
+    words = [value if isinstance(value, bytes) else str(value).encode() for value in others]
+    return {kind: order + b" ".join(words)}
 
 
 async def until_stopped(shop: Shop, sale: Sale) -> str:
@@ -126,7 +142,7 @@ async def test_an_order_whose_entry_was_quarantined_is_not_honoured(fresh_settin
             sale = await shop.open_sale(units=UNITS)
         orders = [await shop.bought(sale) for _ in range(3)]
         entries = await ledger.stream_from(shop.redis, sale.id, 1, 1, 3)
-        entries[1][1][b"balance"] = b"5"
+        entries[1] = 2, {**named_fields(entries[1][1]), b"balance": b"5"}
         async with shop.redis.pipeline(transaction=True) as pipe:
             pipe.delete(ledger_keys(sale.id, 1).stream)
             for seq, fields in entries:

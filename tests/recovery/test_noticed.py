@@ -11,6 +11,7 @@ from sqlalchemy import update
 
 from shop.database import Database
 from shop.ledger import client as ledger
+from shop.ledger.events import named_fields
 from shop.ledger.keys import ledger_keys
 from shop.orders.persister import Persister
 from shop.orders.repository import has_unfinished
@@ -36,7 +37,7 @@ async def test_another_entry_at_the_watermark_is_noticed_by_the_worker(shop: Sho
     order_id = await shop.bought(sale)
     await shop.drained(sale)
     [(seq, fields)] = await ledger.stream_from(shop.redis, sale.id, 1, 1, 1)
-    parts = [part for pair in {**fields, **wrong}.items() for part in pair]
+    parts = [part for pair in {**named_fields(fields), **wrong}.items() for part in pair]
     async with shop.redis.pipeline(transaction=True) as pipe:
         pipe.delete(ledger_keys(sale.id, 1).stream)
         await pipe.execute_command("XADD", ledger_keys(sale.id, 1).stream, f"{seq}-0", *parts)
