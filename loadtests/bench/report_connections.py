@@ -1,11 +1,12 @@
 """The part `connections` for people: a table in the terminal, and one for the README with a line for each level."""
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from loadtests.bench.chart import NAMES
 from loadtests.bench.connections import ByConnections, Level, SystemCalls
 
-COLUMNS = ("connections", "", "per second", "p50 – p99 ms", "API + Redis µs", "of bare's", "AOF bytes", "calls")
+COLUMNS = ("at", "", "per second", "p50–p99 ms", "API+Redis µs", "/ bare", "AOF bytes", "calls")
 MARKDOWN_HEAD = [
     "| connections | purchases/s: shop (bare, leanest ASGI) | CPU µs: shop (bare, leanest ASGI) | p50 / p99 ms |"
     " group p10 / p50 / p90 | AOF bytes per order |",
@@ -14,8 +15,8 @@ MARKDOWN_HEAD = [
 
 
 def table_of(measured: ByConnections) -> Table:
-    """Every contender at every level; calls are the system's reads and writes per order, API + Redis."""
-    table = Table(title="Purchases by connections", title_justify="left")
+    """Every contender at every level; calls are the system's reads and writes per order, API+Redis."""
+    table = Table(title="Purchases by connections", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in COLUMNS:
         table.add_column(name, justify="right" if name else "left")
     for connections, level in measured.levels.items():
@@ -24,8 +25,8 @@ def table_of(measured: ByConnections) -> Table:
                 f"{connections:,}",
                 NAMES[name],
                 f"{each.per_second.median:,.0f}",
-                f"{each.p50_ms.median:,.1f} – {each.p99_ms.median:,.1f}",
-                f"{each.api_cpu_us.median:,.0f} + {each.redis_cpu_us.median:,.0f}",
+                f"{each.p50_ms.median:,.1f}–{each.p99_ms.median:,.1f}",
+                f"{each.api_cpu_us.median:,.0f}+{each.redis_cpu_us.median:,.0f}",
                 f"{each.cpu_us / level.contenders['bare'].api_cpu_us.median:,.1f}",
                 _aof_bytes(level, name),
                 _calls(level.system_calls[name]),
@@ -66,4 +67,4 @@ def _aof_bytes(level: Level, name: str) -> str:
 
 
 def _calls(calls: SystemCalls) -> str:
-    return " + ".join("–" if each is None else f"{each:,.1f}" for each in (calls.api, calls.redis))
+    return "+".join("–" if each is None else f"{each:,.1f}" for each in (calls.api, calls.redis))

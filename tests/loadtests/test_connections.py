@@ -141,7 +141,7 @@ def test_each_level_is_shown_with_its_groups() -> None:
 
     shown = console.export_text()
     assert "256 connections: groups of 16 on average, p10 4, p50 15.5, p90 30; calls with ≤ 16 60% · ≤ 32 40%" in shown
-    assert "2.5 + 0.2" in shown
+    assert "2.5+0.2" in shown
     assert "| 256 | 15,000 (20,000, 15,000) | 35.0 (20.0, 28.0) | 1.00 / 2.00 | 4 / 15.5 / 30 | 220 |" in markdown(
         results
     )
