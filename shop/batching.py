@@ -2,13 +2,25 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar
 
+import structlog
+
+from shop import metrics
 from shop.redis import NotSent, OutcomeUnknown
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+
+log = structlog.get_logger(__name__)
+
+
+class Failed(NamedTuple):
+    """What is told in place of an answer: the error of the whole batch."""
+
+    error: Exception
 
 
 class Coalescer(Generic[Item, Answer]):
@@ -34,7 +46,7 @@ class Coalescer(Generic[Item, Answer]):
         self._queue_max = queue_max
         self._pause_seconds = pause_seconds
         self._next_at = 0.0
-        self._queue: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._queue: deque[tuple[Item, Callable[[Answer | Failed], None]]] = deque()
         self._senders = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -56,18 +68,25 @@ class Coalescer(Generic[Item, Answer]):
 
     def ask(self, item: Item) -> "asyncio.Future[Answer]":
         """The answer to one item, or whatever `send` raised. Raises NotSent at once when the queue is full."""
+        future: asyncio.Future[Answer] = self._running_loop().create_future()
+        self.put(item, partial(_settle, future))
+        return future
+
+    def put(self, item: Item, tell: Callable[[Answer | Failed], None]) -> None:
+        """Ask, and `tell` the answer or that `send` has failed, once. Raises NotSent at once when the queue is full."""
         if self.full:
             raise NotSent("the queue is full")
-        # Kept, because on Python 3.11 `get_running_loop` is a system call each time.
-        loop = self._loop = self._loop or asyncio.get_running_loop()
-        future: asyncio.Future[Answer] = loop.create_future()
-        self._queue.append((item, future))
+        self._queue.append((item, tell))
         if self._senders < self._in_flight_max:
             self._senders += 1
-            task = loop.create_task(self._run())
+            task = self._running_loop().create_task(self._run())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return future
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        # Kept, because on Python 3.11 `get_running_loop` is a system call each time.
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        return loop
 
     async def _run(self) -> None:
         try:
@@ -89,13 +108,31 @@ class Coalescer(Generic[Item, Answer]):
             try:
                 answers = await self._send([item for item, _ in batch])
             except BaseException as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error if isinstance(error, Exception) else OutcomeUnknown("stopped"))
-                        future.exception()
+                told = Failed(error if isinstance(error, Exception) else OutcomeUnknown("stopped"))
+                _tell_all((tell, told) for _, tell in batch)
                 if not isinstance(error, Exception):
                     raise
             else:
-                for (_, future), answer in zip(batch, answers, strict=True):
-                    if not future.done():
-                        future.set_result(answer)
+                # Not at once: what has queued up meanwhile is sent before the answers are put to use.
+                told_of = zip((tell for _, tell in batch), answers, strict=True)
+                self._running_loop().call_soon(_tell_all, told_of)
+
+
+def _tell_all(answers: Iterable[tuple[Callable[[Answer | Failed], None], Answer | Failed]]) -> None:
+    """Tell each their answer. An error that nobody foresaw is of this one alone."""
+    for tell, answer in answers:
+        try:
+            tell(answer)
+        except Exception as error:
+            metrics.ITEM_FAILURES.labels("batches").inc()
+            log.error("answer_not_taken", exc_info=error)
+
+
+def _settle(future: "asyncio.Future[Answer]", answer: Answer | Failed) -> None:
+    if future.done():
+        return
+    if isinstance(answer, Failed):
+        future.set_exception(answer.error)
+        future.exception()  # Whoever has left does not want it, and nobody is to be warned of that.
+    else:
+        future.set_result(answer)

@@ -9,7 +9,9 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from math import ceil, floor
+from typing import Literal
 
 import redis.asyncio as aioredis
 
@@ -23,6 +25,8 @@ from shop.settings import Settings
 PLAIN_KEY = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 HASH_BYTES = 16
 MICROSECONDS = 1_000_000
+# So soon the shared bucket learns of those who were admitted without it.
+CHARGE_SECONDS = 0.1
 
 
 class RateLimiter:
@@ -31,6 +35,10 @@ class RateLimiter:
     The process keeps at most `users_max` callers and forgets the one who asked least recently, which is harmless: the
     shared bucket still knows them. At most `queue_max` questions wait for Redis, `batch_max` share a round trip, and
     after one that was not answered within `timeout` seconds Redis is not asked for `backoff_seconds`.
+
+    Whoever is idle, with a bucket that is full as far as this process knows, need not wait for Redis: the shared
+    bucket is charged within `CHARGE_SECONDS`. Who goes from process to process so exceeds the rate by one request for
+    each of them, and is refused by all of them until the shared bucket has made up for it.
     """
 
     def __init__(
@@ -63,6 +71,9 @@ class RateLimiter:
         self._shared: Coalescer[str, int] = Coalescer(
             self._ask_shared, batch_max=batch_max, in_flight_max=in_flight_max, queue_max=queue_max
         )
+        self._charges: list[str] = []
+        self._batch_max = batch_max
+        self._charging: asyncio.Task[None] | None = None
 
     async def wait_seconds(self, key: str) -> float:
         """How long this caller must wait; 0.0 means that the request is admitted and counted."""
@@ -79,18 +90,43 @@ class RateLimiter:
             self._postpone(key, wait)
         return wait
 
-    async def ask_shared(self, keys: Sequence[str]) -> list[float]:
-        """How long each of these callers must wait, whom this process has admitted: one round trip for all of them."""
+    def admits_idle(self, key: str) -> bool:
+        """Admit and count a caller whose bucket is full; False for every other, who is asked about and not counted."""
+        now = time.monotonic()
+        if self._arrivals.get(key, 0.0) > now:
+            return False
+        self._keep(key, now + self._emission_seconds)
+        self._charges.append(key)
+        if self._charging is None:
+            self._charging = asyncio.get_running_loop().create_task(self._charge_all())
+        return True
+
+    def refund(self, key: str) -> None:
+        """An idle caller was admitted just now, and their request will be counted again."""
+        self._arrivals.pop(key, None)
+        with suppress(ValueError):  # The shared bucket knows already: it stays charged.
+            self._charges.remove(key)
+
+    async def _charge_all(self) -> None:
+        """Charge the shared bucket for those who were admitted without it, as long as there are any."""
         try:
-            waits_us = await self._ask_shared([self._redis_key(key) for key in keys])
-        except (NotSent, OutcomeUnknown):
-            LIMITER_ERRORS.inc(len(keys))
-            return [0.0] * len(keys)
-        waits = [wait_us / MICROSECONDS for wait_us in waits_us]
-        for key, wait in zip(keys, waits, strict=True):
-            if wait > 0:
-                self._postpone(key, wait)
-        return waits
+            await self._charge_those_who_wait()
+        finally:
+            self._charging = None
+
+    async def _charge_those_who_wait(self) -> None:
+        while self._charges:
+            if len(self._charges) < self._batch_max:
+                await asyncio.sleep(CHARGE_SECONDS)
+            keys, self._charges = self._charges[: self._batch_max], self._charges[self._batch_max :]
+            try:
+                waits_us = await self._ask_shared([self._redis_key(key) for key in keys], mode="charge")
+            except (NotSent, OutcomeUnknown):
+                LIMITER_ERRORS.inc(len(keys))
+                continue
+            for key, wait_us in zip(keys, waits_us, strict=True):
+                if wait_us > 0:
+                    self._postpone(key, wait_us / MICROSECONDS)
 
     def refusal(self, wait_seconds: float) -> RateLimited:
         """The 429 that tells a caller to come back after so many seconds."""
@@ -127,8 +163,8 @@ class RateLimiter:
             key = "#" + hashlib.blake2b(key.encode(errors="backslashreplace"), digest_size=HASH_BYTES).hexdigest()
         return f"shop:{{rate}}:{self.name}:{key}"
 
-    async def _ask_shared(self, keys: list[str]) -> Sequence[int]:
-        arguments = [self._emission_us, self._burst]
+    async def _ask_shared(self, keys: list[str], mode: Literal["", "charge"] = "") -> Sequence[int]:
+        arguments = [self._emission_us, self._burst, mode]
         try:
             with self._breaker.asked(NotSent, OutcomeUnknown, TimeoutError):
                 # The time to get a connection counts too: a Redis that hangs takes longest to greet a new one.

@@ -131,16 +131,13 @@ async def call_script(
         raise NotSent(str(error)) from error
     try:
         async with asyncio.timeout(timeout):
-            await connection.send_packed_command(_packed((script(name).sha, len(keys), *keys, *arguments)))
+            await connection.send_packed_command(packed_call(name, keys, arguments))
             return await connection.read_response()
-    except exceptions.NoScriptError as error:
-        raise ScriptsNotLoaded(str(error)) from error
-    except (exceptions.ResponseError, exceptions.BusyLoadingError, Unable) as error:
-        # Loading, out of memory, read-only, a key of the wrong type: the scripts check before they write.
-        raise NotSent(str(error)) from error
     except (*REDIS_ERRORS, RuntimeError) as error:
-        await connection.disconnect(nowait=True)
-        raise OutcomeUnknown(str(error)) from error
+        outcome = outcome_of(error)
+        if isinstance(outcome, OutcomeUnknown):
+            await connection.disconnect(nowait=True)
+        raise outcome from error
     except asyncio.CancelledError:
         await connection.disconnect(nowait=True)
         raise
@@ -169,9 +166,19 @@ async def call_many(client: aioredis.Redis, commands: Sequence[Command], *, time
         await client.connection_pool.release(connection)
 
 
-def _packed(arguments: Sequence[str | bytes | int]) -> bytes:
-    """EVALSHA in the protocol of Redis."""
-    return _command(("EVALSHA", *arguments))
+def outcome_of(error: Exception) -> NotSent | OutcomeUnknown:
+    """What an error of a script call says of it: not executed, or nobody knows."""
+    if isinstance(error, exceptions.NoScriptError):
+        return ScriptsNotLoaded(str(error))
+    if isinstance(error, exceptions.ResponseError | exceptions.BusyLoadingError | Unable):
+        # Loading, out of memory, read-only, a key of the wrong type: the scripts check before they write.
+        return NotSent(str(error))
+    return OutcomeUnknown(str(error))
+
+
+def packed_call(name: str, keys: Sequence[str | bytes], arguments: Sequence[str | bytes | int]) -> bytes:
+    """The EVALSHA of a script in the protocol of Redis."""
+    return _command(("EVALSHA", script(name).sha, len(keys), *keys, *arguments))
 
 
 def _command(arguments: Command) -> bytes:

@@ -33,7 +33,7 @@ class AppAdmission:
         self.bulk_start = purchases.bulk_start
         self.is_bulk = purchases.is_bulk
         self.admit = purchases.admit
-        self.admit_unparsed = purchases.admit_unparsed
+        self.begin_unparsed = purchases.begin_unparsed
         self.read_kinds = READ_KINDS
         self._purchases = purchases
         self._states = states

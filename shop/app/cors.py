@@ -12,7 +12,7 @@ from shop.app.admission import AppAdmission
 from shop.app.problems import problem_response
 from shop.errors import OriginRefused
 from shop.seckill.requests import REQUEST_ID
-from shop.server.answers import Answer, answer_when
+from shop.server.answers import Answer, Reply, WholeAnswer, answer_when
 from shop.settings import Settings
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
@@ -44,7 +44,7 @@ EXPOSED_HEADERS = [
     "X-Request-Id",
 ]
 
-VARY = b"vary"
+VARY, VARY_ORIGIN = b"vary", b"vary: Origin\r\n"
 
 
 class Cors(CORSMiddleware):
@@ -105,9 +105,14 @@ class CorsAdmission:
             return None
         return b"".join(b"%b: %b\r\n" % header for header in self._cors.answer_headers(scope)) + refusal
 
-    def admit_unparsed(self, data: bytes) -> bytes | None:
-        """None where there may be an Origin: that is for a parser."""
-        return None if b"\norigin" in data.lower() else self._admission.admit_unparsed(data)
+    def begin_unparsed(self, data: bytes, reply: Reply) -> bytes | bool:
+        """See `shop.server.admission.Admission`. A request with an Origin is parsed."""
+
+        def reply_with_vary(answer: WholeAnswer | None) -> None:
+            reply(None if answer is None else WholeAnswer(answer.status, VARY_ORIGIN + answer.rest))
+
+        begun = self._admission.begin_unparsed(data, reply_with_vary)
+        return begun if isinstance(begun, bool) else VARY_ORIGIN + begun
 
     def answer(self, scope: Scope, body: bytes) -> "Answer | asyncio.Future[Answer] | None":
         """See `shop.server.admission.Admission`."""

@@ -13,7 +13,7 @@ from shop.database import Database
 from shop.failure_isolation import SERVER_ERRORS, Isolation
 from shop.ledger.client import LastOrder, LoadedSale, RedisClock, read_directory
 from shop.ledger_owner import is_foreign
-from shop.rate_limit import RateLimiter
+from shop.pipelined import PipelinedConnection
 from shop.redis import connections_in_use
 from shop.sales import repository as sales
 from shop.sales.incidents.demand import demand_recovery
@@ -33,19 +33,19 @@ async def follow_directory(
     client: aioredis.Redis,
     settings: Settings,
     *,
-    limiter: RateLimiter,
+    scripts: PipelinedConnection,
     requests: Database,
     first_read: asyncio.Event,
     stopping: asyncio.Event,
 ) -> None:
     """Hand each newly loaded (sale, epoch) to the lane, until `stopping` is set; set `first_read` after the first read.
 
-    `requests` is the pool of those who are served, for the metrics.
+    The sales are bought through `scripts`. `requests` is the pool of those who are served, for the metrics.
 
     The last order that Postgres has recorded goes with it: a ledger that does not know that order was rolled back.
     """
     clock, isolation = RedisClock(), Isolation("directory", settings)
-    adopt = partial(_adopt, registry, limiter, database, client, clock, settings)
+    adopt = partial(_adopt, registry, database, scripts, clock, settings)
     report = partial(_report_rolled_back, registry, database, client)
     healthy, foreign, check_at = True, False, 0.0
     while not stopping.is_set():
@@ -87,9 +87,8 @@ async def follow_latches(
 
 async def _adopt(
     registry: Registry,
-    limiter: RateLimiter,
     database: Database,
-    client: aioredis.Redis,
+    scripts: PipelinedConnection,
     clock: RedisClock,
     settings: Settings,
     loaded: LoadedSale,
@@ -102,7 +101,7 @@ async def _adopt(
     if sale.salt != loaded.salt:
         return  # Another database's sale of the same number.
     known = LastOrder(last[0].bytes, last[1]) if last else LastOrder(b"", 0)
-    registry.adopt(GroupCommit(client, loaded, last=known, clock=clock, limiter=limiter, settings=settings))
+    registry.adopt(GroupCommit(scripts, loaded, last=known, clock=clock, settings=settings))
 
 
 async def _report_rolled_back(

@@ -34,6 +34,7 @@ from shop.app.methods import Methods
 from shop.app.pages import PageHeaders
 from shop.app.reads_in_time import ReadsInTime
 from shop.app.state import AppState
+from shop.ledger.receipts import Signer
 from shop.logs import configure_logs
 from shop.orders.event_lane import EventLane
 from shop.orders.repeats import Statuses
@@ -41,6 +42,7 @@ from shop.processes import die_with_parent
 from shop.redis import all_scripts
 from shop.seckill.admission import PurchaseAdmission
 from shop.seckill.checking import Checker
+from shop.seckill.direct import DirectSale
 from shop.seckill.lane import PurchaseLane
 from shop.seckill.requests import RequestIds
 from shop.server.connections import STATE, Connections
@@ -136,8 +138,17 @@ def _connections(state: AppState, checker: Checker, request_ids: RequestIds, cor
     gate = OverloadGate(
         delay_seconds_max=settings.overload_delay_seconds, refused_at_once_max=settings.overload_refused_at_once_max
     )
+    direct = DirectSale(
+        checker=checker,
+        limiter=state.purchase_limiter,
+        signer=Signer(settings.secret),
+        polls=state.polls,
+        request_ids=request_ids,
+        tally=state.tally,
+        body_bytes_max=settings.purchase_body_bytes_max,
+    )
     admission = PurchaseAdmission(
-        registry=state.registry, gate=gate, checker=checker, request_ids=request_ids, tally=state.tally
+        registry=state.registry, gate=gate, checker=checker, direct=direct, request_ids=request_ids, tally=state.tally
     )
     whole = AppAdmission(admission, state.order_states, state.pages, state.liveness)
     return Connections(settings, CorsAdmission(whole, cors) if cors else whole, gate, on_stop=state.changes.stop)

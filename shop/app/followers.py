@@ -56,7 +56,7 @@ def _followers(
             database,
             state.ledger,
             settings,
-            limiter=state.purchase_limiter,
+            scripts=state.scripts,
             requests=state.database,
             first_read=listed,
             stopping=stopping,

@@ -31,6 +31,7 @@ from shop.orders.router import ORDER_LIMITER, POLLS
 from shop.payments.gateway import Gateway, HttpGateway
 from shop.payments.order_payments import PaymentsOfOrders
 from shop.payments.router import GATEWAY
+from shop.pipelined import PipelinedConnection
 from shop.pool_sizes import FOLLOWERS_POOL_MAX
 from shop.products.reading import PRODUCT_READER, ProductReader
 from shop.products.service import product_of
@@ -67,6 +68,7 @@ class AppState:
     ledger: aioredis.Redis
     side: aioredis.Redis
     subscription: aioredis.Redis
+    scripts: PipelinedConnection
     database: Database
     followers_database: Database
     announcer: Announcer
@@ -110,6 +112,7 @@ class AppState:
             ledger=ledger,
             side=side,
             subscription=subscription,
+            scripts=PipelinedConnection(ledger),
             database=database,
             followers_database=Database(settings, application_name="shop-api", pool_max=FOLLOWERS_POOL_MAX),
             announcer=announcer,
@@ -166,6 +169,7 @@ class AppState:
         await self.database.close()
         await self.followers_database.close()
         await self.gateway.close()
+        self.scripts.close()
         for client in {self.ledger, self.side, self.subscription}:
             await client.aclose(close_connection_pool=True)
 

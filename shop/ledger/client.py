@@ -6,12 +6,14 @@ Nothing here repeats a script by itself, and nothing sets stock: units move by `
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 import redis.asyncio as aioredis
 
 from shop.ledger.keys import DIRECTORY, ledger_keys
+from shop.pipelined import PipelinedConnection
 from shop.redis import call_script
 
 CLOCK_JUMP_MS = 1_000
@@ -98,7 +100,7 @@ def parse(reply: bytes) -> Answer:
 
 
 async def reserve(
-    client: aioredis.Redis,
+    client: aioredis.Redis | PipelinedConnection,
     sale: LoadedSale,
     requests: Sequence[ReserveRequest],
     *,
@@ -107,15 +109,13 @@ async def reserve(
     timeout: float,
     mode: Literal["", "honour"] = "",
 ) -> list[Answer]:
-    """Ask for units for up to 256 purchases at once; one answer for each. Only a worker may `honour`.
-
-    Raises NotSent, ScriptsNotLoaded or OutcomeUnknown for all of them.
-    """
+    """One answer for each of up to 256 purchases. Only a worker may `honour`. Raises NotSent, or OutcomeUnknown."""
     deadline_ms = clock.now_ms + int(timeout * 1000)
     arguments: list[str | bytes | int] = [sale.epoch, deadline_ms, last.order_id, last.seq, mode]
     for request in requests:
         arguments += (request.order_id, request.user_id, request.quantity)
-    reply = await call_script(client, "reserve", ledger_keys(sale.sale_id, sale.epoch), arguments, timeout=timeout)
+    call = client.call_script if isinstance(client, PipelinedConnection) else partial(call_script, client)
+    reply = await call("reserve", ledger_keys(sale.sale_id, sale.epoch), arguments, timeout=timeout)
     clock.learn(reply[0])
     if len(reply) == len(requests) + 1 and reply[1] not in BATCH_WORDS:
         return [parse(each) for each in reply[1:]]

@@ -1,4 +1,4 @@
-"""The purchase at the server's door: shed when it would wait too long, answered from memory when nothing is left."""
+"""The purchase at the server's door: shed when it would wait too long, answered there if one question decides it."""
 
 import random
 import time
@@ -7,10 +7,12 @@ from starlette.types import Scope
 
 from shop.errors import Overloaded, ShopError, SoldOut
 from shop.seckill.checking import Checker
+from shop.seckill.direct import DirectSale
 from shop.seckill.registry import Registry
-from shop.seckill.requests import PURCHASE_START, RequestIds, purchase_headers, sale_in_path, whole_purchase
+from shop.seckill.requests import PURCHASE_START, RequestIds, purchase_headers, sale_in_path
 from shop.seckill.tally import Tally
-from shop.server.answers import CONTENT_TYPE_PROBLEM, Answer, PreparedProblem, with_length
+from shop.seckill.whole_purchases import whole_purchase
+from shop.server.answers import CONTENT_TYPE_PROBLEM, Answer, PreparedProblem, Reply, with_length
 from shop.server.gate import OverloadGate
 
 OVERLOADED = PreparedProblem(Overloaded())
@@ -27,11 +29,19 @@ class PurchaseAdmission:
     bulk_start = PURCHASE_START
 
     def __init__(
-        self, *, registry: Registry, gate: OverloadGate, checker: Checker, request_ids: RequestIds, tally: Tally
+        self,
+        *,
+        registry: Registry,
+        gate: OverloadGate,
+        checker: Checker,
+        direct: DirectSale,
+        request_ids: RequestIds,
+        tally: Tally,
     ) -> None:
         self._registry = registry
         self._gate = gate
         self._checker = checker
+        self._direct = direct
         self._request_ids = request_ids
         self._tally = tally
 
@@ -52,16 +62,22 @@ class PurchaseAdmission:
             return None
         return self._overloaded(scope["path"], purchase_headers(scope).request_id)
 
-    def admit_unparsed(self, data: bytes) -> bytes | None:
-        """The same for what may be a whole purchase; to parse it would be half of what the refusal costs."""
-        if (whole := whole_purchase(data)) is None or (sale_id := sale_in_path(whole[0])) is None:
-            return None
-        found = self._registry.find(sale_id)
-        if found is not None and found.group.latch.closed:
-            return None
-        if not self._gate.refuses(0.0 if found is None else found.group.queued_seconds):
-            return None
-        return self._overloaded(*whole)
+    def begin_unparsed(self, data: bytes, reply: Reply) -> bytes | bool:
+        """Begin, or refuse, what is a whole purchase; to parse it would cost more than its signature."""
+        whole = whole_purchase(data)
+        if whole is None:
+            return False
+        found = self._registry.find(whole.sale_id)
+        latched = found is not None and found.group.latch.closed
+        if not latched and self._gate.refuses(0.0 if found is None else found.group.queued_seconds):
+            return self._overloaded(whole.path, whole.headers.request_id)
+        if found is None or not self._direct.begin(found, whole, reply):
+            return False
+        if latched:
+            self._gate.count_latched()
+        else:
+            self._gate.count_admitted()
+        return True
 
     def _overloaded(self, path: str, request_id: bytes | None) -> bytes:
         request_id = request_id or self._request_ids.new()
@@ -70,7 +86,7 @@ class PurchaseAdmission:
         return OVERLOADED_HEADERS[random.getrandbits(2)] % (len(body), request_id) + body
 
     def answer(self, scope: Scope, body: bytes) -> Answer | None:
-        """The answer to a whole purchase that needs no question: the sale is sold out, and this buyer has won nothing.
+        """The answer to a parsed purchase that needs no question: nothing is left, and this buyer has won nothing.
 
         None leaves it to the application, which says too what is wrong with a request.
         """

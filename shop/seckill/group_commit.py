@@ -2,16 +2,15 @@
 
 import time
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
-import redis.asyncio as aioredis
 
 from shop import metrics
-from shop.batching import Coalescer
+from shop.batching import Coalescer, Failed
 from shop.ledger import client as ledger
 from shop.ledger.client import Answer, LastOrder, LoadedSale, RedisClock, ReserveRequest
-from shop.rate_limit import RateLimiter
+from shop.pipelined import PipelinedConnection
 from shop.seckill.latch import Latch
 from shop.settings import Settings
 
@@ -21,7 +20,6 @@ DROPPED = Answer("DROPPED")
 class _Waiting(msgspec.Struct, frozen=True, gc=False):
     request: ReserveRequest
     queued_at: float
-    limited: bool
 
 
 class GroupCommit:
@@ -29,23 +27,21 @@ class GroupCommit:
 
     It remembers the last order that it saw reserved, and shows it with each batch: a ledger without that order was
     rolled back, and answers BEHIND. It keeps what it saw reserved until it learns that Postgres has recorded it, so
-    that a recovery can ask for it. The shared rate limit is asked for the whole batch before the ledger is.
+    that a recovery can ask for it.
     """
 
     def __init__(
         self,
-        client: aioredis.Redis,
+        connection: PipelinedConnection,
         sale: LoadedSale,
         *,
         last: LastOrder,
         clock: RedisClock,
-        limiter: RateLimiter,
         settings: Settings,
     ) -> None:
         self.sale = sale
-        self.latch = Latch(client, sale)
-        self.limiter = limiter
-        self._client = client
+        self.latch = Latch(connection.client, sale)
+        self._connection = connection
         self._last = last
         self._watermark = 0
         self._unpersisted: deque[tuple[ReserveRequest, Answer]] = deque(maxlen=settings.backlog_max)
@@ -59,13 +55,13 @@ class GroupCommit:
             queue_max=settings.queue_max,
         )
 
-    def reserve(self, request: ReserveRequest, *, limited: bool = True) -> Awaitable[Answer]:
-        """The ledger's answer; DROPPED when the request waited too long, RATE_LIMITED with the seconds to wait.
+    def reserve(self, request: ReserveRequest) -> Awaitable[Answer]:
+        """The ledger's answer; DROPPED when the request waited too long. Raises NotSent, or OutcomeUnknown."""
+        return self._coalescer.ask(_Waiting(request, time.monotonic()))
 
-        A request that is not `limited` belongs to a purchase that was counted already. The answer raises NotSent,
-        ScriptsNotLoaded or OutcomeUnknown.
-        """
-        return self._coalescer.ask(_Waiting(request, time.monotonic(), limited))
+    def submit(self, request: ReserveRequest, tell: Callable[[Answer | Failed], None]) -> None:
+        """The same without a future: `tell` gets the answer, or what failed. Raises NotSent at once."""
+        self._coalescer.put(_Waiting(request, time.monotonic()), tell)
 
     @property
     def queued_seconds(self) -> float:
@@ -74,35 +70,19 @@ class GroupCommit:
         return 0.0 if oldest is None else time.monotonic() - oldest.queued_at
 
     async def _send(self, batch: list[_Waiting]) -> Sequence[Answer]:
-        refused = await self._refused(batch)
-        fresh = (
-            [waiting.request for i, waiting in enumerate(batch) if i not in refused]
-            if refused
-            else [waiting.request for waiting in batch]
-        )
+        oldest = time.monotonic() - self._queue_seconds_max
+        fresh = [waiting.request for waiting in batch if waiting.queued_at >= oldest]
         if not fresh:
-            return [refused[i] for i in range(len(batch))]
+            return [DROPPED] * len(batch)
         metrics.BATCH_REQUESTS.observe(len(fresh))
         answers = await ledger.reserve(
-            self._client, self.sale, fresh, clock=self._clock, last=self._last, timeout=self._timeout
+            self._connection, self.sale, fresh, clock=self._clock, last=self._last, timeout=self._timeout
         )
         self._remember(fresh, answers)
-        if not refused:
+        if len(fresh) == len(batch):
             return answers
-        remaining = iter(answers)
-        return [refused[i] if i in refused else next(remaining) for i in range(len(batch))]
-
-    async def _refused(self, batch: list[_Waiting]) -> dict[int, Answer]:
-        """Which of the batch need not be sent, by their place in it: those who gave up, and those who ask too often."""
-        oldest = time.monotonic() - self._queue_seconds_max
-        refused = {i: DROPPED for i, waiting in enumerate(batch) if waiting.queued_at < oldest}
-        asking = [i for i, waiting in enumerate(batch) if waiting.limited and i not in refused]
-        if asking:
-            waits = await self.limiter.ask_shared([batch[i].request.user_id for i in asking])
-            for i, wait in zip(asking, waits, strict=True):
-                if wait > 0:
-                    refused[i] = Answer("RATE_LIMITED", (str(wait),))
-        return refused
+        of_fresh = iter(answers)
+        return [next(of_fresh) if waiting.queued_at >= oldest else DROPPED for waiting in batch]
 
     def _remember(self, requests: Sequence[ReserveRequest], answers: Sequence[Answer]) -> None:
         for request, answer in zip(requests, answers, strict=True):

@@ -76,7 +76,7 @@ class PurchaseLane:
             wish = self._checker.check(headers, body)
             found = self._registry.find(sale_id)
             if found is None:
-                await limit(self._limiter, wish.user_id)
+                await self._limit(wish.user_id)
                 raise AskPostgres
             if (refusal := found.cached_refusal(wish, scope["path"], request_id)) is not None:
                 status, outcome = SoldOut.status, SoldOut.code
@@ -116,9 +116,7 @@ class PurchaseLane:
         waiting: Waiting | None = None,
     ) -> tuple[int, str]:
         """Reserve, and answer. Returns the status and what became of it. Raises a ShopError, or AskPostgres."""
-        wait = self._limiter.ask_process(wish.user_id)
-        if wait > 0:
-            raise self._limiter.refusal(wait)
+        await self._limit(wish.user_id)
         reservation = await purchase(
             group,
             user_id=wish.user_id,
@@ -146,6 +144,11 @@ class PurchaseLane:
             headers += waiting.applied
         await respond(send, status, headers, answer, request_id)
         return status, "reserved"
+
+    async def _limit(self, user_id: str) -> None:
+        """Admit this buyer, or raise RateLimited."""
+        if not self._limiter.admits_idle(user_id):
+            await limit(self._limiter, user_id)
 
     async def _status_now(self, reservation: Reservation) -> str:
         """What has become of an order since. The ledger alone knows that it has its units, not that it is paid."""

@@ -72,7 +72,7 @@ async def purchase(
         order_id = order_meant(sale, user_id, key)
         if expect is not None:
             expect(order_id)
-        return _reservation(order_id, quantity, await _ask(group, order_id, user_id, quantity), sale, signer)
+        return reservation_of(order_id, quantity, await _ask(group, order_id, user_id, quantity), sale, signer)
     deadline = time.monotonic() + deadline_seconds
     for number in range(1, sale.orders_per_user + 1):
         if time.monotonic() > deadline:
@@ -80,9 +80,9 @@ async def purchase(
         order_id = numbered_order_id(sale.sale_id, sale.salt, user_id, number)
         if expect is not None:
             expect(order_id)
-        answer = await _ask(group, order_id, user_id, quantity, limited=number == 1)
-        if not (answer.word in {"REPLAYED", "MISMATCH"} and answer.fields[-1] == "released"):
-            return _reservation(order_id, quantity, answer, sale, signer)
+        answer = await _ask(group, order_id, user_id, quantity)
+        if not is_over(answer):
+            return reservation_of(order_id, quantity, answer, sale, signer)
     raise OverLimit("All the orders that one buyer may make in this sale are made")
 
 
@@ -93,35 +93,47 @@ def order_meant(sale: LoadedSale, user_id: str, key: str | None) -> bytes:
     return numbered_order_id(sale.sale_id, sale.salt, user_id, 1)
 
 
-async def _ask(group: GroupCommit, order_id: bytes, user_id: str, quantity: int, *, limited: bool = True) -> Answer:
+async def _ask(group: GroupCommit, order_id: bytes, user_id: str, quantity: int) -> Answer:
     try:
-        answer = await group.reserve(ReserveRequest(order_id, user_id, quantity), limited=limited)
-    except ScriptsNotLoaded as error:
-        raise AskPostgres from error
-    except NotSent as error:
-        raise NotReady from error
-    except OutcomeUnknown as error:
-        raise UnknownOutcome from error
+        answer = await group.reserve(ReserveRequest(order_id, user_id, quantity))
+    except (NotSent, OutcomeUnknown) as error:
+        raise what_failed(error) from error
+    return noted(group, answer)
+
+
+def what_failed(error: Exception) -> Exception:
+    """What it means to a purchase that the ledger was not asked, or that its answer is unknown; others stay."""
+    if isinstance(error, ScriptsNotLoaded):
+        return AskPostgres()
+    if isinstance(error, NotSent):
+        return NotReady()
+    return UnknownOutcome() if isinstance(error, OutcomeUnknown) else error
+
+
+def noted(group: GroupCommit, answer: Answer) -> Answer:
+    """The answer, after the latch has learned from it. Raises AskPostgres if this ledger does not sell."""
     if answer.word == "RESERVED":
         if group.latch.closed:
             group.latch.open()  # There was a unit after all: a poll would notice later.
-        return answer
-    if answer.word == "SOLD_OUT":
+    elif answer.word == "SOLD_OUT":
         if answer.fields[1] == "0":
             group.latch.close(answer.seq)
-        return answer
-    if answer.word == "BEHIND":
+    elif answer.word == "BEHIND":
         raise RolledBack(group.sale.epoch)
-    if answer.word == "RATE_LIMITED":
-        raise group.limiter.refusal(float(answer.fields[0]))
-    if answer.word in {"NOT_LOADED", "STALE_EPOCH"}:
+    elif answer.word in {"NOT_LOADED", "STALE_EPOCH"}:
         raise AskPostgres
     return answer
 
 
-def _reservation(
+def is_over(answer: Answer) -> bool:
+    """Whether the order that was meant has given its units back: without a key, the buyer's next one is meant."""
+    return answer.word in {"REPLAYED", "MISMATCH"} and answer.fields[-1] == "released"
+
+
+def reservation_of(
     order_id: bytes, quantity: int, answer: Answer, sale: LoadedSale, signer: Signer
 ) -> Reservation | ShopError:
+    """The order that an answer names, or the problem that it means."""
     uuid = uuid_text(order_id)
     if answer.word == "RESERVED":
         return Reservation(uuid, quantity, answer.seq, int(answer.fields[2]), held=True, replayed=False)

@@ -25,13 +25,7 @@ PATH_CHARS_MAX = len(PATH_START) + SALE_ID_DIGITS_MAX + len(PATH_END)
 CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 PURCHASE_START = b"POST " + PATH_START.encode()
-# The request line of a purchase.
-PURCHASE = re.compile(rb"POST (/v1/seckill/sales/%b/orders) HTTP/1\.1\r\n" % SALE_ID.encode())
 PATH = re.compile(f"{PATH_START}({SALE_ID}){PATH_END}")
-# What says how long a request is, what becomes of its connection, and its id; whatever stands behind the name.
-TELLING = re.compile(
-    rb"\r\n(content-length|transfer-encoding|connection|expect|upgrade|x-request-id)([^\r\n]*)", re.IGNORECASE
-)
 
 
 class ClientGone(Exception):
@@ -87,33 +81,6 @@ def _sale_in_path(path: str) -> int | None:
     named = PATH.fullmatch(path)
     sale_id = int(named[1]) if named else SALE_ID_MAX + 1
     return sale_id if sale_id <= SALE_ID_MAX else None
-
-
-def whole_purchase(data: bytes) -> tuple[str, bytes | None] | None:
-    """The path and the request id of a purchase that is complete, alone, and as plain as HTTP/1.1 can be.
-
-    None for everything else, and in every doubt: it is for a parser. Nothing but the length of the request is checked.
-    """
-    line = PURCHASE.match(data)
-    end = data.find(b"\r\n\r\n") if line is not None else -1
-    if line is None or end < 0:
-        return None
-    head = data[line.end() - 2 : end]
-    without_line_ends = head.replace(b"\r\n", b"")
-    if b"\n" in without_line_ends or b"\r" in without_line_ends or b"\r\n " in head or b"\r\n\t" in head:
-        return None
-    length, request_id = None, None
-    for name, rest in TELLING.findall(head):
-        value = rest[1:].strip(b" \t")
-        if rest[:1] != b":":
-            return None
-        if length is None and len(name) == len(b"content-length") and CONTENT_LENGTH.fullmatch(value):
-            length = int(value)
-        elif request_id is None and REQUEST_ID.fullmatch(value) and len(name) == len(b"x-request-id"):
-            request_id = value
-        else:
-            return None
-    return (line[1].decode("ascii"), request_id) if length == len(data) - end - 4 else None
 
 
 def parse_body(body: bytes) -> PurchaseBody:

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any, NamedTuple, Protocol
 
-from shop.server.answers import Answer
+from shop.server.answers import Answer, Reply
 
 
 class ReadKind(NamedTuple):
@@ -26,8 +26,12 @@ class Admission(Protocol):
     def admit(self, scope: dict[str, Any]) -> bytes | None:
         """None, and the request begins; else the answer (503) but for its status line and the server's own headers."""
 
-    def admit_unparsed(self, data: bytes) -> bytes | None:
-        """The same for what may be a whole request; None in every doubt."""
+    def begin_unparsed(self, data: bytes, reply: Reply) -> bytes | bool:
+        """Begin what may be a whole request of that kind, read from its bytes; False in every doubt: it is parsed.
+
+        True means that `reply` has been called, or will be, once: with the answer, or with None to leave the request to
+        the application after all. Bytes are a refusal as `admit` has it.
+        """
 
     def answer(self, scope: dict[str, Any], body: bytes) -> "Answer | asyncio.Future[Answer] | None":
         """The answer to a whole request, or a future that brings it; None leaves it to the application, in a task.

@@ -12,11 +12,12 @@ from typing import Any
 
 from shop.errors import Overloaded
 from shop.server.admission import Admission
+from shop.server.answers import Reply
 from shop.server.back_pressure import BackPressure
 from shop.server.connection import Connection
 from shop.server.connection_cap import ConnectionCap
 from shop.server.gate import OverloadGate
-from shop.server.heads import answer_head
+from shop.server.heads import answer_start
 from shop.server.sending import alone
 
 # A loop iteration that is so short has had nothing else to do; and so long new purchases wait for one at most.
@@ -31,6 +32,7 @@ class AdmissionControl:
         self, admission: Admission, *, cap: ConnectionCap, gate: OverloadGate, back_pressure: BackPressure
     ) -> None:
         self.answer = admission.answer
+        self.bulk_start = admission.bulk_start
         self.deferring = False
         self._admission = admission
         self._cap = cap
@@ -38,8 +40,6 @@ class AdmissionControl:
         self._back_pressure = back_pressure
         self._deferred: dict[Connection, bytes] = {}
         self._checked_at = self._handled_at = 0.0
-        self._own_headers: list[tuple[bytes, bytes]] | None = None
-        self._refusal_start = b""
 
     def refusal(self, connection: Connection, scope: dict[str, Any], *, keep_alive: bool) -> bytes | None:
         """The answer to a request that is not even begun, because the process has too much to do; None for others."""
@@ -48,16 +48,16 @@ class AdmissionControl:
             refusal = self._admission.admit(scope)
         return None if refusal is None else self._whole(connection, refusal, keep_alive=keep_alive)
 
-    def refusal_unparsed(self, connection: Connection, data: bytes) -> bytes | None:
-        """The same for what may be a whole purchase, on an idle connection."""
-        refusal = self._admission.admit_unparsed(data)
-        return None if refusal is None else self._whole(connection, refusal, keep_alive=True)
+    def begin_unparsed(self, connection: Connection, data: bytes, reply: Reply) -> bytes | bool:
+        """Begin or refuse what may be a whole purchase, on an idle connection; False leaves it to the parser."""
+        if self._cap.is_beyond(connection):
+            return False
+        begun = self._admission.begin_unparsed(data, reply)
+        return begun if isinstance(begun, bool) else self._whole(connection, begun, keep_alive=True)
 
     def _whole(self, connection: Connection, refusal: bytes, *, keep_alive: bool) -> bytes:
-        own = connection.server_state.default_headers
-        if own is not self._own_headers:  # It is a new list each second.
-            self._own_headers, self._refusal_start = own, answer_head(Overloaded.status, own, ())
-        return self._refusal_start + (b"" if keep_alive else b"connection: close\r\n") + refusal
+        start = answer_start(Overloaded.status, connection.server_state.default_headers)
+        return start + (b"" if keep_alive else b"connection: close\r\n") + refusal
 
     def refused(self, connection: Connection) -> None:
         """A request was refused, and its connection stays: it is parked while saturated, else new ones are deferred."""
@@ -70,7 +70,7 @@ class AdmissionControl:
         """Whether this is a purchase, or goes on with one, that is deferred until the loop has nothing else to do."""
         before = self._deferred.get(connection)
         if before is None:
-            if not (connection.idle and data.startswith(self._admission.bulk_start)):
+            if not (connection.idle and data.startswith(self.bulk_start)):
                 return False
             self._deferred[connection] = data
         elif len(before) + len(data) > DEFERRED_BYTES_MAX:

@@ -26,6 +26,16 @@ class Answer(NamedTuple):
     body: bytes
 
 
+class WholeAnswer(NamedTuple):
+    """An answer as bytes: its status, and what stands behind the status line and the server's own headers."""
+
+    status: int
+    rest: bytes
+
+
+Reply = Callable[[WholeAnswer | None], None]
+
+
 def answer_when(
     found: "asyncio.Future[Found]", make: "Callable[[asyncio.Future[Found]], Answer | asyncio.Future[Answer]]"
 ) -> "asyncio.Future[Answer]":

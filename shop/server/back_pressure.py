@@ -56,10 +56,10 @@ class BackPressure:
             self._park(connection)
         return self._saturated
 
-    def parks(self, connection: Connection, scope: dict[str, Any]) -> bool:
-        """Whether this connection, whose request was answered, is parked now."""
+    def parks(self, connection: Connection, scope: dict[str, Any] | None) -> bool:
+        """Whether this connection, whose request was answered, is parked now. What was not parsed is bulk."""
         self._answers += 1
-        if not self._saturated or not self._is_bulk(scope):
+        if not self._saturated or not (scope is None or self._is_bulk(scope)):
             return False
         self._park(connection)
         return True

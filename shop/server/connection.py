@@ -1,6 +1,7 @@
 """What the parts of the server ask of one connection; `shop.server.protocol.ShopProtocol` is what they get."""
 
 from abc import ABC, abstractmethod
+from collections import deque
 from typing import Any, NamedTuple
 
 from uvicorn.server import ServerState
@@ -23,6 +24,8 @@ class Connection(SendingProtocol, ABC):
     server_state: ServerState
     state: State
     head: Head
+    # The unanswered requests, the oldest first.
+    exchanges: deque[Any]
     # The address that it is counted for: of a peer that has reset the connection, the socket knows none any more.
     accepted_from: str | None = None
     # What has come while it waits for its share of the loop (`shop.server.read_queue`).
@@ -50,8 +53,12 @@ class Connection(SendingProtocol, ABC):
         """Read on."""
 
     @abstractmethod
-    def answered(self, scope: dict[str, Any], keep_alive: bool) -> None:
-        """Go on after the answer to the oldest request is complete."""
+    def answered(self, scope: dict[str, Any] | None, keep_alive: bool) -> None:
+        """Go on after the answer to the oldest request is complete; a whole one that was not parsed has no scope."""
+
+    @abstractmethod
+    def leave_to_application(self, data: bytes) -> None:
+        """Let the application answer the oldest request, which is whole in these bytes and was begun without it."""
 
     @abstractmethod
     def cut_if_late(self, now: float, limits: TimeLimits) -> None:

@@ -80,9 +80,13 @@ class ConnectionCap:
         elif self._beyond_cap:
             del self._beyond_cap[next(iter(self._beyond_cap))]
 
+    def is_beyond(self, connection: Connection) -> bool:
+        """Whether a connection was accepted for probes alone."""
+        return bool(self._beyond_cap) and connection in self._beyond_cap
+
     def refusal(self, connection: Connection, scope: dict[str, Any]) -> bytes | None:
         """The refusal to a request beyond the cap, without the server's own head; None for a probe."""
-        if not self._beyond_cap or connection not in self._beyond_cap or scope["path"] in PROBES:
+        if not self.is_beyond(connection) or scope["path"] in PROBES:
             return None
         request_id = uuid4().hex.encode()
         body = FULL.body("", request_id)

@@ -81,14 +81,18 @@ class Exchange:
         if not self._more_body and connection.writable is None:
             answer = admission.answer(self.scope, self._body)
         if answer is None:
-            self._task = connection.loop.create_task(self._run(app))
+            self.run(app)
         elif isinstance(answer, Answer):
             self._answer(answer)
-            return
         else:
             self._task = answer
             answer.add_done_callback(self._answer_later)
-        connection.server_state.tasks.add(self._task)  # type: ignore[arg-type]
+            connection.server_state.tasks.add(answer)  # type: ignore[arg-type]
+
+    def run(self, app: ASGIApp) -> None:
+        """Let the application answer, in a task."""
+        self._task = self._connection.loop.create_task(self._run(app))
+        self._connection.server_state.tasks.add(self._task)
 
     @property
     def runs(self) -> bool:

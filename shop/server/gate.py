@@ -68,11 +68,11 @@ class OverloadGate:
         """Whether a purchase is admitted; the oldest one has waited `queued_seconds` for a script call."""
         if self.refuses(queued_seconds):
             return False
-        self._admitted += 1
+        self.count_admitted()
         return True
 
     def refuses(self, queued_seconds: float) -> bool:
-        """Whether a purchase is shed; for one that is not, ask again with `admits`."""
+        """Whether a purchase is shed; one that is not, and is begun, is counted by `count_admitted`."""
         ahead_seconds = self._load * self._purchase_seconds if self._measuring else 0.0
         refused = self._lag_seconds + ahead_seconds + queued_seconds > self._delay_seconds_max
         self._refused += refused
@@ -82,6 +82,10 @@ class OverloadGate:
     def refusing(self) -> bool:
         """Whether a purchase was refused in this iteration: the next one most likely will be."""
         return self._refused > 0
+
+    def count_admitted(self) -> None:
+        """A purchase that was not refused is begun in this iteration."""
+        self._admitted += 1
 
     def count_latched(self) -> None:
         """A purchase is answered by the latch, which costs no more than a refusal: it is always admitted."""

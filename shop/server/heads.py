@@ -11,6 +11,7 @@ import httptools
 
 from shop.errors import BadRequest, HeadTooLarge, ShopError
 from shop.problem_json import MEDIA_TYPE, problem_body
+from shop.server.answers import Answer, WholeAnswer
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -100,10 +101,15 @@ def answer_head(status: int, own: Headers, headers: Headers) -> bytes:
 
     Raises ValueError when a value could end its line.
     """
+    return answer_start(status, own) + _lines(headers)
+
+
+def answer_start(status: int, own: Headers) -> bytes:
+    """The status line and the server's `own` headers."""
     global _own
     if own is not _own[0]:
         _own = (own, _lines(own))
-    return b"".join((STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, _own[1], _lines(headers)))
+    return (STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status) + _own[1]
 
 
 # The server's own headers as they were last, and their lines.
@@ -118,6 +124,11 @@ def _lines(headers: Headers) -> bytes:
     if found.count(b"\n") != lines or found.count(b"\r") != lines or b"\0" in found:
         raise ValueError("a header has a line end in it")
     return found
+
+
+def whole_answer(answer: Answer) -> WholeAnswer:
+    """An answer as bytes. Raises ValueError when a value could end its line."""
+    return WholeAnswer(answer.status, b"%b\r\n%b" % (_lines(answer.headers), answer.body))
 
 
 def problem_answer(error: ShopError, own: Headers) -> bytes:

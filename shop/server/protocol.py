@@ -21,6 +21,7 @@ from shop.server.exchange import Exchange
 from shop.server.heads import HEAD_BYTES_MAX, Head, problem_answer
 from shop.server.read_queue import START_BYTES, UNREAD_BYTES_MAX
 from shop.server.states import BODY, CLOSED, DISCARDING, DRAINING, HEAD, IDLE, LINGERING, State
+from shop.server.whole_requests import WholeRequest, begins, parsed
 
 PIPELINED_MAX = 16
 # A stopping server answers what comes this long on a connection that was idle, so that it is not closed on a request.
@@ -38,7 +39,7 @@ class ShopProtocol(Connection):
         self.app = config.loaded_app
         self.server_state = server_state
         self.state: State = IDLE
-        self.exchanges: deque[Exchange] = deque()
+        self.exchanges: deque[Exchange | WholeRequest] = deque()
         # The one of the exchanges whose body comes, in the state BODY.
         self._coming: Exchange
         self.head = Head()
@@ -95,12 +96,9 @@ class ShopProtocol(Connection):
     def receive(self, data: bytes) -> None:
         if self.state >= DRAINING:
             return
-        gate = self._connections.gate
-        gate.count_read()
-        if gate.refusing and self.idle and (refusal := self._admission.refusal_unparsed(self, data)) is not None:
+        self._connections.gate.count_read()
+        if data.startswith(self._admission.bulk_start) and self.idle and begins(self, data, self._admission):
             self._since = self.loop.time()
-            self.write(refusal)
-            self._admission.refused(self)
             return
         self._incomplete_bytes += len(data)
         try:
@@ -192,7 +190,7 @@ class ShopProtocol(Connection):
             self._since = self.loop.time()
             self.transport.resume_reading()
 
-    def answered(self, scope: dict[str, Any], keep_alive: bool) -> None:
+    def answered(self, scope: dict[str, Any] | None, keep_alive: bool) -> None:
         self.exchanges.popleft()
         self._since = self.loop.time()
         if not keep_alive:
@@ -203,6 +201,15 @@ class ShopProtocol(Connection):
                 self.resume_reading()
         elif not self._connections.back_pressure.parks(self, scope):
             self.resume_reading()
+
+    def leave_to_application(self, data: bytes) -> None:
+        scope = self._base_scope.copy()
+        body = parsed(data, scope)
+        exchange = Exchange(self, scope, keep_alive=self.exchanges[0].keep_alive, admitted=True)
+        self.exchanges[0] = exchange
+        exchange.feed(body, unusual=self._connections.body_bytes_usual)
+        exchange.fed()
+        exchange.run(self.app)
 
     # What the server and `Connections` call.
 

@@ -24,6 +24,11 @@ def size_of(valkey: ValkeyServer) -> int:
     return newest_part(valkey).stat().st_size
 
 
+def end_of_last(valkey: ValkeyServer, command: bytes) -> int:
+    """Where the name of the last command of this kind ends in what was written: its arguments come behind it."""
+    return newest_part(valkey).read_bytes().rindex(command) + len(command)
+
+
 def cut_power(valkey: ValkeyServer, *, left: int) -> None:
     """Kill the server and leave so many bytes of its file; a kill alone would leave all that the kernel had."""
     valkey.kill()

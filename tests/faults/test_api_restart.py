@@ -65,9 +65,11 @@ async def test_sigterm_lets_an_api_answer_the_requests_in_hand(
         through = own.through(await own.processes.start_api("api"))
         sale = await own.shop.open_sale(units=10)
         await through.until_loaded(sale)
-        await own.shop.redis.client_pause(800, all=False)
-        purchases = [asyncio.create_task(through.buy(sale, new_user_id())) for _ in range(2)]
-        await wait_until(lambda: both_wait(own.shop.redis), reason="both purchases wait for the ledger")
+        await own.shop.redis.client_pause(5_000, all=False)
+        purchases = [asyncio.create_task(through.buy(sale, new_user_id()))]
+        await wait_until(lambda: waits(own.shop.redis), reason="a purchase waits for the ledger")
+        purchases.append(asyncio.create_task(through.buy(sale, new_user_id())))
+        await wait_until(lambda: waits(own.shop.redis, behind=True), reason="another one waits behind it")
 
         own.processes.send("api", signal.SIGTERM)
         await wait_until(lambda: refuses(through.base_url), reason="the API takes no more connections")
@@ -81,11 +83,11 @@ async def test_sigterm_lets_an_api_answer_the_requests_in_hand(
         await (await through.client()).aclose()
 
 
-async def both_wait(client: aioredis.Redis) -> bool:
-    """Whether two calls of a script are held back by the pause."""
+async def waits(client: aioredis.Redis, *, behind: bool = False) -> bool:
+    """Whether a call of a script is held back by the pause, and another one `behind` it on its connection."""
     clients = await client.client_list()
-    waiting = [each for each in clients if each["cmd"] == "evalsha" and "b" in each["flags"]]
-    return len(waiting) == 2
+    held_back = [each for each in clients if each["cmd"] == "evalsha" and "b" in each["flags"]]
+    return any(int(each["qbuf"]) > 0 for each in held_back) if behind else bool(held_back)
 
 
 async def refuses(base_url: str) -> bool:

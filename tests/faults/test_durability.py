@@ -12,7 +12,7 @@ from shop.sales.models import Sale
 from shop.settings import Settings
 from shop.worker import running_worker
 from tests.crowd import Crowd, recorded
-from tests.faults.append_only_file import cut_power, killed_on_a_hanging_disk, size_of
+from tests.faults.append_only_file import cut_power, end_of_last, killed_on_a_hanging_disk, size_of
 from tests.harness import LOGINS, Shop, wait_until
 from tests.processes import OwnShop, own_shop
 from tests.recovery.losses import assert_kept, until_recovered
@@ -113,9 +113,8 @@ async def test_an_entry_of_which_only_half_was_written_is_no_entry(fresh_setting
         shop = own.shop
         sale = await shop.open_sale(units=20)
         crowd = await Crowd(shop, sale).run(buyers=5)
-        before = size_of(own.valkey)
         await crowd.run(buyers=1)
-        cut_power(own.valkey, left=before + (size_of(own.valkey) - before) // 2)
+        cut_power(own.valkey, left=end_of_last(own.valkey, b"XADD"))
         await asyncio.to_thread(own.valkey.start)
 
         await until_recovered(shop, sale, epoch=2)

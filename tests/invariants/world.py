@@ -25,8 +25,8 @@ from shop.ledger.keys import ledger_keys
 from shop.orders import life
 from shop.orders.models import OrderStatus
 from shop.orders.persister import Persister
+from shop.pipelined import PipelinedConnection
 from shop.products import repository as products
-from shop.rate_limit import RateLimiter
 from shop.recovery.steps import Tools, lease, run_step
 from shop.redis import load_scripts
 from shop.sales import repository as sales
@@ -142,22 +142,18 @@ class World:
         async with self.database.transaction() as session:
             sale = await session.get_one(Sale, self.sale.id, populate_existing=True)
             last = await sales.last_reserved(session, sale.id, sale.epoch)
-        limiter = RateLimiter(
-            self.redis, name="model", rate_per_second=1.0, burst=1, users_max=1, timeout=TIMEOUT_SECONDS
-        )
         return GroupCommit(
-            self.redis,
+            PipelinedConnection(self.redis),
             loaded_sale(sale),
             last=LastOrder(last[0].bytes, last[1]) if last else NOBODY,
             clock=RedisClock(),
-            limiter=limiter,
             settings=self.patient,
         )
 
     async def reserve(self, group: GroupCommit, wishes: Sequence[Wish]) -> list[str]:
         """One batch of a process, in the words of the model. Raises ScriptsNotLoaded."""
         now = time.monotonic()
-        answers = await group._send([_Waiting(ReserveRequest(*wish), now, False) for wish in wishes])
+        answers = await group._send([_Waiting(ReserveRequest(*wish), now) for wish in wishes])
         return [said(answer) for answer in answers]
 
     async def reserve_late(self, wishes: Sequence[Wish]) -> list[str]:

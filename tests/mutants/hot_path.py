@@ -4,6 +4,7 @@ from tests.mutants.mutant import Edit, Mutant, breaks
 
 GROUP, LATCH, PURCHASE = (f"shop/seckill/{name}.py" for name in ("group_commit", "latch", "purchase"))
 LEDGER, REDIS, LIMITER = "shop/ledger/client.py", "shop/redis.py", "shop/rate_limit.py"
+WHOLE, OF_PIPELINED = "shop/seckill/whole_purchases.py", "tests/selling/test_pipelined.py"
 SENDING, OF_SENDING = "shop/server/sending.py", "tests/server/connections/test_sending.py"
 OF_DEFERRED, OF_DATE = "tests/server/connections/test_deferred.py", "tests/server/test_date.py"
 OF_PURCHASE, OF_REPEATS, OF_LATCH, OF_LIMITER = (
@@ -55,14 +56,6 @@ MUTANTS = (
         OF_SENDING,
     ),
     breaks(
-        "date_of_a_refusal_stands_still",
-        "The head of a refusal is made once and kept for ever, with the Date of that second.",
-        "shop/server/admission_control.py",
-        "        if own is not self._own_headers:",
-        "        if self._own_headers is None:",
-        OF_DATE,
-    ),
-    breaks(
         "date_of_an_answer_stands_still",
         "The server's own headers are made into bytes once and kept for ever, with the Date of that second.",
         "shop/server/heads.py",
@@ -88,11 +81,43 @@ MUTANTS = (
     ),
     breaks(
         "next_request_is_swallowed",
-        "What stands behind a purchase that is refused unparsed is taken for a part of it.",
-        "shop/seckill/requests.py",
-        "if length == len(data) - end - 4 else None",
-        "if length is not None and length <= len(data) - end - 4 else None",
+        "What stands behind a purchase that is not parsed is taken for a part of it.",
+        WHOLE,
+        "or int(length) != len(body):",
+        "or int(length) > len(body):",
         "tests/selling/test_requests.py",
+    ),
+    breaks(
+        "another_length_is_read",
+        "Of two lengths the first counts here, and at the proxy in front the last: a request is smuggled in.",
+        WHOLE,
+        "        if field < OTHER and colon and values[field] is None:\n",
+        "        if field < OTHER and colon:\n",
+        "tests/selling/test_requests.py",
+    ),
+    breaks(
+        "answer_goes_to_the_next_request",
+        "A purchase at the door is answered before what stands in front of it on its connection.",
+        "shop/server/protocol.py",
+        "if data.startswith(self._admission.bulk_start) and self.idle and begins(",
+        "if data.startswith(self._admission.bulk_start) and self.state is IDLE and begins(",
+        "tests/server/test_whole_requests.py",
+    ),
+    breaks(
+        "purchase_at_the_door_is_forgotten",
+        "What the door leaves to the application is never answered.",
+        "shop/server/whole_requests.py",
+        "            connection.leave_to_application(self._data)\n",
+        "",
+        "tests/server/test_whole_requests.py",
+    ),
+    breaks(
+        "door_is_not_waited_for",
+        "A stopping server does not know of the purchases that are under way at the door.",
+        "shop/server/whole_requests.py",
+        "            connection.server_state.tasks.add(request)  # type: ignore[arg-type]\n",
+        "            pass\n",
+        "tests/server/test_whole_requests.py",
     ),
     breaks(
         "one_memory_for_all",
@@ -106,18 +131,19 @@ MUTANTS = (
         "api_loads_scripts",
         "A Redis that was restarted on older data sells before anybody has compared it.",
         REDIS,
-        "    except exceptions.NoScriptError as error:\n        raise ScriptsNotLoaded(str(error)) from error\n",
+        "    except (*REDIS_ERRORS, RuntimeError) as error:\n        outcome = outcome_of(error)\n",
         "    except exceptions.NoScriptError:\n"
         "        await client.script_load(script(name).source)\n"
-        "        return await client.evalsha(script(name).sha, len(keys), *keys, *arguments)\n",
+        "        return await client.evalsha(script(name).sha, len(keys), *keys, *arguments)\n"
+        "    except (*REDIS_ERRORS, RuntimeError) as error:\n        outcome = outcome_of(error)\n",
         "tests/lua/test_reserve_unfit_ledgers.py::test_a_redis_without_the_scripts_executes_nothing_and_says_so",
     ),
     breaks(
         "lost_answer_is_not_executed",
         "A purchase that may have been executed is called refused.",
         PURCHASE,
-        "        raise UnknownOutcome from error\n",
-        "        raise NotReady from error\n",
+        "    return UnknownOutcome() if isinstance(error, OutcomeUnknown) else error\n",
+        "    return NotReady() if isinstance(error, OutcomeUnknown) else error\n",
         "tests/faults/test_network.py::"
         "test_a_purchase_that_the_network_held_up_is_not_done_when_nobody_waits_for_it_any_more",
     ),
@@ -165,8 +191,8 @@ MUTANTS = (
         "waited_too_long_and_sent",
         "A purchase that its buyer has given up is sent to the ledger.",
         GROUP,
-        "if waiting.queued_at < oldest}",
-        "if waiting.queued_at < 0}",
+        "for waiting in batch if waiting.queued_at >= oldest]",
+        "for waiting in batch if waiting.queued_at >= 0]",
         "tests/selling/test_group_commit.py",
     ),
     breaks(
@@ -181,7 +207,7 @@ MUTANTS = (
         "released_order_is_the_answer",
         "Without a key, a buyer who cancelled gets the cancelled order for ever.",
         PURCHASE,
-        '        if not (answer.word in {"REPLAYED", "MISMATCH"} and answer.fields[-1] == "released"):\n',
+        "        if not is_over(answer):\n",
         "        if True:\n",
         f"{OF_REPEATS}::test_after_a_cancel_a_purchase_without_a_key_is_a_new_order",
     ),
@@ -249,12 +275,37 @@ MUTANTS = (
         OF_LIMITER,
     ),
     breaks(
-        "purchase_limiter_fails_closed",
-        "Without the limiter's Redis nobody buys.",
+        "idle_callers_are_not_charged",
+        "Who goes from process to process buys at the rate of each of them.",
+        "lua/rate_limit.lua",
+        "if charges or early_us <= 0 then",
+        "if early_us <= 0 then",
+        f"{OF_LIMITER}::test_who_goes_from_process_to_process_exceeds_the_burst_by_one_for_each",
+    ),
+    breaks(
+        "charge_is_ignored",
+        "A process goes on to admit whom the shared bucket has told it to refuse.",
         LIMITER,
-        "            return [0.0] * len(keys)\n",
-        "            return [1.0] * len(keys)\n",
-        f"{OF_LIMITER}::test_without_redis_the_bucket_of_the_process_decides",
+        "                if wait_us > 0:\n                    self._postpone(key, wait_us / MICROSECONDS)\n",
+        "                pass\n",
+        f"{OF_LIMITER}::test_who_goes_from_process_to_process_exceeds_the_burst_by_one_for_each",
+    ),
+    breaks(
+        "answer_of_another_call",
+        "Whoever leaves a kept connection takes their place in the line along: the next one gets their answer.",
+        "shop/pipelined.py",
+        "            answer = self._unanswered.popleft()[1]\n",
+        "            while (answer := self._unanswered.popleft()[1]).done() and self._unanswered:\n"
+        "                pass\n",
+        OF_PIPELINED,
+    ),
+    breaks(
+        "kept_connection_hangs",
+        "Purchases wait for an answer that never comes.",
+        "shop/pipelined.py",
+        '            self._lose("no answer in time")\n',
+        "            pass\n",
+        f"{OF_PIPELINED}::test_a_call_without_an_answer_in_time_is_unknown_and_takes_the_connection_along",
     ),
     breaks(
         "limiter_fails_open",
@@ -276,10 +327,8 @@ MUTANTS = (
         "caller_takes_its_batch_along",
         "A batch that fails answers only one of its callers; the others wait for ever.",
         "shop/batching.py",
-        "                for _, future in batch:\n                    if not future.done():\n"
-        "                        future.set_exception(",
-        "                for _, future in batch[:1]:\n                    if not future.done():\n"
-        "                        future.set_exception(",
+        "                _tell_all((tell, told) for _, tell in batch)\n",
+        "                _tell_all((tell, told) for _, tell in batch[:1])\n",
         "tests/selling/test_coalescer.py",
     ),
     breaks(

@@ -7,7 +7,7 @@ import redis.asyncio as aioredis
 from shop.app.heartbeat import _report
 from shop.database import Database
 from shop.ledger.client import LastOrder, RedisClock, ReserveRequest
-from shop.rate_limit import rate_limiter
+from shop.pipelined import PipelinedConnection
 from shop.sales.incidents.repository import Live
 from shop.seckill.group_commit import GroupCommit
 from shop.settings import Settings
@@ -20,9 +20,8 @@ from tests.recovery.losses import assert_kept, until_recovered, until_sold
 
 async def a_group(redis: aioredis.Redis, settings: Settings) -> GroupCommit:
     ledger = await open_ledger(redis, available=10)
-    limiter = rate_limiter(redis, settings, name="buy", rate_per_second=1_000, burst=1_000)
     return GroupCommit(
-        redis, ledger.sale, last=LastOrder(b"", 0), clock=RedisClock(), limiter=limiter, settings=settings
+        PipelinedConnection(redis), ledger.sale, last=LastOrder(b"", 0), clock=RedisClock(), settings=settings
     )
 
 

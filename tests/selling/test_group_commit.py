@@ -6,7 +6,7 @@ import redis.asyncio as aioredis
 
 from shop.ledger.client import LastOrder, LoadedSale, RedisClock, ReserveRequest
 from shop.ledger.receipts import Signer
-from shop.rate_limit import RateLimiter, rate_limiter
+from shop.pipelined import PipelinedConnection
 from shop.seckill.group_commit import GroupCommit
 from shop.seckill.registry import Registry
 from shop.settings import Settings
@@ -17,13 +17,8 @@ from tests.processes import copy_of
 HANGS_MS = 400  # longer than anything may wait in the queue below, shorter than a command may take
 
 
-def a_limiter(redis: aioredis.Redis, settings: Settings) -> RateLimiter:
-    return rate_limiter(redis, settings, name="buy", rate_per_second=1_000, burst=1_000)
-
-
 def a_group(redis: aioredis.Redis, sale: LoadedSale, settings: Settings) -> GroupCommit:
-    limiter, nobody = a_limiter(redis, settings), LastOrder(b"", 0)
-    return GroupCommit(redis, sale, last=nobody, clock=RedisClock(), limiter=limiter, settings=settings)
+    return GroupCommit(PipelinedConnection(redis), sale, last=LastOrder(b"", 0), clock=RedisClock(), settings=settings)
 
 
 async def test_a_purchase_that_waited_too_long_in_the_queue_is_not_sent(
@@ -36,13 +31,13 @@ async def test_a_purchase_that_waited_too_long_in_the_queue_is_not_sent(
     group = a_group(redis, ledger.sale, hurried)
 
     await command(redis, "CLIENT", "PAUSE", HANGS_MS, "ALL")
-    first = asyncio.ensure_future(group.reserve(ReserveRequest(order_id(1), "ann", 1), limited=False))
+    first = asyncio.ensure_future(group.reserve(ReserveRequest(order_id(1), "ann", 1)))
 
     async def sent() -> bool:
         return group.queued_seconds == 0.0 and not group.idle
 
     await wait_until(sent, reason="the first batch is under way")
-    second = await group.reserve(ReserveRequest(order_id(2), "bob", 1), limited=False)
+    second = await group.reserve(ReserveRequest(order_id(2), "bob", 1))
 
     assert ((await first).word, second.word) == ("RESERVED", "DROPPED")
     assert await ledger.entry(2) is None

@@ -8,7 +8,7 @@ import redis.asyncio as aioredis
 from shop.app.directory import follow_latches
 from shop.ledger.client import LastOrder, LoadedSale, RedisClock
 from shop.ledger.receipts import Signer, Witness
-from shop.rate_limit import rate_limiter
+from shop.pipelined import PipelinedConnection
 from shop.sales.models import Sale
 from shop.seckill.group_commit import GroupCommit
 from shop.seckill.latch import BITS_MAX, BITS_MIN, Latch, winner_bits
@@ -245,12 +245,13 @@ async def test_a_sale_may_be_adopted_while_the_latches_are_polled(
     settings: Settings, redis: aioredis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The poll waits for Redis, and meanwhile the process learns of another sale."""
-    limiter = rate_limiter(redis, settings, name="buy", rate_per_second=1, burst=1)
     registry = Registry(Signer(settings.secret))
 
     def group(sale_id: int) -> GroupCommit:
         sale = LoadedSale(sale_id, 1, b"salt", 1, "EUR", 60, 1)
-        return GroupCommit(redis, sale, last=LastOrder(b"", 0), clock=RedisClock(), limiter=limiter, settings=settings)
+        return GroupCommit(
+            PipelinedConnection(redis), sale, last=LastOrder(b"", 0), clock=RedisClock(), settings=settings
+        )
 
     first = group(1)
     registry.adopt(first)

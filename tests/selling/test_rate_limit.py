@@ -158,8 +158,7 @@ async def test_without_redis_the_bucket_of_the_process_decides(settings: Setting
     before = LIMITER_ERRORS._value.get()
 
     assert await admitted(*(limiter.wait_seconds("ada") for _ in range(50))) == 4
-    assert await limiter.ask_shared(["ada", "bob"]) == [0.0, 0.0], "whom the process has admitted"
-    assert LIMITER_ERRORS._value.get() == before + 6
+    assert LIMITER_ERRORS._value.get() == before + 4
 
 
 async def test_a_redis_that_hangs_costs_at_most_the_timeout(settings: Settings, tmp_path: Path) -> None:
@@ -224,3 +223,60 @@ def test_the_policy_is_told_in_whole_requests(
     limiter = limiter_of(redis, rate_per_second=rate_per_second)
 
     assert (limiter.quota, limiter.window_seconds) == (quota, window_seconds)
+
+
+async def test_an_idle_caller_is_admitted_at_once_and_charged_soon_after(redis: aioredis.Redis) -> None:
+    """All processes know it; whoever is not idle is asked about."""
+    here, elsewhere = limiter_of(redis, burst=2), limiter_of(redis, burst=2)
+
+    assert here.admits_idle("ada")
+    assert not here.admits_idle("ada")
+    await until_charged(redis, here, "ada")
+
+    assert await here.wait_seconds("ada") == 0.0
+    assert await elsewhere.wait_seconds("ada") > 0
+
+
+async def test_who_goes_from_process_to_process_exceeds_the_burst_by_one_for_each(redis: aioredis.Redis) -> None:
+    """And every process refuses them until the shared bucket has made up for it."""
+    processes = [limiter_of(redis, burst=5, rate_per_second=10) for _ in range(8)]
+    began, admitted_count = time.monotonic(), 0
+    while time.monotonic() - began < 1.5:
+        for process in processes:
+            admitted_count += process.admits_idle("ada") or await process.wait_seconds("ada") == 0.0
+        await asyncio.sleep(0.005)
+    took = time.monotonic() - began
+
+    # One more for what is admitted between the last charge and its news.
+    assert admitted_count <= 5 + 10 * took + len(processes) + 1
+    assert admitted_count >= 10 * took
+
+
+async def test_what_was_taken_back_is_not_charged(redis: aioredis.Redis) -> None:
+    limiter = limiter_of(redis, burst=1)
+    assert limiter.admits_idle("bob")
+    assert limiter.admits_idle("ada")
+    limiter.refund("ada")
+    await until_charged(redis, limiter, "bob")
+
+    assert await limiter.wait_seconds("ada") == 0.0
+
+
+async def test_idle_callers_are_admitted_while_redis_is_away_and_charged_by_the_process(
+    settings: Settings, tmp_path: Path
+) -> None:
+    limiter = limiter_of(connect(f"unix://{tmp_path}/nothing.sock", settings), burst=2)
+    before = LIMITER_ERRORS._value.get()
+
+    assert [limiter.admits_idle("ada") for _ in range(3)] == [True, False, False]
+    assert [await limiter.wait_seconds("ada") > 0 for _ in range(2)] == [False, True]
+    await until(lambda: asyncio.sleep(0, LIMITER_ERRORS._value.get() == before + 2))
+
+
+async def until_charged(redis: aioredis.Redis, limiter: RateLimiter, key: str) -> None:
+    """Return when the shared bucket knows of a request of this caller."""
+
+    async def charged() -> bool:
+        return bool(await redis.exists(limiter._redis_key(key)))
+
+    await until(charged)

@@ -3,7 +3,8 @@
 import httptools
 import pytest
 
-from shop.seckill.requests import sale_in_path, whole_purchase
+from shop.seckill.requests import sale_in_path
+from shop.seckill.whole_purchases import whole_purchase
 
 PATH = "/v1/seckill/sales/7/orders"
 LINE = f"POST {PATH} HTTP/1.1"
@@ -49,12 +50,16 @@ class Parsed:
         ([LENGTH, "X-Request-Id: my.own:id_1"], b"my.own:id_1"),
         (["x-request-id:1", "Idempotency-Key: key", LENGTH, "Authorization: Bearer a.b.c"], b"1"),
         ([LENGTH, "X-Content-Length: 3", "Accept: transfer-encoding, connection: close"], None),
+        ([LENGTH, "Content-Length-Too: 3", "Connection: Keep-Alive", "empty:"], None),
     ],
 )
 def test_a_plain_whole_purchase_is_what_a_parser_finds(fields: list[str], request_id: bytes | None) -> None:
     data = request(*fields)
 
-    assert whole_purchase(data) == (PATH, request_id)
+    found = whole_purchase(data)
+
+    assert found is not None
+    assert (found.sale_id, found.path, found.headers.request_id, found.body) == (7, PATH, request_id, BODY.encode())
     parsed = Parsed(data)
     assert (parsed.path.decode(), parsed.body.decode(), parsed.messages) == (PATH, BODY, 1)
     assert parsed.headers.get(b"x-request-id") == request_id
@@ -62,6 +67,7 @@ def test_a_plain_whole_purchase_is_what_a_parser_finds(fields: list[str], reques
 
 
 PLAIN = request(LENGTH)
+PLAIN_WITHOUT_HOST = PLAIN.replace(b"Host: shop\r\n", b"")
 
 
 @pytest.mark.parametrize(
@@ -80,16 +86,28 @@ PLAIN = request(LENGTH)
         request("Content-Length: \u00b2"),
         request(f"Content-Length: {'1' * 5_000}"),
         request(f"Content-Length: {'0' * 5_000}{len(BODY)}"),
-        request(LENGTH, "Content-Length-Too: 3"),
         request(LENGTH, " folded"),
         request(LENGTH, "\tfolded"),
         request(LENGTH, "Transfer-Encoding: chunked"),
         request(LENGTH, "TRANSFER-ENCODING : chunked"),
         request(LENGTH, "Transfer-Encoding:", " chunked"),
         request(LENGTH, "Connection: close"),
-        request(LENGTH, "Connection: keep-alive"),
         request(LENGTH, "Expect: 100-continue"),
         request(LENGTH, "Upgrade: websocket"),
+        request(LENGTH, "Prefer: wait=5"),
+        request(LENGTH, "Origin: https://shop.example"),
+        request(LENGTH, "Host: shop"),
+        request(LENGTH, "Authorization: Bearer a", "authorization: Bearer b"),
+        request(LENGTH, "no colon"),
+        request(LENGTH, "nocolon"),
+        request(LENGTH, ": no name"),
+        request(LENGTH, "A\tB: c"),
+        request(LENGTH, "A: \x00"),
+        request(LENGTH, "A: \x7f"),
+        request(LENGTH, *(f"A{number}: b" for number in range(100))),
+        request(LENGTH, f"A: {'b' * 10_000}"),
+        PLAIN_WITHOUT_HOST,
+        PLAIN_WITHOUT_HOST.replace(b"\r\n", b"\r\nHost: a b\r\n", 1),
         request(LENGTH, "X-Request-Id: not an id"),
         request(LENGTH, 'X-Request-Id: "'),
         request(LENGTH, "X-Request-Id: 1", "X-Request-Id: 2"),

@@ -13,7 +13,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from shop.server.admission import ReadKind
-from shop.server.answers import Answer
+from shop.server.answers import Answer, Reply, WholeAnswer
 from shop.server.connections import STATE, Connections
 from shop.server.gate import OverloadGate
 from shop.server.protocol import ShopProtocol
@@ -24,6 +24,7 @@ from tests.harness import wait_until
 
 SETTINGS = Settings(_env_file=None, environment="development", redis_url="redis://nowhere")
 REFUSAL = b"content-length: 4\r\n\r\nbusy"
+WHOLE = WholeAnswer(409, b"content-length: 4\r\n\r\ngone")
 KNOWN = Answer(409, [(b"content-length", b"4")], b"gone")
 CHANGE = re.compile(r"^ +([A-Z]+) +([A-Z]+) +[a-z]", re.MULTILINE)
 
@@ -61,6 +62,7 @@ class ByPath:
         ReadKind(1, frozenset({b"GET /read/"})),
     )
     later: dict[str, "asyncio.Future[Answer]"] = field(default_factory=dict)
+    replies: dict[str, Reply] = field(default_factory=dict)
     ran: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
 
@@ -70,8 +72,16 @@ class ByPath:
     def admit(self, scope: Scope) -> bytes | None:
         return REFUSAL if scope["path"].startswith("/refused") else None
 
-    def admit_unparsed(self, _: bytes) -> bytes | None:
-        return None
+    def begin_unparsed(self, data: bytes, reply: Reply) -> bytes | bool:
+        """What is known of a whole bulk request is its path: it is refused, answered, promised, or parsed."""
+        path = data.split(b" ")[1].decode() if data.endswith(b"\r\n\r\n") else ""
+        if path == "/bulk/known":
+            reply(WHOLE)
+        elif path.startswith("/bulk/later"):
+            self.replies[path] = reply
+        else:
+            return REFUSAL if path == "/bulk/refused" else False
+        return True
 
     def answer(self, scope: Scope, body: bytes) -> "Answer | asyncio.Future[Answer] | None":
         self.bodies.append(body)

@@ -13,7 +13,7 @@ from shop.database import Database, after_commit
 from shop.ledger.receipts import Signer
 from shop.orders.models import Order
 from shop.orders.order_reader import OrderState
-from shop.rate_limit import RateLimiter, rate_limiter
+from shop.pipelined import PipelinedConnection
 from shop.sales.controller import Controller
 from shop.seckill.registry import Registry
 from shop.seckill.tally import Tally
@@ -31,12 +31,7 @@ def registry(settings: Settings) -> Registry:
     return Registry(Signer(settings.secret))
 
 
-@pytest.fixture
-def limiter(settings: Settings, redis: aioredis.Redis) -> RateLimiter:
-    return rate_limiter(redis, settings, name="buy", rate_per_second=1, burst=1)
-
-
-async def read_directory_once(shop: Shop, registry: Registry, limiter: RateLimiter) -> None:
+async def read_directory_once(shop: Shop, registry: Registry) -> None:
     """Let the registry learn of what is on sale, and stop to follow the directory."""
     first_read, stopping = asyncio.Event(), asyncio.Event()
     following = asyncio.create_task(
@@ -45,7 +40,7 @@ async def read_directory_once(shop: Shop, registry: Registry, limiter: RateLimit
             shop.database,
             shop.redis,
             shop.settings,
-            limiter=limiter,
+            scripts=PipelinedConnection(shop.redis),
             requests=shop.database,
             first_read=first_read,
             stopping=stopping,
@@ -57,7 +52,7 @@ async def read_directory_once(shop: Shop, registry: Registry, limiter: RateLimit
 
 
 async def test_a_sale_that_cannot_be_read_is_not_sold_and_all_others_are(
-    bare_shop: Shop, controller: Controller, registry: Registry, limiter: RateLimiter
+    bare_shop: Shop, controller: Controller, registry: Registry
 ) -> None:
     sales = [await scheduled(bare_shop) for _ in range(3)]
     await controller.step()
@@ -65,7 +60,7 @@ async def test_a_sale_that_cannot_be_read_is_not_sold_and_all_others_are(
     await poison(bare_shop, sales[1], "ends_at = '20000-01-01'")
 
     with one_more_fails("directory"):
-        await read_directory_once(bare_shop, registry, limiter)
+        await read_directory_once(bare_shop, registry)
 
     assert [registry.epoch_of(sale.id) for sale in sales] == [1, 0, 1]
 
@@ -74,13 +69,12 @@ async def test_a_latch_that_cannot_be_polled_keeps_no_other_closed(
     bare_shop: Shop,
     controller: Controller,
     registry: Registry,
-    limiter: RateLimiter,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sales = [await scheduled(bare_shop) for _ in range(3)]
     await controller.step()
     await controller.step()
-    await read_directory_once(bare_shop, registry, limiter)
+    await read_directory_once(bare_shop, registry)
     for group in registry.groups:
         group.latch.close(0)
     first = registry.groups[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shop.seckill import requests
+from shop.seckill import whole_purchases
 from shop.settings import Settings
 from tests.harness import Shop, running_shop
 from tests.processes import copy_of
@@ -148,10 +148,10 @@ async def test_an_error_in_what_was_deferred_costs_its_own_connection_and_no_oth
     sale = await live_shop.open_sale(units=2 * CROWD)
     await busy_shop.until_loaded(sale)
 
-    def whole_purchase(data: bytes) -> tuple[str, bytes | None] | None:
+    def whole_purchase(data: bytes) -> whole_purchases.WholePurchase | None:
         if b"X-Unforeseen" in data:
             raise RuntimeError("nobody has thought of this")
-        return requests.whole_purchase(data)
+        return whole_purchases.whole_purchase(data)
 
     monkeypatch.setattr("shop.seckill.admission.whole_purchase", whole_purchase)
     crowd = wishes(busy_shop, sale, CROWD)

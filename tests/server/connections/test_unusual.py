@@ -206,7 +206,7 @@ async def test_what_nobody_foresaw_is_a_problem_with_the_id_of_its_request(
         monkeypatch.setattr("shop.seckill.lane.purchase", None)
         before = REGISTRY.get_sample_value("shop_purchases_total", {"outcome": "internal_error"}) or 0.0
 
-        answer = await exchange(shop, Wish.of(shop, sale).request())
+        answer = await exchange(shop, Wish.of(shop, sale).request("Prefer: wait=1"))
 
         assert (answer.status, answer.refusal()) == (500, "internal_error")
         assert answer.json()["request_id"] == answer.headers["x-request-id"]
