@@ -28,7 +28,7 @@ class OverloadGate:
         self._measuring = False
         self._reads = 0
         self._lag_seconds = 0.0
-        self._purchase_seconds = 0.0
+        self._cpu_seconds = self._purchases = self._purchase_seconds = 0.0
         self._admitted = self._refused = self._latched = 0
 
     def count_read(self) -> None:
@@ -56,8 +56,10 @@ class OverloadGate:
         purchases = self._admitted + self._refused + self._latched
         if purchases < BUSY_REQUESTS_MIN or purchases < PURCHASES_SHARE_MIN * self._reads:
             return
-        seen = cpu_seconds / self._load
-        self._purchase_seconds = EWMA_DECAY * (self._purchase_seconds or seen) + (1 - EWMA_DECAY) * seen
+        # Of both apart: an iteration in which many are answered and few are read says little of one purchase.
+        self._cpu_seconds = EWMA_DECAY * self._cpu_seconds + cpu_seconds
+        self._purchases = EWMA_DECAY * self._purchases + self._load
+        self._purchase_seconds = self._cpu_seconds / self._purchases
 
     @property
     def _load(self) -> float:
