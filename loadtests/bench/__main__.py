@@ -110,7 +110,9 @@ def main(
     size = (QUICK if quick else FULL).changed(rounds, seconds, connections)
     parts = [part for part in Part if part in (only or Part)]
     progress = Console(stderr=True, highlight=False)
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    # Of both: a shell that starts it in the background has it ignore the one, and then nothing would end it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         results = asyncio.run(_measure(size, parts, directory, progress))
     except NotMeasured as error:
