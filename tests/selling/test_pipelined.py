@@ -64,15 +64,16 @@ async def test_an_error_is_of_its_own_call_alone(redis: aioredis.Redis, kept: Pi
 
 
 async def test_a_caller_who_leaves_does_not_disturb_the_others(kept: PipelinedConnection) -> None:
-    tasks = [asyncio.create_task(ask(kept, f"caller{n}")) for n in range(50)]
+    assert await ask(kept, "caller") == [0]
+    tasks = [asyncio.create_task(ask(kept, *(f"caller{n}-{i}" for i in range(n)))) for n in range(1, 51)]
     await asyncio.sleep(0)
     for task in tasks[::2]:
         task.cancel()
 
     answers = await asyncio.gather(*tasks, return_exceptions=True)
 
-    assert answers[1::2] == [[0]] * 25
-    assert await ask(kept, "caller1", "caller1") != [0, 0]
+    assert answers[1::2] == [[0] * n for n in range(2, 51, 2)]
+    assert await ask(kept, "caller", "caller") != [0, 0]
 
 
 async def test_a_connection_that_was_lost_while_idle_is_replaced_by_the_next_call(
