@@ -26,7 +26,7 @@ class PipelinedConnection(asyncio.Protocol):
     def __init__(self, client: aioredis.Redis) -> None:
         self.client = client
         self._connection: AbstractConnection | None = None
-        self._connecting: asyncio.Task[asyncio.Transport] | None = None
+        self._connecting: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader()
         # What is unanswered, the oldest first, each with the time at which it is too late.
@@ -38,7 +38,9 @@ class PipelinedConnection(asyncio.Protocol):
     ) -> Any:
         """See `shop.redis.call_script`."""
         loop = asyncio.get_running_loop()
-        transport = self._transport or await self._connected(loop)
+        # Asked again after each wait: it may be lost by then, and what is noted as asked must have been written to it.
+        while (transport := self._transport) is None:
+            await self._connected(loop)
         answer: asyncio.Future[Any] = loop.create_future()
         due = loop.time() + timeout
         self._unanswered.append((due, answer))
@@ -51,13 +53,13 @@ class PipelinedConnection(asyncio.Protocol):
         """End the connection. Of those who wait, the outcome is unknown."""
         self._lose("closed")
 
-    async def _connected(self, loop: asyncio.AbstractEventLoop) -> asyncio.Transport:
-        """The new connection, one for all who ask meanwhile. Raises NotSent."""
+    async def _connected(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Return when it is connected, once for all who ask meanwhile. Raises NotSent."""
         if self._connecting is None:
             self._connecting = loop.create_task(self._connect())
-        return await asyncio.shield(self._connecting)
+        await asyncio.shield(self._connecting)
 
-    async def _connect(self) -> asyncio.Transport:
+    async def _connect(self) -> None:
         connection = self.client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             await connection.connect()
@@ -70,7 +72,6 @@ class PipelinedConnection(asyncio.Protocol):
         transport.set_protocol(self)
         self._reader = hiredis.Reader(replyError=connection._parser.parse_error)  # noqa: SLF001
         self._connection, self._transport = connection, transport
-        return transport
 
     # What the transport calls.
 
@@ -89,7 +90,8 @@ class PipelinedConnection(asyncio.Protocol):
             answer.set_exception(outcome_of(reply))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lose("the connection was lost")
+        if self._transport is not None and self._transport.is_closing():  # Else it is the one before.
+            self._lose("the connection was lost")
 
     def _cut_if_late(self, loop: asyncio.AbstractEventLoop) -> None:
         """End the connection if the oldest call waits for too long; else look again when it would."""

@@ -47,8 +47,6 @@ class Polls:
 
     def due(self, now: float) -> float:
         """The time for one more poll; both are in seconds of the same clock."""
-        due, after_last = now + self._delay_min_seconds, self._last + self._cost_seconds / self._share
-        if after_last > due:
-            due = min(after_last, now + self._delay_max_seconds)
-        self._last = due
-        return due
+        earliest = max(now + self._delay_min_seconds, self._last + self.gap_seconds)
+        self._last = min(earliest, now + self._delay_max_seconds)
+        return self._last

@@ -96,6 +96,22 @@ MUTANTS = (
         "tests/selling/test_requests.py",
     ),
     breaks(
+        "answer_goes_to_the_next_request",
+        "A purchase at the door is answered before what stands in front of it on its connection.",
+        "shop/server/protocol.py",
+        "if data.startswith(self._admission.bulk_start) and self.idle and begins(",
+        "if data.startswith(self._admission.bulk_start) and self.state is IDLE and begins(",
+        "tests/server/test_whole_requests.py",
+    ),
+    breaks(
+        "connection_is_lost_before_its_first_call",
+        "A call that waited for a connection is made over it though it was lost meanwhile.",
+        "shop/pipelined.py",
+        "        while (transport := self._transport) is None:\n",
+        "        if (transport := self._transport) is None:\n",
+        OF_PIPELINED,
+    ),
+    breaks(
         "purchase_at_the_door_is_forgotten",
         "What the door leaves to the application is never answered.",
         "shop/server/whole_requests.py",

@@ -92,6 +92,25 @@ async def test_a_connection_that_was_lost_while_idle_is_replaced_by_the_next_cal
     assert await ask(kept, "ada") == [0]
 
 
+async def test_a_connection_that_is_lost_before_its_first_call_is_replaced(
+    kept: PipelinedConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was sent over it; the next one's answers belong to those who asked over that one."""
+    connected, lost = kept._connected, False
+
+    async def lose_the_first(loop: asyncio.AbstractEventLoop) -> None:
+        nonlocal lost
+        await connected(loop)
+        if not lost:
+            lost = True
+            kept._lose("gone")
+
+    monkeypatch.setattr(kept, "_connected", lose_the_first)
+
+    assert await ask(kept, "ada", "bob") == [0, 0]
+    assert await ask(kept, "carl") == [0]
+
+
 async def test_what_a_lost_connection_was_asked_is_unknown_and_the_next_call_is_answered(
     redis: aioredis.Redis, kept: PipelinedConnection
 ) -> None:
@@ -100,7 +119,11 @@ async def test_what_a_lost_connection_was_asked_is_unknown_and_the_next_call_is_
     (its_own,) = await clients(redis) - before
     await command(redis, "CLIENT", "PAUSE", 60_000, "WRITE")
     asked = [asyncio.create_task(ask(kept, "ada")) for _ in range(3)]
-    await asyncio.sleep(0.05)
+
+    async def all_asked() -> bool:
+        return len(kept._unanswered) == len(asked)
+
+    await wait_until(all_asked, reason="the calls are under way")
     await command(redis, "CLIENT", "KILL", "ID", its_own)
 
     answers = await asyncio.gather(*asked, return_exceptions=True)

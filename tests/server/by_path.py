@@ -74,12 +74,12 @@ class ByPath:
 
     def begin_unparsed(self, data: bytes, reply: Reply) -> bytes | bool:
         """What is known of a whole bulk request is its path: it is refused, answered, promised, or parsed."""
-        path = data.split(b" ")[1].decode() if data.endswith(b"\r\n\r\n") else ""
+        whole = data.endswith(b"\r\n\r\n") and data.count(b"\r\n\r\n") == 1
+        path = data.split(b" ")[1].decode() if whole else ""
+        self.replies[path] = reply
         if path == "/bulk/known":
             reply(WHOLE)
-        elif path.startswith("/bulk/later"):
-            self.replies[path] = reply
-        else:
+        elif not path.startswith("/bulk/later"):
             return REFUSAL if path == "/bulk/refused" else False
         return True
 

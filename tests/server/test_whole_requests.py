@@ -18,6 +18,24 @@ async def begun(admission: ByPath, path: str) -> None:
     await wait_until(is_begun, reason="it is begun")
 
 
+async def test_another_one_behind_it_waits_for_its_answer() -> None:
+    """It is the parser's then, and begins when it is its time."""
+    admission = ByPath()
+    async with served(admission) as connection:
+        await send(connection, "/bulk/later")
+        await begun(admission, "/bulk/later")
+        await send(connection, "/bulk/known")
+
+        async def read() -> bool:
+            return len(connection.protocol.exchanges) == 2 or "/bulk/known" in admission.replies
+
+        await wait_until(read, reason="the server has read it")
+        admission.replies["/bulk/later"](FIRST)
+
+        assert await connection.answers(2) == [(202, b"first"), (200, b"ok")]
+        assert admission.ran == ["/bulk/known"]
+
+
 async def send(connection: Served, *paths: str) -> None:
     """Send one whole request of the bulk kind after the other, and wait until the last has left."""
     for path in paths:
