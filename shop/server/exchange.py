@@ -205,13 +205,13 @@ class Exchange:
                 closes = True
         if self._left is None and self.scope["http_version"] == "1.1":
             self._chunked = True
-            headers.append((b"transfer-encoding", b"chunked"))
+            headers = [*headers, (b"transfer-encoding", b"chunked")]
         elif self._left is None:
             self.keep_alive = False  # The end of the connection is the end of the body.
         if closes:
             self.keep_alive = False
         elif not self.keep_alive:
-            headers.append((b"connection", b"close"))
+            headers = [*headers, (b"connection", b"close")]
         self._head = answer_head(status, self._connection.server_state.default_headers, headers) + b"\r\n"
         if self._left is None:
             self._write(b"")

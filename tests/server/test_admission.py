@@ -36,6 +36,16 @@ async def test_an_answer_may_come_later_without_a_task_and_keeps_its_order() -> 
         await wait_until(none_left, reason="the task of the application has ended")
 
 
+async def test_an_answer_that_is_kept_is_as_it_was_after_a_client_that_asked_to_close() -> None:
+    """What is said to one client about their connection is not said to those who get the same answer."""
+    async with served(ByPath()) as connection:
+        connection.writer.write(request("/known", "Connection: close"))
+        assert b"connection: close" in (await connection.reader.read())
+    async with served(ByPath()) as connection:
+        connection.writer.write(request("/known") * 2)
+        assert await connection.answers(2) == [(409, b"gone")] * 2
+
+
 async def test_an_answer_is_asked_for_with_the_whole_body() -> None:
     """However it is cut."""
     admission = ByPath()

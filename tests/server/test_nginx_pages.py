@@ -80,12 +80,18 @@ async def test_a_crowd_on_a_sales_page_is_a_few_reads_at_the_shop(shop: Shop, fr
             return [await client.get(f"{page_of(sale)}?utm={reader}-{n}") for n in range(READS_EACH)]
 
         found = [answer for each in await asyncio.gather(*map(read, range(READERS))) for answer in each]
-        known = await client.get(page_of(sale), headers={"If-None-Match": found[0].headers["etag"]})
+
+        async def is_known() -> bool:
+            """On a machine that stands still the page may become another one between the two."""
+            seen = await client.get(page_of(sale))
+            again = await client.get(page_of(sale), headers={"If-None-Match": seen.headers["etag"]})
+            return (again.status_code, again.content) == (304, b"")
+
+        await wait_until(is_known, reason="who has the page is told that it is the same")
 
     assert Counter(answer.status_code for answer in found) == {200: READERS * READS_EACH}
     assert len({answer.headers["x-request-id"] for answer in found}) == READERS * READS_EACH
     assert {answer.json()["id"] for answer in found} == {sale.id}
-    assert (known.status_code, known.content) == (304, b"")
     # One a second, and those who have not waited for it: on a slow machine they are more.
     assert sum(asked.values()) <= READERS * READS_EACH / 4
 
