@@ -13,7 +13,7 @@ from redis.asyncio.connection import DefaultParser
 
 from shop.settings import Settings, bundled
 
-SCRIPT_NAMES = ("load_sale", "change", "reserve", "release", "fence", "rate_limit")
+SCRIPT_NAMES = ("load_sale", "change", "reserve", "release", "fence", "rate_limit", "hot_products")
 
 # What a Redis answers that cannot do it now: it runs a script that does not end, is full, cannot write to its disk, was
 # made a replica, or has lost its own. The next try may find it well, and nothing was done.

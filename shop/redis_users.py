@@ -32,7 +32,9 @@ _STREAM = ("xadd", "xlen", "xrange")
 _CONNECTION = ("auth", "hello", "ping", "select", "multi", "exec", "info")
 _READS = ("exists", "get", "hgetall", "hvals")
 _CACHE = ("pexpire",)
+_HOT = ("zincrby", "zremrangebyrank", "zremrangebyscore", "zrevrange", "zunionstore")
 _NEWS = ("publish", "subscribe", "unsubscribe")
+_SIDE = (*_CACHE, *_HOT, *_NEWS)
 _PERSISTER = ("hdel", "script|load", "xread", "xtrim")
 _RECOVERY = ("hlen", "hscan", "unlink")
 _ARQ = (
@@ -56,7 +58,7 @@ class RedisUser:
         return f"{keys} resetchannels &{CHANNELS} -@all {' '.join(f'+{command}' for command in self.commands)}"
 
 
-API = RedisUser("shop-api", ("shop:*",), tuple(sorted({*_CONNECTION, *_SCRIPTS, *_STREAM, *_READS, *_CACHE, *_NEWS})))
+API = RedisUser("shop-api", ("shop:*",), tuple(sorted({*_CONNECTION, *_SCRIPTS, *_STREAM, *_READS, *_SIDE})))
 WORKER = RedisUser("shop-worker", ("shop:*", "arq:*"), tuple(sorted({*API.commands, *_PERSISTER, *_RECOVERY, *_ARQ})))
 
 # Whoever has no password may ask whether the server answers.

@@ -11,6 +11,7 @@ from shop.clock import watch_clock
 from shop.kept_connections import keep_connections
 from shop.orders.order_stream import poll_orders
 from shop.pool_sizes import FOLLOWERS_POOL_MAX
+from shop.products.hot import merge_hot_products
 from shop.server.connections import Connections
 from shop.stopping import Backoff, cancel_and_wait, supervise
 from shop.users.revocation_feed import follow_revocations
@@ -67,6 +68,7 @@ def _followers(
         "clock": lambda: watch_clock(stopping),
         "connections": lambda: connections.keep(stopping),
         "kept_connections": lambda: keep_connections(kept, stopping),
+        "hot_products": lambda: merge_hot_products(state.hot, stopping),
         "changes": lambda: state.changes.follow(stopping),
         "changed_orders": lambda: poll_orders(database, state.changes, settings, stopping),
     }

@@ -33,11 +33,12 @@ from shop.payments.order_payments import PaymentsOfOrders
 from shop.payments.router import GATEWAY
 from shop.pipelined import PipelinedConnection
 from shop.pool_sizes import FOLLOWERS_POOL_MAX
+from shop.products.hot import HOT_PRODUCTS, HotProducts
 from shop.products.reading import PRODUCT_READER, ProductReader
 from shop.products.service import product_of
 from shop.public_pages.admission import PublicPages
 from shop.public_pages.memory import PageMemory
-from shop.public_pages.reading import PRODUCT, PRODUCTS, PageReader
+from shop.public_pages.reading import HOT, PRODUCT, PRODUCTS, PageReader
 from shop.rate_limit import RateLimiter, rate_limiter
 from shop.readiness import Readiness
 from shop.redis import connect
@@ -79,6 +80,7 @@ class AppState:
     revocations: Revocations
     cache: Cache
     product_reader: ProductReader
+    hot: HotProducts
     pages: PublicPages
     order_states: OrderStates
     liveness: Liveness
@@ -104,7 +106,7 @@ class AppState:
         locks = settings.database_lock_timeout_seconds
         database = Database(settings, application_name="shop-api", lock_seconds=locks, info=info)
         cache = Cache(side, settings)
-        product_reader = ProductReader(database, cache, settings)
+        product_reader, hot = ProductReader(database, cache, settings), HotProducts(database, side, settings)
         polls, verifier, revocations = Polls(settings), TokenVerifier(settings), Revocations()
         revocations.told = changes.wake_accounts
         return cls(
@@ -123,7 +125,8 @@ class AppState:
             revocations=revocations,
             cache=cache,
             product_reader=product_reader,
-            pages=_pages(database, cache, product_reader, settings),
+            hot=hot,
+            pages=_pages(database, cache, product_reader, hot, settings),
             order_states=_order_states(database, ledger, Checker(verifier, revocations), polls, settings),
             liveness=Liveness(RequestIds()),
             streams=_streams(database, ledger, changes, revocations, settings),
@@ -153,6 +156,7 @@ class AppState:
         REVOCATIONS.put(app, self.revocations)
         CACHE.put(app, self.cache)
         PRODUCT_READER.put(app, self.product_reader)
+        HOT_PRODUCTS.put(app, self.hot)
         STREAMS.put(app, self.streams)
         SIGN_IN_LIMITERS.put(app, self.sign_in_limiters)
         ORDER_LIMITER.put(app, self.order_limiter)
@@ -187,9 +191,11 @@ def _streams(
     return Streams(changes, OrderReader(followed.read, settings), revocations, settings)
 
 
-def _pages(database: Database, cache: Cache, product_reader: ProductReader, settings: Settings) -> PublicPages:
+def _pages(
+    database: Database, cache: Cache, product_reader: ProductReader, hot: HotProducts, settings: Settings
+) -> PublicPages:
     memory = PageMemory(
-        PageReader(database, cache, product_reader, settings).read,
+        PageReader(database, cache, product_reader, hot, settings).read,
         bytes_max=settings.public_pages_bytes_max,
         waiters_max=settings.public_page_waiters_max,
         stale_seconds_max=settings.public_page_stale_seconds_max,
@@ -198,10 +204,14 @@ def _pages(database: Database, cache: Cache, product_reader: ProductReader, sett
     def forget(keys: Sequence[str]) -> None:
         for key in keys:
             product_id = product_of(key)
-            memory.forget(PRODUCTS if product_id is None else PRODUCT, product_id)
+            if product_id is None:
+                memory.forget(PRODUCTS)
+                memory.forget(HOT)
+            else:
+                memory.forget(PRODUCT, product_id)
 
     cache.invalidated = forget
-    return PublicPages(memory, RequestIds())
+    return PublicPages(memory, RequestIds(), hot.count)
 
 
 def _order_states(

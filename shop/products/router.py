@@ -21,6 +21,7 @@ from shop.json_bodies import JsonRoute
 from shop.paging import next_link
 from shop.problem_json import REFUSED_BODIES, REFUSED_TO_OTHERS, problems
 from shop.products import repository, service
+from shop.products.hot import HotProductsDep
 from shop.products.reading import ProductReaderDep
 from shop.products.schemas import (
     AdminProductPage,
@@ -51,6 +52,17 @@ async def list_products(
     """The catalogue, newest first."""
     page = await service.read_public_page(DATABASE.of(request), cache, limit=limit, starting_after=starting_after)
     return _json(page.body, _next_link("/v1/products", limit, page.next_cursor))
+
+
+@router.get(
+    "/products/hot",
+    tags=["products"],
+    response_model=ProductPage,
+    responses={**PUBLIC_PAGE, **problems(Invalid, Unavailable)},
+)
+async def list_hot_products(hot: HotProductsDep, limit: Limit = 20) -> Response:
+    """What is read most, lately: the hottest first, one page and no more."""
+    return _json(await hot.read_page(limit))
 
 
 @router.get(

@@ -3,18 +3,19 @@
 import asyncio
 import re
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from urllib.parse import parse_qsl
 
 from starlette.types import Scope
 
 from shop.bounds import PAGE_MAX
-from shop.errors import ProductNotFound, SaleNotFound, ShopError, Unavailable
+from shop.errors import BadRequest, ProductNotFound, SaleNotFound, ShopError, Unavailable
 from shop.http_headers import matches
 from shop.ledger.order_ids import SALE_ID_MAX
 from shop.public_pages.memory import Key, PageMemory
 from shop.public_pages.page import Page
-from shop.public_pages.reading import PRODUCT, PRODUCTS, PRODUCTS_PATH, SALE, SALES, SALES_PATH
+from shop.public_pages.reading import HOT, HOT_PATH, PRODUCT, PRODUCTS, PRODUCTS_PATH, SALE, SALES, SALES_PATH
 from shop.seckill.requests import REQUEST_ID, RequestIds
 from shop.seckill.tally import Tally
 from shop.server.answers import CONTENT_TYPE_JSON, Answer, Headers, answer_when, refusal, with_length
@@ -22,13 +23,14 @@ from shop.server.answers import CONTENT_TYPE_JSON, Answer, Headers, answer_when,
 TIME_PATH = "/v1/time"
 LIMIT_DEFAULT = 20
 ONE = re.compile(r"(/v1/seckill/sales|/v1/products)/([1-9][0-9]{0,9})")
-LIST_OF = {SALES_PATH: SALES, PRODUCTS_PATH: PRODUCTS}
+LIST_OF = {SALES_PATH: SALES, PRODUCTS_PATH: PRODUCTS, HOT_PATH: HOT}
 ONE_OF = {SALES_PATH: SALE, PRODUCTS_PATH: PRODUCT}
 ROUTES = {
     SALE: f"{SALES_PATH}/{{sale_id}}",
     SALES: SALES_PATH,
     PRODUCT: f"{PRODUCTS_PATH}/{{product_id}}",
     PRODUCTS: PRODUCTS_PATH,
+    HOT: HOT_PATH,
 }
 MISSING: dict[str, type[ShopError]] = {SALE: SaleNotFound, PRODUCT: ProductNotFound}
 LIMIT = re.compile(r"[1-9][0-9]{0,2}")
@@ -43,8 +45,10 @@ class PublicPages:
     The `answer` of a `shop.server.admission.Admission`.
     """
 
-    def __init__(self, memory: PageMemory, request_ids: RequestIds) -> None:
+    def __init__(self, memory: PageMemory, request_ids: RequestIds, read: Callable[[int], None]) -> None:
+        """`read` is told of each answer with a product."""
         self._memory = memory
+        self._read = read
         self._request_ids = request_ids
         self._tallies = {kind: Tally("GET", route) for kind, route in {**ROUTES, TIME_PATH: TIME_PATH}.items()}
         self.tallies = tuple(self._tallies.values())
@@ -66,6 +70,8 @@ class PublicPages:
 
     def _answered(self, key: Key, answer: Answer, started: float) -> Answer:
         self._tallies[key.kind].count(answer.status, None, time.perf_counter() - started)
+        if key.kind == PRODUCT and answer.status < BadRequest.status:
+            self._read(key.number)
         return answer
 
     def _later(self, key: Key, done: "asyncio.Future[Page | None]", scope: Scope) -> Answer:

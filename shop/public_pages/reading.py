@@ -12,6 +12,7 @@ from shop.database import Database
 from shop.errors import ProductNotFound
 from shop.paging import next_link
 from shop.products import service as products
+from shop.products.hot import HotProducts
 from shop.products.reading import ProductReader
 from shop.public_pages.memory import Key
 from shop.public_pages.page import Page, Render, Rendered
@@ -20,8 +21,8 @@ from shop.sales import repository as sales
 from shop.sales.models import Sale
 from shop.settings import Settings
 
-SALE, SALES, PRODUCT, PRODUCTS = "sale", "sales", "product", "products"
-SALES_PATH, PRODUCTS_PATH = "/v1/seckill/sales", "/v1/products"
+SALE, SALES, PRODUCT, PRODUCTS, HOT = "sale", "sales", "product", "products", "hot"
+SALES_PATH, PRODUCTS_PATH, HOT_PATH = "/v1/seckill/sales", "/v1/products", "/v1/products/hot"
 # Shared caches may keep the state of a sale for two seconds in all. A price is asked for each time: it may not be old.
 STATE, PRICE = b"public, max-age=0, s-maxage=1, stale-while-revalidate=1", b"public, no-cache"
 SALES_PER_READ_MAX, READS_IN_FLIGHT_MAX, QUEUE_MAX = 100, 2, 10_000
@@ -34,10 +35,13 @@ Read = tuple[Sale, timedelta] | None
 class PageReader:
     """Reads the public pages of one process."""
 
-    def __init__(self, database: Database, cache: Cache, product_reader: ProductReader, settings: Settings) -> None:
+    def __init__(
+        self, database: Database, cache: Cache, product_reader: ProductReader, hot: HotProducts, settings: Settings
+    ) -> None:
         self._database = database
         self._cache = cache
         self._products = product_reader
+        self._hot = hot
         self._sales: Coalescer[int, Read] = Coalescer(
             self._read_sales, batch_max=SALES_PER_READ_MAX, in_flight_max=READS_IN_FLIGHT_MAX, queue_max=QUEUE_MAX
         )
@@ -60,8 +64,13 @@ class PageReader:
         if key.kind == SALES:
             listed, clock_ahead = await self._list_sales(key.number)
             return _page(partial(_draw_sales, listed, key.number), STATE, asked_at, clock_ahead)
-        rendered = await (self._product(key.number) if key.kind == PRODUCT else self._list_products(key.number))
+        rendered = await self._read_catalogue(key)
         return None if rendered is None else _page(lambda *_: rendered, PRICE, asked_at)
+
+    async def _read_catalogue(self, key: Key) -> Rendered | None:
+        if key.kind == HOT:
+            return Rendered(await self._hot.read_page(key.number))
+        return await (self._product(key.number) if key.kind == PRODUCT else self._list_products(key.number))
 
     async def _sale(self, sale_id: int) -> Read:
         found = await (self._sales if sale_id in self._known else self._unknown).ask(sale_id)

@@ -140,6 +140,8 @@ class Settings(AuditSettings, DatabaseSettings, EdgeSettings, NotificationSettin
     """Requests that may wait for public pages that are being read, half of them for the same; more are refused."""
     public_page_stale_seconds_max: PositiveFloat = 60.0
     """How old a public page may be while it cannot be read again; `Age` says how old it is."""
+    hot_half_life_seconds: float = Field(600.0, ge=1)
+    """In so long what was read of a product counts half for the hot list."""
 
     # Idempotency keys of admins.
     idempotency_keep_hours: int = Field(48, ge=24)

@@ -24,7 +24,9 @@ COMMAND = re.compile(r"redis\.p?call\(\s*'(\w+)'")
 PROBE = "redis.call('BITFIELD', winners, 'GET', 'u1', 0)"
 
 READS = frozenset({"EXISTS", "HGET", "HMGET", "MGET", "TIME", "XLEN"})
-WRITES = frozenset({"BITFIELD", "DEL", "HSET", "SET", "SETBIT", "XADD"})
+WRITES = frozenset({"BITFIELD", "DEL", "HSET", "SET", "SETBIT", "XADD"}) | {
+    *("ZINCRBY", "ZREMRANGEBYRANK", "ZREMRANGEBYSCORE", "ZUNIONSTORE")
+}
 # What a script says when it has written: everything else that it may say is decided above the line.
 EFFECTS = frozenset({"ADDED", "APPLIED", "BEGUN", "FENCED", "LIFTED", "OPENED", "REFUSED", "RELEASED", "RESERVED"})
 FULL_REDIS_ALLOWED = frozenset({"change", "fence", "release"})

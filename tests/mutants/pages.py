@@ -40,6 +40,22 @@ MUTANTS = (
         f"{OF_PAGES}::test_only_so_many_wait_for_a_page_and_the_others_are_told_so",
     ),
     breaks(
+        "hot_products_stay_hot",
+        "What was read most once is on the hot list for ever.",
+        "lua/hot_products.lua",
+        "0.5 ^ (ago_ms / half_life_ms)",
+        "1",
+        "tests/lua/test_hot_products.py",
+    ),
+    breaks(
+        "products_counted_without_a_bound",
+        "Whoever reads many products fills the memory of a process.",
+        "shop/products/hot.py",
+        "if product_id in self._counts or len(self._counts) < COUNTED_MAX:",
+        "if product_id:",
+        "tests/selling/test_hot_products.py::test_a_process_counts_a_bounded_number_of_products",
+    ),
+    breaks(
         "made_up_ids_are_asked_for_at_once",
         "Whoever makes ids up makes as many statements as Postgres can answer.",
         "shop/batching.py",

@@ -14,6 +14,7 @@ PUBLIC = {
     "GET /livez",
     "GET /readyz",
     "GET /v1/products",
+    "GET /v1/products/hot",
     "GET /v1/products/{product_id}",
     "GET /v1/seckill/sales",
     "GET /v1/seckill/sales/{sale_id}",

@@ -15,6 +15,7 @@ from sqlalchemy import event, insert
 
 from shop.cache import Cache
 from shop.database import Database
+from shop.products.hot import HotProducts
 from shop.products.models import Product
 from shop.products.reading import ProductReader
 from shop.public_pages.memory import Key, PageMemory
@@ -59,7 +60,9 @@ async def process(settings: Settings) -> AsyncIterator[Process]:
     """A process of its own, as far as reading goes; it is patient, since the machine may stand still."""
     client, database = connect(settings.redis_url, settings), Database(settings, application_name="shop-tests")
     cache = Cache(client, settings)
-    reader = PageReader(database, cache, ProductReader(database, cache, settings), settings)
+    reader = PageReader(
+        database, cache, ProductReader(database, cache, settings), HotProducts(database, client, settings), settings
+    )
     found = Process(PageMemory(reader.read, bytes_max=10**8, waiters_max=10_000, stale_seconds_max=60))
     event.listen(
         database.engine.sync_engine,

@@ -1,0 +1,107 @@
+"""The hot list: what readers of all processes look at, and only what the public may see."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shop.products.hot import COUNTED_MAX, SCALED_AT, SCORES, HotProducts
+from shop.redis import load_scripts
+from tests.api.answers import problem_of
+from tests.harness import Shop, running_shop, wait_until
+
+HOT = "/v1/products/hot"
+
+
+@pytest.fixture(autouse=True)
+async def _nothing_is_hot(shop: Shop) -> None:
+    """Other tests read products as well."""
+    await shop.redis.delete(SCALED_AT, SCORES)
+
+
+@pytest.fixture
+async def other(shop: Shop) -> AsyncIterator[Shop]:
+    """Another process of the same shop."""
+    async with running_shop(shop.settings, worker=False) as found:
+        yield found
+
+
+async def read(shop: Shop, product_id: int, times: int, **headers: str) -> None:
+    client = await shop.client()
+    answers = await asyncio.gather(*(client.get(f"/v1/products/{product_id}", headers=headers) for _ in range(times)))
+    assert {answer.status_code for answer in answers} <= {200, 304}
+
+
+async def hottest(shop: Shop, limit: int = 20) -> list[int]:
+    answer = await (await shop.client()).get(HOT, params={"limit": limit})
+    assert answer.status_code == 200
+    return [product["id"] for product in answer.json()["data"]]
+
+
+async def until_hottest(shop: Shop, *expected: int) -> None:
+    async def seen() -> bool:
+        return await hottest(shop, limit=len(expected)) == list(expected)
+
+    await wait_until(seen, reason=f"the hottest are {expected}")
+
+
+async def test_what_is_read_most_in_all_processes_comes_first(shop: Shop, other: Shop) -> None:
+    """A 304 is a read as well; what is not there is none."""
+    phone, tablet, radio = [(await shop.make_product()).id for _ in range(3)]
+    await read(shop, radio, 60)
+    await read(shop, phone, 50)
+    await read(other, phone, 40, **{"If-None-Match": "*"})
+    await read(other, tablet, 30)
+    for _ in range(120):
+        await (await shop.client()).get(f"/v1/products/{radio + 100_000}")
+
+    for each in (shop, other):
+        await until_hottest(each, phone, radio, tablet)
+    assert max(int(each) for each in await shop.redis.zrange(SCORES, 0, -1)) == radio
+    client = await shop.client()
+    page = (await client.get(HOT, params={"limit": 1})).json()
+    assert page == {"object": "list", "data": [(await client.get(f"/v1/products/{phone}")).json()], "has_more": False}
+
+
+async def test_a_product_that_is_taken_off_is_hot_no_more(shop: Shop) -> None:
+    """At once where it was taken off, as it is in the catalogue."""
+    phone, tablet = [(await shop.make_product()).id for _ in range(2)]
+    await read(shop, phone, 50)
+    await read(shop, tablet, 20)
+    await until_hottest(shop, phone, tablet)
+
+    await (await shop.client()).patch(
+        f"/v1/admin/products/{phone}", json={"published": False}, headers=shop.admin_headers()
+    )
+
+    assert (await hottest(shop))[0] == tablet
+
+
+async def test_the_list_is_a_public_page(shop: Shop) -> None:
+    client = await shop.client()
+    first = await client.get(HOT)
+    again = await client.get(HOT, headers={"If-None-Match": first.headers["etag"]})
+
+    assert first.headers["cache-control"] == "public, no-cache"
+    assert (again.status_code, again.content) == (304, b"")
+    for limit in ("0", "101", "x", ""):
+        problem_of(await client.get(HOT, params={"limit": limit}), 422, "invalid")
+
+
+async def test_a_process_counts_a_bounded_number_of_products(shop: Shop) -> None:
+    """And tells of the hottest of them."""
+    await load_scripts(shop.redis)
+    hot = HotProducts(shop.database, shop.redis, shop.settings)
+    for product_id in range(1, COUNTED_MAX + 1):
+        hot.count(product_id)
+        hot.count(COUNTED_MAX // 2)
+
+    for _ in range(9):
+        hot.count(COUNTED_MAX + 1)
+
+    await hot.merge()
+
+    [(first, score)] = await shop.redis.zrevrange(SCORES, 0, 0, withscores=True)
+    assert (int(first), score) == (COUNTED_MAX // 2, COUNTED_MAX + 1)
+    assert await shop.redis.zscore(SCORES, COUNTED_MAX + 1) is None
+    assert await shop.redis.zcard(SCORES) == 500
