@@ -32,6 +32,13 @@ redis.call('XLEN', stream)
 
 local entry_of, holding_of, events = {}, {}, {}
 
+-- What the stream is given of an order, in the sale's format; shop/ledger/events.py reads both.
+local function event_of(order_id, user, quantity, delta)
+  if format == '2' then return order_id .. user .. ' ' .. quantity .. ' ' .. delta .. ' ' .. available .. '\n' end
+  return { seq .. '-0', 'kind', 'released', 'order', order_id, 'user', user, 'quantity', quantity, 'delta', delta,
+    'balance', available, 'price', price_minor, 'at', now_ms }
+end
+
 local function answer(order_id, reserving_seq)
   local entry = entry_of[order_id] or redis.call('HGET', orders, order_id)
   if not entry then return 'UNKNOWN' end
@@ -45,27 +52,26 @@ local function answer(order_id, reserving_seq)
   local units, made = string.match(holding_of[user] or redis.call('HGET', buyers, user), '^(%d+) (%d+)$')
   holding_of[user] = math.max(0, tonumber(units) - tonumber(quantity)) .. ' ' .. made
   entry_of[order_id] = user .. ' ' .. quantity .. ' ' .. had_seq .. ' ' .. reserved_ms .. ' released'
-  events[#events + 1] = { seq, order_id, user, quantity, delta, available }
+  events[#events + 1] = event_of(order_id, user, quantity, delta)
   return 'RELEASED ' .. seq .. ' ' .. available
 end
 
 local answers = {}
 for i = 2, #ARGV, 2 do answers[#answers + 1] = answer(ARGV[i], ARGV[i + 1]) end
 if #events == 0 then return answers end
-
--- What an entry of the stream holds, in the sale's format; shop/ledger/events.py reads both.
-local function fields_of(order_id, user, quantity, delta, balance)
-  if format == '2' then
-    local numbers = ' ' .. quantity .. ' ' .. delta .. ' ' .. balance .. ' ' .. price_minor .. ' ' .. now_ms
-    return 'released', order_id .. user .. numbers
-  end
-  return 'kind', 'released', 'order', order_id, 'user', user, 'quantity', quantity, 'delta', delta,
-    'balance', balance, 'price', price_minor, 'at', now_ms
+-- Redis itself compares the one number of an entry: those of its other events are to be new as well.
+if format == '2' and #events > 1 and #redis.call('XRANGE', stream, seq - #events + 1, '+', 'COUNT', 1) > 0 then
+  return redis.error_reply('ERR the stream is ahead of the ledger')
 end
 
 -- Every check is above this line and every write below it: Redis does not roll a script back. The stream comes first,
 -- because it is the one write that can still be refused (an id that is not above its last one).
-for _, event in ipairs(events) do redis.call('XADD', stream, event[1] .. '-0', fields_of(unpack(event, 2))) end
+if format == '2' then
+  redis.call('XADD', stream, seq .. '-0', 'released',
+    #events .. ' ' .. price_minor .. ' ' .. now_ms .. '\n' .. table.concat(events))
+else
+  for _, event in ipairs(events) do redis.call('XADD', stream, unpack(event)) end
+end
 for order_id, entry in pairs(entry_of) do redis.call('HSET', orders, order_id, entry) end
 for user, holding in pairs(holding_of) do redis.call('HSET', buyers, user, holding) end
 redis.call('HSET', sale, 'seq', seq, 'available', available)

@@ -54,7 +54,15 @@ local units_per_user, orders_per_user = tonumber(rules[5]), tonumber(rules[6])
 local price_minor, available, seq = rules[7], tonumber(rules[8]), tonumber(rules[9])
 local now_ms = clock_ms + tonumber(rules[11])
 local winner_bits, held_back = tonumber(rules[12]), tonumber(rules[13])
-local backlog_left = tonumber(rules[10]) - redis.call('XLEN', stream)
+local backlog_max, backlog = tonumber(rules[10]), redis.call('XLEN', stream)
+if (backlog + 1) * 256 >= backlog_max then
+  -- Entries may have from one to 256 events: those that are kept begin with the first of the first entry.
+  for _, first in ipairs(redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)) do
+    local seq_last, fields = tonumber(string.match(first[1], '^%d+')), first[2]
+    backlog = seq - seq_last + (#fields == 2 and tonumber(string.match(fields[2], '^%d+')) or 1)
+  end
+end
+local backlog_left = backlog_max - backlog
 -- A key of a wrong type, and a right that the caller lacks, are found before the first write.
 redis.call('BITFIELD', winners, 'GET', 'u1', 0)
 
@@ -82,14 +90,11 @@ local function text_of(number)
   return texts[number]
 end
 
--- What an entry of the stream holds, in the sale's format; shop/ledger/events.py reads both.
-local function fields_of(order_id, user, quantity, delta, balance)
-  if format == '2' then
-    local numbers = ' ' .. quantity .. ' ' .. delta .. ' ' .. balance .. ' ' .. price_minor .. ' ' .. now_text
-    return kind, order_id .. user .. numbers
-  end
-  return 'kind', kind, 'order', order_id, 'user', user, 'quantity', quantity, 'delta', delta, 'balance', balance,
-    'price', price_minor, 'at', now_text
+-- What the stream is given of an order, in the sale's format; shop/ledger/events.py reads both.
+local function event_of(seq_text, order_id, user, quantity, delta, balance)
+  if format == '2' then return order_id .. user .. ' ' .. quantity .. ' ' .. delta .. ' ' .. balance .. '\n' end
+  return { seq_text .. '-0', 'kind', kind, 'order', order_id, 'user', user, 'quantity', quantity, 'delta', delta,
+    'balance', balance, 'price', price_minor, 'at', now_text }
 end
 
 local function refusal_of_state(waiting)
@@ -138,13 +143,17 @@ local function answer(i)
   local bit, n = (((a * 256 + b) * 256 + c) * 256 + d) % winner_bits, #bit_writes
   bit_writes[n + 1], bit_writes[n + 2], bit_writes[n + 3], bit_writes[n + 4] = 'SET', 'u1', bit, 1
   local delta = text_of(from_held - quantity)
-  events[#events + 1] = { seq_text .. '-0', fields_of(order_id, user, units_text, delta, balance) }
+  events[#events + 1] = event_of(seq_text, order_id, user, units_text, delta, balance)
   return 'RESERVED ' .. seq_text .. ' ' .. balance .. ' ' .. now_text
 end
 
 local answers = { clock_ms }
 for i = 1, #order_ids do answers[i + 1] = answer(i) end
 if #events == 0 then return answers end
+-- Redis itself compares the one number of an entry: those of its other events are to be new as well.
+if format == '2' and #events > 1 and #redis.call('XRANGE', stream, seq - #events + 1, '+', 'COUNT', 1) > 0 then
+  return redis.error_reply('ERR the stream is ahead of the ledger')
+end
 
 for user, units in pairs(units_of) do
   new_holdings[#new_holdings + 1] = user
@@ -153,7 +162,12 @@ end
 
 -- Every check is above this line and every write below it: Redis does not roll a script back. The stream comes first,
 -- because it is the one write that can still be refused (an id that is not above its last one).
-for _, event in ipairs(events) do redis.call('XADD', stream, unpack(event)) end
+if format == '2' then
+  local head = #events .. ' ' .. price_minor .. ' ' .. now_text .. '\n'
+  redis.call('XADD', stream, seq .. '-0', kind, head .. table.concat(events))
+else
+  for _, event in ipairs(events) do redis.call('XADD', stream, unpack(event)) end
+end
 redis.call('BITFIELD', winners, unpack(bit_writes))
 redis.call('HSET', orders, unpack(new_entries))
 redis.call('HSET', buyers, unpack(new_holdings))

@@ -4,9 +4,9 @@ They look at numbers that were read before, and touch nothing.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from shop.audit.repository import Part
+from shop.audit.repository import Part, Unpaired
 from shop.ledger.client import LedgerState
 from shop.ledger.events import LedgerEvent
 from shop.sales.models import Sale, SaleStatus
@@ -70,6 +70,7 @@ class Counted:
     held_back: int
     most_units: int
     broken_epochs: Sequence[int] = ()
+    unpaired: Unpaired = field(default_factory=Unpaired)
 
     @property
     def expected_rows(self) -> int:
@@ -163,10 +164,18 @@ def _limit(counted: Counted) -> list[str]:
 
 
 def _promises(counted: Counted) -> list[str]:
-    """I6: each reservation that is recorded has its order, to this user with these units; each release its mark."""
-    part = counted.part
-    found = [f"{part.unmatched} reservations have no order like them"] if part.unmatched else []
-    return [*found, f"{part.unreleased} releases have an order that is not released"] if part.unreleased else found
+    """I6: each reservation that is recorded has its order, to this user with these units; each release its mark.
+
+    And each order has its line, where that was counted.
+    """
+    part, unpaired = counted.part, counted.unpaired
+    sentences = {
+        f"{part.unmatched} reservations have no order like them": part.unmatched,
+        f"{part.unreleased} releases have an order that is not released": part.unreleased,
+        f"{unpaired.orders} orders have no line": unpaired.orders,
+        f"{unpaired.lines} lines have no order": unpaired.lines,
+    }
+    return [sentence for sentence, count in sentences.items() if count]
 
 
 def chain_breaks(sale: Sale, events: Sequence[LedgerEvent]) -> tuple[list[str], list[str]]:

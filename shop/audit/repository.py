@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, and_, func, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -11,7 +11,7 @@ from sqlalchemy.sql.selectable import Subquery
 from shop.audit.models import AuditFinding, SaleAudit
 from shop.ledger.order_ids import ids_of_sale
 from shop.orders.batch import ORDER_KINDS
-from shop.orders.models import Order, OrderStatus
+from shop.orders.models import Order, OrderLine, OrderStatus
 from shop.sales.changes import APPLIED
 from shop.sales.models import ChangeKind, LedgerRow, SaleChange, SaleEpoch
 
@@ -234,6 +234,24 @@ async def order_sums(session: AsyncSession, sale_id: int) -> OrderSums:
     )
     query = _live_orders(sale_id, *(_or_zero(func.sum(Order.quantity).filter(kind)) for kind in kinds))
     return OrderSums(*(int(value) for value in (await session.execute(query)).one()))
+
+
+class Unpaired(NamedTuple):
+    """Orders of a sale that have no line, and lines that have no order."""
+
+    orders: int = 0
+    lines: int = 0
+
+
+async def unpaired(session: AsyncSession, sale_id: int) -> Unpaired:
+    """Count what a foreign key does not see: both are written in one transaction."""
+    ids = ids_of_sale(sale_id)
+    orders = select(Order.id).where(Order.id.between(ids.first, ids.last)).subquery()
+    lines = select(OrderLine.order_id).where(OrderLine.order_id.between(ids.first, ids.last)).subquery()
+    query = select(
+        func.count().filter(lines.c.order_id.is_(None)), func.count().filter(orders.c.id.is_(None))
+    ).select_from(orders.join(lines, orders.c.id == lines.c.order_id, full=True))
+    return Unpaired(*(await session.execute(query)).one())
 
 
 async def find_position(session: AsyncSession, sale_id: int, epoch: int) -> SaleAudit | None:

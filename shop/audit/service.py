@@ -102,6 +102,7 @@ async def _count(session: AsyncSession, sale: Sale, epoch: SaleEpoch, orders: Or
         held_back=sale.held_back,
         most_units=await repository.most_units_of_one_user(session, sale.id),
         broken_epochs=await repository.broken_epochs(session, sale.id, before=sale.epoch),
+        unpaired=await repository.unpaired(session, sale.id),
     )
 
 

@@ -7,12 +7,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 import redis.asyncio as aioredis
 
+from shop.ledger.events import Fields
 from shop.ledger.keys import DIRECTORY, ledger_keys
+from shop.ledger.stream import events_in
 from shop.pipelined import PipelinedConnection
 from shop.redis import call_script
 
@@ -179,7 +182,7 @@ async def read_state(client: aioredis.Redis, sale_id: int, epoch: int) -> Ledger
 
 async def read_state_and_stream(
     client: aioredis.Redis, sale_id: int, epoch: int, *, after: int, count: int
-) -> tuple[LedgerState | None, list[tuple[int, dict[bytes, bytes]]]]:
+) -> tuple[LedgerState | None, list[tuple[int, Fields]]]:
     """The ledger and up to `count` events after this one, both of the same moment."""
     keys = ledger_keys(sale_id, epoch)
     async with client.pipeline(transaction=True) as pipe:
@@ -188,11 +191,7 @@ async def read_state_and_stream(
         pipe.xrange(keys.stream, f"{after + 1}-0", "+", count=count)
         fields, (seconds, microseconds), entries = await pipe.execute()
     state = _state(fields, seconds * 1000 + microseconds // 1000) if b"state" in fields else None
-    return state, [_entry(entry) for entry in entries]
-
-
-def _entry(entry: tuple[bytes, dict[bytes, bytes]]) -> tuple[int, dict[bytes, bytes]]:
-    return int(entry[0].split(b"-")[0]), entry[1]
+    return state, list(islice(events_in(entries, after=after), count))
 
 
 def _state(fields: Mapping[bytes, bytes], clock_ms: int, *, has_orders: bool = True) -> LedgerState:
@@ -279,22 +278,3 @@ async def drop(client: aioredis.Redis, sale_id: int, epoch: int) -> None:
         pipe.hdel(DIRECTORY, str(sale_id))
         pipe.delete(*ledger_keys(sale_id, epoch))
         await pipe.execute()
-
-
-async def stream_from(
-    client: aioredis.Redis, sale_id: int, epoch: int, seq: int, count: int
-) -> list[tuple[int, dict[bytes, bytes]]]:
-    """Up to `count` events from `seq` on, that one included."""
-    entries: list[Any] = await client.xrange(ledger_keys(sale_id, epoch).stream, f"{seq}-0", "+", count=count)
-    return [_entry(entry) for entry in entries]
-
-
-async def wait_for_event(client: aioredis.Redis, sale_id: int, epoch: int, *, after: int, block_seconds: float) -> None:
-    """Return when the stream has an event after this one, or when the time is over."""
-    key = ledger_keys(sale_id, epoch).stream
-    await client.xread({key: f"{after}-0"}, count=1, block=int(block_seconds * 1000))
-
-
-async def trim(client: aioredis.Redis, sale_id: int, epoch: int, watermark: int) -> None:
-    """Drop what is recorded, but keep the entry at the watermark: it ties the stream to what Postgres has."""
-    await client.xtrim(ledger_keys(sale_id, epoch).stream, minid=f"{watermark}-0", approximate=False)

@@ -1,15 +1,18 @@
-"""The entries of a sale's stream, read back into values. What cannot be read is poison, and named as such.
+"""The entries of a sale's stream, read back into events. What cannot be read is poison, and named as such.
 
-The event of an order has one of two formats, by the `format` in the `sale` hash, which is fixed when the epoch is
+The events of orders have one of two formats, by the `format` in the `sale` hash, which is fixed when the epoch is
 loaded. Every entry says by itself which it has, and one stream may hold both:
 
-1. named fields: kind, order (its 16 bytes), user, quantity, delta, balance, price, at
-2. one field, whose name is the kind, and whose value is the order's 16 bytes followed by the others in the same order,
-   as text with a space between each two: `user quantity delta balance price at`
+1. An entry is one event, with named fields: kind, order (its 16 bytes), user, quantity, delta, balance, price, at.
+2. An entry has the events of one script call, and the number of the last of them. It is one field: its name is the
+   kind; its value begins with the line `count price at`, and has for each event the order's 16 bytes, followed by the
+   line `user quantity delta balance`.
 
-The event of a change has named fields in both: kind, change, outcome, delta, balance, at.
+The event of a change is an entry with named fields in both: kind, change, outcome, delta, balance, at. `unpacked` gives
+each event of either format by itself.
 """
 
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from uuid import UUID
@@ -26,6 +29,9 @@ _ORDER_ID_BYTES = 16
 # As a value of msgpack, sixteen bytes are a UUID in a seventh of the time that its constructor takes.
 _BIN_OF_16_BYTES = b"\xc4\x10"
 _decode_uuid = msgspec.msgpack.Decoder(UUID).decode
+
+
+Fields = dict[bytes, bytes]
 
 
 class UnreadableEvent(ValueError):
@@ -48,8 +54,41 @@ class LedgerEvent(msgspec.Struct, frozen=True, gc=False):
     outcome: str | None = None
 
 
-def parse_event(seq: int, fields: dict[bytes, bytes]) -> LedgerEvent:
-    """The event of an entry, whatever its format. Raises UnreadableEvent."""
+def unpacked(entries: Iterable[tuple[int, Fields]], *, after: int) -> Iterator[tuple[int, Fields]]:
+    """The events after this one in entries that follow each other, each by its number, for `parse_event`.
+
+    An event of format 2 is one field, whose value is the order's 16 bytes and `user quantity delta balance price at`.
+    An entry that says to be in format 2 and is not stands for its first event.
+    """
+    for number, fields in entries:
+        if len(fields) == 1 and (kind := next(iter(fields))) in _PACKED_KINDS:
+            events = _events(fields[kind])
+            if not events:
+                yield after + 1, fields
+            for seq, event in enumerate(events, number - len(events) + 1):
+                if seq > after:
+                    yield seq, {kind: event}
+        else:
+            yield number, fields
+        after = number
+
+
+def _events(value: bytes) -> list[bytes]:
+    """The events in the value of an entry; none if it is no such value."""
+    head, _, lines = value.partition(b"\n")
+    count, _, shared = head.partition(b" ")
+    found: list[bytes] = []
+    end = 0
+    while end < len(lines):
+        start, end = end, lines.find(b"\n", end + _ORDER_ID_BYTES) + 1
+        if not end:
+            return []
+        found.append(b"%b %b" % (lines[start : end - 1], shared))
+    return found if count == b"%d" % len(found) else []
+
+
+def parse_event(seq: int, fields: Fields) -> LedgerEvent:
+    """One event, as `unpacked` gives it. Raises UnreadableEvent."""
     try:
         if len(fields) == 1:
             ((name, value),) = fields.items()
@@ -69,7 +108,7 @@ def _packed_event(seq: int, kind: str, value: bytes) -> LedgerEvent:
     return LedgerEvent(seq, kind, delta, balance, _moment(at), order_id, user.decode(), quantity, price_minor)
 
 
-def _named_event(seq: int, fields: dict[bytes, bytes]) -> LedgerEvent:
+def _named_event(seq: int, fields: Fields) -> LedgerEvent:
     kind = fields[b"kind"].decode()
     delta, balance = _number(fields[b"delta"], -INT32_MAX), _number(fields[b"balance"], 0)
     at = _moment(fields[b"at"])
@@ -91,8 +130,8 @@ def _named_event(seq: int, fields: dict[bytes, bytes]) -> LedgerEvent:
     raise ValueError(f"the kind {kind!r} is unknown")
 
 
-def named_fields(fields: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    """The fields of an entry under their names, as format 1 writes them; what is not packed is returned as it is."""
+def named_fields(fields: Fields) -> Fields:
+    """The fields of an event under their names, as format 1 writes them; what is not packed is returned as it is."""
     if len(fields) == 1:
         ((kind, value),) = fields.items()
         others = value[_ORDER_ID_BYTES:].split(b" ")
@@ -102,8 +141,8 @@ def named_fields(fields: dict[bytes, bytes]) -> dict[bytes, bytes]:
     return fields
 
 
-def evidence(fields: dict[bytes, bytes]) -> dict[str, str]:
-    """The fields of any entry as text that Postgres can keep, whatever they are.
+def evidence(fields: Fields) -> dict[str, str]:
+    """The fields of any event as text that Postgres can keep, whatever they are.
 
     What is packed stands under its names, and its order as the shop shows it; what cannot be unpacked, as it is.
     """

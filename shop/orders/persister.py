@@ -20,7 +20,7 @@ from shop.database import Database, backend_pid, end_blockers, sqlstate
 from shop.database_engine import named
 from shop.failure_isolation import SERVER_ERRORS
 from shop.faults import fault_point
-from shop.ledger import client as ledger
+from shop.ledger import stream
 from shop.ledger.events import LedgerEvent
 from shop.orders.batch import BrokenBatch, PoisonedBatch, write_batch
 from shop.orders.poison import stop_for_poison
@@ -209,7 +209,7 @@ class Persister:
         return sale
 
     async def _wait(self, position: Position) -> None:
-        await ledger.wait_for_event(
+        await stream.wait_for_event(
             self._client,
             self._sale_id,
             position.epoch,
@@ -219,7 +219,7 @@ class Persister:
 
     async def _trim(self) -> None:
         if self._position is not None and self._position.watermark > 0:
-            await ledger.trim(self._client, self._sale_id, self._position.epoch, self._position.watermark)
+            await stream.trim(self._client, self._sale_id, self._position.epoch, self._position.watermark)
 
     async def _narrow(self, error: PoisonedBatch) -> bool:
         """Halve the batch until the poisoned entry stands first and alone; then stop the sale for it.

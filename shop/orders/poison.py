@@ -9,7 +9,7 @@ from shop.admin_events import record_admin_event
 from shop.auth import CONTROLLER, Actor
 from shop.database import Database
 from shop.errors import NotFound, SaleNotFound, SaleStateConflict, ShopError
-from shop.ledger import client as ledger
+from shop.ledger import stream
 from shop.ledger.events import UnreadableEvent, evidence, parse_event
 from shop.sales import repository as sales
 from shop.sales import service
@@ -51,7 +51,7 @@ async def quarantine(database: Database, client: aioredis.Redis, actor: Actor, s
         sale = await sales.find(session, sale_id)
     if sale is None:
         raise SaleNotFound
-    found = await ledger.stream_from(client, sale_id, sale.epoch, seq, 2)
+    found = await stream.events_from(client, sale_id, sale.epoch, seq, 2)
     if not found or found[0][0] != seq:
         raise NotFound(f"The stream of sale {sale_id} has no entry {seq}")
     async with database.transaction() as session:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import redis.asyncio as aioredis
 import structlog
 
-from shop.ledger import client as ledger
+from shop.ledger import stream
 from shop.ledger.events import LedgerEvent, UnreadableEvent, parse_event
 from shop.orders.batch import PoisonedBatch
 from shop.sales import repository as sales
@@ -61,7 +61,7 @@ class StreamReader:
         says that Redis is away.
         """
         recorded_before = min(position.watermark, 1)
-        found = await ledger.stream_from(
+        found = await stream.events_from(
             self._client, self._sale_id, position.epoch, position.watermark, recorded_before + count
         )
         if recorded_before:

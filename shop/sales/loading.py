@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 from shop.database import Database
 from shop.faults import recovery_fault_point
 from shop.ledger import client as ledger
-from shop.ledger import loading
+from shop.ledger import loading, stream
 from shop.ledger.client import LedgerOrder, LoadedSale
 from shop.ledger.events import UnreadableEvent, evidence, parse_event
 from shop.redis_requirements import ledger_problems
@@ -147,7 +147,7 @@ async def require_entry_at_watermark(database: Database, client: aioredis.Redis,
     """The stream's entry at the watermark must be the recorded one. Raises LedgerLost."""
     if sale.watermark == 0:
         return
-    found = await ledger.stream_from(client, sale.id, sale.epoch, sale.watermark, 1)
+    found = await stream.events_from(client, sale.id, sale.epoch, sale.watermark, 1)
     async with database.transaction() as session:
         recorded = await repository.ledger_entry(session, sale.id, sale.epoch, sale.watermark)
         newest = await repository.find(session, sale.id)

@@ -23,7 +23,7 @@ COMMAND = re.compile(r"redis\.p?call\(\s*'(\w+)'")
 # Reads as a command that writes: so the caller's right to it, and the key's type, are checked above the line.
 PROBE = "redis.call('BITFIELD', winners, 'GET', 'u1', 0)"
 
-READS = frozenset({"EXISTS", "HGET", "HMGET", "MGET", "TIME", "XLEN"})
+READS = frozenset({"EXISTS", "HGET", "HMGET", "MGET", "TIME", "XLEN", "XRANGE"})
 WRITES = frozenset({"BITFIELD", "DEL", "HSET", "SET", "SETBIT", "XADD"}) | {
     *("ZINCRBY", "ZREMRANGEBYRANK", "ZREMRANGEBYSCORE", "ZUNIONSTORE")
 }

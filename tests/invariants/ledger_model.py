@@ -1,6 +1,6 @@
 """What the ledger in Redis must be: a batch, a release or a change in, the answers out, and each is one event."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 OPEN, PAUSED, ENDED, SETTLED = "open", "paused", "ended", "settled"
 ORDER_KINDS = ("reserved", "honoured")
@@ -12,7 +12,7 @@ Wish = tuple[bytes, str, int]
 
 @dataclass(frozen=True)
 class Event:
-    """An entry of the stream, or its row."""
+    """An event in the stream, or its row; `entry` is the number of the entry that it is in."""
 
     seq: int
     kind: str
@@ -23,6 +23,7 @@ class Event:
     quantity: int = 0
     change: int = 0
     outcome: str = ""
+    entry: int = 0
     at: float = field(default=0, compare=False)
 
 
@@ -55,6 +56,7 @@ class Ledger:
     units_per_user: int
     orders_per_user: int
     backlog_max: int
+    format: int
     available: int
     starts: float
     ends: float
@@ -75,7 +77,7 @@ class Ledger:
     def emit(self, kind: str, delta: int, **fields: str | int | bytes) -> Event:
         """Count one event and write it down."""
         self.seq, self.available = self.seq + 1, self.available + delta
-        event = Event(self.seq, kind, delta, self.available, at=self.now, **fields)  # type: ignore[arg-type]
+        event = Event(self.seq, kind, delta, self.available, at=self.now, entry=self.seq, **fields)  # type: ignore[arg-type]
         self.stream.append(event)
         return event
 
@@ -85,7 +87,15 @@ class Ledger:
             return ["BEHIND"] * len(wishes)
         room = self.backlog_max - len(self.stream)
         before = len(self.stream)
-        return [self._reserve(*wish, full=room <= len(self.stream) - before, honours=honours) for wish in wishes]
+        answers = [self._reserve(*wish, full=room <= len(self.stream) - before, honours=honours) for wish in wishes]
+        self._put_together(before)
+        return answers
+
+    def _put_together(self, before: int) -> None:
+        """In format 2 the events of a call are one entry, with the number of the last."""
+        if self.format == 2:
+            events = [replace(event, entry=self.seq) for event in self.stream[before:]]
+            self.stream[before:] = events
 
     def _reserve(self, order_id: bytes, user: str, quantity: int, *, full: bool, honours: bool) -> str:
         if had := self.orders.get(order_id):
@@ -120,7 +130,10 @@ class Ledger:
 
     def release(self, pairs: list[tuple[bytes, int]]) -> list[str]:
         """The answers to a batch of closed orders."""
-        return ["SETTLED" if self.state == SETTLED else self._release(*pair) for pair in pairs]
+        before = len(self.stream)
+        answers = ["SETTLED" if self.state == SETTLED else self._release(*pair) for pair in pairs]
+        self._put_together(before)
+        return answers
 
     def _release(self, order_id: bytes, seq: int) -> str:
         had = self.orders.get(order_id)

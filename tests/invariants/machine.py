@@ -66,7 +66,7 @@ class SaleMachine(RuleBasedStateMachine):
     def begin(self, units: int, units_per_user: int, orders_per_user: int, form: int) -> None:
         limits = {"units_per_user": units_per_user, "orders_per_user": orders_per_user}
         self.do(self.world.begin(units=units, **limits, ledger_format=form))
-        ledger = Ledger(1, units_per_user, orders_per_user, BACKLOG_MAX, units, 0, HOURS)
+        ledger = Ledger(1, units_per_user, orders_per_user, BACKLOG_MAX, form, units, 0, HOURS)
         postgres = Postgres(units, STOCK - units, 0, HOURS, units, openings={1: units})
         self.model, self.copied, self.calm, self.touched = Model(ledger, postgres), None, 0, True
 
@@ -307,7 +307,7 @@ class SaleMachine(RuleBasedStateMachine):
         survived = Survived(list(ledger.stream), dict(ledger.orders), dict(ledger.buyers), ledger)
         if loss == "over-trimmed":
             cut = self.model.postgres.watermark + 1 + (not self.model.postgres.watermark)
-            survived.stream = [event for event in ledger.stream if event.seq >= cut]
+            survived.stream = [event for event in ledger.stream if event.entry >= cut]
             self.do(world.over_trim(cut))
         lost = ("sale", "orders", "buyers", "stream", "winners") if loss == "everything" else (loss,)
         for part in lost:

@@ -27,8 +27,8 @@ class Model:
             self.postgres.record(event)
 
     def trim(self) -> None:
-        """Drop what is recorded, but for the last."""
-        self.ledger.stream = [event for event in self.ledger.stream if event.seq >= self.postgres.watermark]
+        """Drop what is recorded, but for the entry with the last."""
+        self.ledger.stream = [event for event in self.ledger.stream if event.entry >= self.postgres.watermark]
 
     def claim(self, epoch: int, order_id: bytes, seq: int, user: str, quantity: int) -> None:
         """Report a reservation; what is there already stays."""
@@ -85,6 +85,7 @@ class Model:
             old.units_per_user,
             old.orders_per_user,
             old.backlog_max,
+            3 - old.format,
             opening,
             postgres.starts,
             postgres.ends,

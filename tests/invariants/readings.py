@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import text
 
 from shop.ledger import client as ledger
-from shop.ledger.events import named_fields
+from shop.ledger.events import Fields, named_fields, unpacked
 from tests.invariants.ledger_model import Event, Held
 from tests.invariants.postgres_model import Row
 
@@ -58,11 +58,20 @@ def entry(value: bytes) -> Held:
     return Held(order.user_id, order.quantity, order.seq, order.held)
 
 
-def event(seq: int, found: dict[bytes, bytes]) -> Event:
-    """An entry of the stream, in either format."""
+def events(reply: list[tuple[bytes, Fields]]) -> list[Event]:
+    """The events in the stream, in either format, each with the number of its entry."""
+    entries = [(int(number.partition(b"-")[0]), fields) for number, fields in reply]
+    return [
+        event(seq, found, number) for number, fields in entries for seq, found in unpacked([(number, fields)], after=0)
+    ]
+
+
+def event(seq: int, found: Fields, entry: int) -> Event:
+    """An event as `unpacked` gives it."""
     found = named_fields(found)
     delta, balance, kind = int(found[b"delta"]), int(found[b"balance"]), found[b"kind"].decode()
     if b"order" in found:
         user, quantity = found[b"user"].decode(), int(found[b"quantity"])
-        return Event(seq, kind, delta, balance, order_id=found[b"order"], user=user, quantity=quantity)
-    return Event(seq, kind, delta, balance, change=int(found[b"change"]), outcome=found[b"outcome"].decode())
+        return Event(seq, kind, delta, balance, order_id=found[b"order"], user=user, quantity=quantity, entry=entry)
+    outcome = found[b"outcome"].decode()
+    return Event(seq, kind, delta, balance, change=int(found[b"change"]), outcome=outcome, entry=entry)

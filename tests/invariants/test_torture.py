@@ -223,7 +223,7 @@ async def oversell(examined: Examined, order_id: str) -> None:
     ("tamper", "counted", "broken"),
     [
         (lose, {"lost": 1}, {"I6", "I3", "I4"}),
-        (haunt, {"ghosts": 1}, {"I9", "I3", "I4"}),
+        (haunt, {"ghosts": 1}, {"I9", "I3", "I4", "I6"}),
         (rob, {}, {"I6"}),
         (oversell, {"oversold": 74, "over_limit": 1}, {"I4", "I5", "I6", "I3"}),
     ],

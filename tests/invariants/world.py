@@ -42,7 +42,7 @@ from shop.settings import Settings
 from tests.harness import TESTER
 from tests.invariants.ledger_model import Wish
 from tests.invariants.postgres_model import Row
-from tests.invariants.readings import ROWS, LedgerNow, PostgresNow, entry, event, pair
+from tests.invariants.readings import ROWS, LedgerNow, PostgresNow, entry, events, pair
 from tests.processes import copy_of
 
 HOUR = timedelta(hours=1)
@@ -315,7 +315,7 @@ class World:
             {name.decode(): value.decode() for name, value in fields.items()},
             {user.decode(): pair(value) for user, value in buyers.items()},
             {order_id: entry(value) for order_id, value in orders.items()},
-            [event(int(number.split(b"-")[0]), found) for number, found in stream],
+            events(stream),
         )
 
     async def postgres_now(self) -> PostgresNow:

@@ -6,12 +6,14 @@ import msgspec
 import pytest
 import redis.asyncio as aioredis
 
-from shop.ledger.events import LedgerEvent, UnreadableEvent, evidence, parse_event
+from shop.ledger.events import LedgerEvent, UnreadableEvent, evidence, parse_event, unpacked
+from shop.ledger.stream import events_from
 from tests.lua.ledgers import FORMATS, NOON_MS, Ledger, call, command, everything, honour, open_ledger, order_id, words
 
 UNKNOWN = pytest.mark.parametrize("unknown", ["3", "0", "", "two", "1 ", "02"])
 NOON = datetime.fromtimestamp(NOON_MS / 1000, UTC)
 GOOD = order_id(1) + b"ann 3 -3 7 990 1800000000123"
+BATCH = b"2 990 1800000000123\n" + order_id(1) + b"ann 3 -3 7\n" + order_id(2) + b"bob 1 -1 6\n"
 
 
 async def sold_and_given_back(redis: aioredis.Redis, ledger_format: int) -> Ledger:
@@ -39,16 +41,37 @@ async def test_in_format_1_every_field_has_its_name(redis: aioredis.Redis) -> No
     assert [fields[b"kind"] for _, fields in entries] == [b"reserved", b"honoured", b"released"]
 
 
-async def test_in_format_2_an_order_is_one_field(redis: aioredis.Redis) -> None:
-    """Its name is the kind; its value is the order's bytes, whatever they are, and six words."""
-    entries = await (await sold_and_given_back(redis, 2)).entries()
+async def test_in_format_2_a_call_is_one_field(redis: aioredis.Redis) -> None:
+    """Its name is the kind; its value has a line for all events, and one for each behind the order's bytes."""
+    ledger = await open_ledger(redis, available=10, format=2)
+    await ledger.buy((1, "ann", 3), (1, "ann", 3), (2, "b_o-B", 2), (9, "eve", 99))
+    await ledger.give_back((2, 2), (1, 1))
 
-    reserved, honoured, released = times([parse_event(*entry) for entry in entries])
-    assert entries == [
-        (1, {b"reserved": order_id(1) + b"ann 3 -3 7 990 " + reserved}),
-        (2, {b"honoured": order_id(2) + b"b_o-B 2 0 7 990 " + honoured}),
-        (3, {b"released": order_id(1) + b"ann 3 3 10 990 " + released}),
+    first, _, second, _ = times([parse_event(*event) for event in await ledger.entries()])
+    assert await redis.xrange(ledger.keys.stream) == [
+        (b"2-0", {b"reserved": b"2 990 %b\n%bann 3 -3 7\n%bb_o-B 2 -2 5\n" % (first, order_id(1), order_id(2))}),
+        (b"4-0", {b"released": b"2 990 %b\n%bb_o-B 2 2 7\n%bann 3 3 10\n" % (second, order_id(2), order_id(1))}),
     ]
+
+
+async def test_events_of_format_2_are_read_from_any_of_them_on(redis: aioredis.Redis) -> None:
+    """However many a call has made, and however many of them were read before."""
+    ledger = await open_ledger(redis, available=1_000, format=2)
+    number = 0
+    for orders in (1, 3, 1, *[2] * 20, 7):
+        await ledger.buy(*((number := number + 1, f"user{number}", 1) for _ in range(orders)))
+    await ledger.change(1, "pause")
+
+    async def read(after: int, count: int) -> list[int]:
+        found = await events_from(redis, ledger.sale.sale_id, ledger.sale.epoch, after + 1, count)
+        assert [parse_event(*each).user_id for each in found if b"kind" not in each[1]] == [
+            f"user{seq}" for seq, fields in found if b"kind" not in fields
+        ]
+        return [seq for seq, _ in found]
+
+    for after in range(number + 2):
+        for count in (1, 2, 17, 45, 1_000):
+            assert await read(after, count) == [*range(after + 1, number + 2)][:count]
 
 
 async def test_both_formats_say_the_same(redis: aioredis.Redis) -> None:
@@ -145,6 +168,34 @@ def test_what_no_script_packs_is_unreadable_and_kept_as_evidence(value: bytes) -
 
     shown = evidence({b"reserved": value})
     assert all(text.isascii() and "\0" not in text for pair in shown.items() for text in pair)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        BATCH.replace(b"2 990", b"3 990"),
+        BATCH.replace(b"2 990", b"02 990"),
+        BATCH.replace(b"2 990", b"x 990"),
+        BATCH[:-1],
+        BATCH[:-20],
+        BATCH.partition(b"\n")[0],
+        BATCH.partition(b"\n")[2],
+        b"0 990 1800000000123\n",
+    ],
+)
+def test_what_no_script_puts_together_stands_for_its_first_event(value: bytes) -> None:
+    """It is poison right above what is recorded, and the entries before and behind it are read."""
+    good = {b"reserved": BATCH}
+    found = list(unpacked([(12, good), (14, {b"reserved": value}), (16, good)], after=11))
+
+    assert [seq for seq, _ in found] == [12, 13, 15, 16]
+    for seq, fields in found:
+        if seq == 13:
+            with pytest.raises(UnreadableEvent, match="entry 13 "):
+                parse_event(seq, fields)
+        else:
+            assert parse_event(seq, fields).user_id in {"ann", "bob"}
 
 
 def test_evidence_of_format_2_can_be_read_by_people() -> None:

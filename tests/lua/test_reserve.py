@@ -333,5 +333,8 @@ async def test_events_that_nobody_records_stop_the_sale_at_the_bound(redis: aior
         *["BACKLOG"] * 2,
     ]
     assert await ledger.buy((9, "zoe", 1)) == [Answer("BACKLOG", ("3",))]
-    await redis.xtrim(ledger.keys.stream, minid="3-0", approximate=False)
-    assert words(await ledger.buy((9, "zoe", 1), (10, "yan", 1), (11, "xia", 1))) == ["RESERVED", "RESERVED", "BACKLOG"]
+    await redis.xtrim(ledger.keys.stream, minid="4-0", approximate=False)
+    assert words(await ledger.buy((9, "zoe", 1), (10, "yan", 1))) == ["RESERVED", "RESERVED"]
+    assert words(await ledger.buy((11, "xia", 1), (12, "wes", 1))) == ["RESERVED", "BACKLOG"]
+    await redis.xtrim(ledger.keys.stream, minid="6-0", approximate=False)
+    assert words(await ledger.buy((12, "wes", 1), (13, "viv", 1), (14, "una", 1))) == ["RESERVED"] * 2 + ["BACKLOG"]

@@ -9,7 +9,17 @@ from shop.embedded import ValkeyServer
 from shop.ledger.client import Answer, LastOrder
 from shop.redis import NotSent, ScriptsNotLoaded, connect, load_scripts
 from shop.settings import Settings
-from tests.lua.ledgers import begun_ledger, command, everything, open_ledger, order_id, sale_of_tests, words
+from tests.lua.ledgers import (
+    AHEAD,
+    FORMATS,
+    begun_ledger,
+    command,
+    everything,
+    open_ledger,
+    order_id,
+    sale_of_tests,
+    words,
+)
 
 
 async def test_a_ledger_that_lost_an_order_which_the_caller_saw_answers_behind(redis: aioredis.Redis) -> None:
@@ -137,14 +147,18 @@ async def test_an_entry_that_cannot_be_read_is_an_error_and_nothing_is_written(
     assert await everything(redis) == before
 
 
-async def test_a_stream_that_is_ahead_of_the_ledger_is_an_error_and_nothing_is_written(redis: aioredis.Redis) -> None:
+@FORMATS
+@pytest.mark.parametrize("buyers", [["ann"], ["ann", "bob"], ["ann", "bob", "cid"]])
+async def test_a_stream_that_is_ahead_of_the_ledger_is_an_error_and_nothing_is_written(
+    redis: aioredis.Redis, ledger_format: int, buyers: list[str]
+) -> None:
     """The append is the first write, because it is the one that can still be refused."""
-    ledger = await open_ledger(redis)
+    ledger = await open_ledger(redis, format=ledger_format)
     await redis.xadd(ledger.keys.stream, {"kind": "reserved"}, id="2-0")
     before = await everything(redis)
 
-    with pytest.raises(NotSent, match="equal or smaller"):
-        await ledger.buy((1, "ann", 1), (2, "bob", 1))
+    with pytest.raises(NotSent, match=AHEAD):
+        await ledger.buy(*((number, user, 1) for number, user in enumerate(buyers)))
 
     assert await everything(redis) == before
 

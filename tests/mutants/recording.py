@@ -30,14 +30,14 @@ MUTANTS = (
         "The entries leave the stream before they are recorded.",
         PERSISTER,
         "        await self._record(events)\n        self._batch_max = self._settings.persist_batch_max\n",
-        "        await ledger.trim(self._client, self._sale_id, position.epoch, events[-1].seq)\n"
+        "        await stream.trim(self._client, self._sale_id, position.epoch, events[-1].seq)\n"
         "        await self._record(events)\n        self._batch_max = self._settings.persist_batch_max\n",
         f"{OF_WORKERS}::test_a_worker_killed_before_the_commit_loses_nothing",
     ),
     breaks(
         "entry_at_the_watermark_trimmed",
         "Nothing ties the stream to what Postgres has recorded.",
-        "shop/ledger/client.py",
+        "shop/ledger/stream.py",
         'minid=f"{watermark}-0"',
         'minid=f"{watermark + 1}-0"',
         "tests/orders/test_release.py::test_the_worker_sweeps_by_itself",

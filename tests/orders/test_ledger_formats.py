@@ -3,9 +3,9 @@
 from pathlib import Path
 from uuid import UUID
 
-from shop.ledger.client import stream_from
 from shop.ledger.events import STOCK_KINDS
 from shop.ledger.keys import ledger_keys
+from shop.ledger.stream import events_from
 from shop.sales.models import Sale, SaleStatus
 from shop.settings import Settings
 from shop.support.trail.service import trail
@@ -19,8 +19,8 @@ from tests.recovery.losses import assert_kept, until_recovered, until_sold
 async def formats_of(shop: Shop, sale: Sale, *, epoch: int = 1) -> list[int]:
     """The format of each event of an order that is in the stream."""
     kinds = {kind.encode() for kind in STOCK_KINDS}
-    entries = [fields for _, fields in await stream_from(shop.redis, sale.id, epoch, 1, 100)]
-    return [2 if fields.keys() <= kinds else 1 for fields in entries if b"change" not in fields]
+    events = [fields for _, fields in await events_from(shop.redis, sale.id, epoch, 1, 100)]
+    return [2 if fields.keys() <= kinds else 1 for fields in events if b"change" not in fields]
 
 
 async def explained(shop: Shop, sale: Sale, witness: str) -> str:

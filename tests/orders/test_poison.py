@@ -1,6 +1,6 @@
 """Entries that cannot be true: the sale stops, nothing is thrown away, and an operator decides."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from shop.errors import NotFound, SaleNotFound, SaleStateConflict
-from shop.ledger import client as ledger
+from shop.ledger import stream
 from shop.ledger.events import named_fields
 from shop.ledger.keys import ledger_keys
 from shop.ledger.order_ids import keyed_order_id
@@ -97,12 +97,12 @@ async def write(shop: Shop, poison: Poison) -> Written:
 
 
 def packed(fields: Mapping[str, Value]) -> dict[str, Value]:
-    """An entry with these fields in format 2."""
+    """An entry with these fields in format 2, as if it came alone in a call."""
     kind, order, *others = fields.values()
     assert isinstance(kind, str)
     assert isinstance(order, bytes)
-    words = [value if isinstance(value, bytes) else str(value).encode() for value in others]
-    return {kind: order + b" ".join(words)}
+    *words, price, at = [value if isinstance(value, bytes) else str(value).encode() for value in others]
+    return {kind: b"1 %b %b\n%b%b\n" % (price, at, order, b" ".join(words))}
 
 
 async def until_stopped(shop: Shop, sale: Sale) -> str:
@@ -123,7 +123,7 @@ async def test_an_impossible_entry_stops_the_sale_and_can_be_quarantined(shop: S
 
     assert "entry 2 " in await until_stopped(shop, sale)
     assert await recorded(shop, sale) == [before]
-    assert [seq for seq, _ in await ledger.stream_from(shop.redis, sale.id, 1, 2, 9)][:2] == [2, 3]
+    assert [seq for seq, _ in await stream.events_from(shop.redis, sale.id, 1, 2, 9)][:2] == [2, 3]
 
     row = await quarantine(shop.database, shop.redis, TESTER, sale.id, 2)
     assert (row.quantity, row.delta, row.balance) == (0, -poison.units, 9 - poison.units)
@@ -134,15 +134,32 @@ async def test_an_impossible_entry_stops_the_sale_and_can_be_quarantined(shop: S
     await assert_kept(shop, sale, [before, after, last])
 
 
-async def test_an_order_whose_entry_was_quarantined_is_not_honoured(fresh_settings: Settings, tmp_path: Path) -> None:
-    """Its process still remembers it, and its ledger holds it: it is the one promise that is given up (I6)."""
+def together(entries: Sequence[tuple[int, Mapping[bytes, bytes]]]) -> tuple[int, dict[bytes, bytes]]:
+    """One entry with the events of these, which are named, as if one call had made them."""
+    names = (b"user", b"quantity", b"delta", b"balance")
+    lines = [fields[b"order"] + b" ".join(fields[name] for name in names) + b"\n" for _, fields in entries]
+    number, last = entries[-1]
+    head = b"%d %b %b\n" % (len(lines), last[b"price"], last[b"at"])
+    return number, {last[b"kind"]: head + b"".join(lines)}
+
+
+@pytest.mark.parametrize("in_one_entry", [False, True])
+async def test_an_order_whose_entry_was_quarantined_is_not_honoured(
+    fresh_settings: Settings, tmp_path: Path, in_one_entry: bool
+) -> None:
+    """Its process still remembers it, and its ledger holds it: it is the one promise that is given up (I6).
+
+    Also if it stands in the midst of the events of one call.
+    """
     async with own_shop(fresh_settings, tmp_path) as own:
         shop = own.shop
         async with running_worker(shop.settings):
             sale = await shop.open_sale(units=UNITS)
         orders = [await shop.bought(sale) for _ in range(3)]
-        entries = await ledger.stream_from(shop.redis, sale.id, 1, 1, 3)
-        entries[1] = 2, {**named_fields(entries[1][1]), b"balance": b"5"}
+        entries = await stream.events_from(shop.redis, sale.id, 1, 1, 3)
+        entries = [(seq, named_fields(fields)) for seq, fields in entries]
+        entries[1] = 2, {**entries[1][1], b"balance": b"5"}
+        entries = [together(entries)] if in_one_entry else entries
         async with shop.redis.pipeline(transaction=True) as pipe:
             pipe.delete(ledger_keys(sale.id, 1).stream)
             for seq, fields in entries:

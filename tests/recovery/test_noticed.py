@@ -11,6 +11,7 @@ from sqlalchemy import update
 
 from shop.database import Database
 from shop.ledger import client as ledger
+from shop.ledger import stream
 from shop.ledger.events import named_fields
 from shop.ledger.keys import ledger_keys
 from shop.orders.persister import Persister
@@ -36,7 +37,7 @@ async def test_another_entry_at_the_watermark_is_noticed_by_the_worker(shop: Sho
     sale = await shop.open_sale(units=5)
     order_id = await shop.bought(sale)
     await shop.drained(sale)
-    [(seq, fields)] = await ledger.stream_from(shop.redis, sale.id, 1, 1, 1)
+    [(seq, fields)] = await stream.events_from(shop.redis, sale.id, 1, 1, 1)
     parts = [part for pair in {**named_fields(fields), **wrong}.items() for part in pair]
     async with shop.redis.pipeline(transaction=True) as pipe:
         pipe.delete(ledger_keys(sale.id, 1).stream)

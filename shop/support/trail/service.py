@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shop.database import Database, see_one_moment
 from shop.errors import NotReady, OrderNotFound
 from shop.ledger import client as ledger
+from shop.ledger import stream
 from shop.ledger.client import LedgerOrder
 from shop.ledger.events import LedgerEvent, UnreadableEvent, parse_event
 from shop.ledger.order_ids import SALE_ID_MAX, replacing_order_id, sale_of
@@ -75,7 +76,7 @@ async def _in_redis(client: aioredis.Redis, sale: Sale, order_id: UUID) -> _InRe
         return _InRedis(asked=True)
     try:
         entry = await ledger.find_order(client, sale.id, sale.epoch, order_id.bytes)
-        found = [] if entry is None else await ledger.stream_from(client, sale.id, sale.epoch, entry.seq, 1)
+        found = [] if entry is None else await stream.events_from(client, sale.id, sale.epoch, entry.seq, 1)
         event = parse_event(*found[0]) if found else None
     except CONNECTION_ERRORS:
         return _InRedis(asked=False)

@@ -12,9 +12,10 @@ from sqlalchemy import insert
 from shop.admin_events import record_admin_event
 from shop.database import Database
 from shop.errors import NotReady
-from shop.ledger.client import RedisClock, ReserveRequest, reserve, stream_from
+from shop.ledger.client import RedisClock, ReserveRequest, reserve
 from shop.ledger.events import parse_event
 from shop.ledger.order_ids import ids_of_sale, numbered_order_id
+from shop.ledger.stream import events_from
 from shop.notifications.collecting.happenings import notification_id
 from shop.notifications.kinds import Kind, Sink
 from shop.notifications.models import Delivery, Notification
@@ -134,7 +135,7 @@ async def test_an_order_that_is_not_recorded_yet_is_told_from_the_ledger(
     async with database.transaction() as session:
         locked = await sales.lock(session, sale.id)
         assert locked is not None
-        events = [parse_event(*each) for each in await stream_from(redis, sale.id, 1, 1, 10)]
+        events = [parse_event(*each) for each in await events_from(redis, sale.id, 1, 1, 10)]
         await write_batch(session, locked, events, await sales.database_time(session), settings)
     found = await trail(database, redis, UUID(bytes=order_id))
     assert facts(found, Source.LEDGER) == [("reserved", {**reserved, "recorded": True})]
