@@ -26,6 +26,14 @@ MUTANTS = (
         f"{OF_WORKERS}::test_a_worker_killed_before_the_commit_loses_nothing",
     ),
     breaks(
+        "orders_without_lines_are_not_counted",
+        "No audit sees that an order has no line, or a line no order.",
+        "shop/audit/service.py",
+        "        unpaired=await repository.unpaired(session, sale.id),\n",
+        "",
+        "tests/recovery/audit/test_full_pass.py::test_an_order_and_its_line_are_there_together",
+    ),
+    breaks(
         "trim_before_the_commit",
         "The entries leave the stream before they are recorded.",
         PERSISTER,
