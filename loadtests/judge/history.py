@@ -20,13 +20,16 @@ ghosts    A row of which nobody was told belongs to a purchase whose outcome is 
 ledger    The rows themselves: no gap, each balance follows from the last and is not negative, no user above the limit,
           no order released twice.
 
-After a loss the ledger goes on in a new epoch. Numbers that were lost with an epoch (no row has them, or another
-order's has) are not judged; their orders are, by the rows that they have in a later epoch. So the ledger must be
-drained before it is judged, and all its rows be there.
+After a loss the ledger goes on in a new epoch, unless no order was lost: a change of the sale is then made anew under
+its old number, and nobody was promised anything. So what a refusal told before a moment of `losses` binds no answer
+that was asked for after it. Numbers that were lost with an epoch (no row has them, or another order's has) are not
+judged; their orders are, by the rows that they have in a later epoch. So the ledger must be drained before it is
+judged, and all its rows be there.
 """
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 
 from loadtests.client.answers import NOT_ENOUGH_UNITS, OVER_LIMIT, REPLAYED, RESERVED, SOLD_OUT, Position
 from loadtests.judge.operations import UNKNOWN, Entry, Operation, Rules
@@ -44,10 +47,12 @@ def check_history(
     *,
     known: Collection[str] = frozenset(),
     memory_seconds: float = MEMORY_SECONDS,
+    losses: Sequence[float] = (),
 ) -> list[str]:
     """What is wrong with a history, in sentences; none when all is well. At most `SENTENCES_MAX` and how many more.
 
-    `rules` names the sales to judge. `known` are orders that others made than the recorded crowd, such as replacements.
+    `rules` names the sales to judge. `losses` are the moments at which Redis lost what it had written last. `known` are
+    orders that others made than the recorded crowd, such as replacements.
     """
     operations_of, entries_of = defaultdict[int, list[Operation]](list), defaultdict[int, list[Entry]](list)
     for operation in operations:
@@ -57,7 +62,7 @@ def check_history(
     found = []
     for sale_id, allowed in rules.items():
         ledger = replay(entries_of[sale_id], allowed)
-        order, unknown = _order(operations_of[sale_id], ledger, memory_seconds)
+        order, unknown = _order(operations_of[sale_id], ledger, memory_seconds, losses)
         found += [
             f"sale {sale_id}: {sentence}"
             for sentences in (
@@ -75,7 +80,7 @@ def check_history(
 
 
 def _order(
-    operations: Sequence[Operation], ledger: Replay, memory_seconds: float
+    operations: Sequence[Operation], ledger: Replay, memory_seconds: float, losses: Sequence[float]
 ) -> tuple[list[str], list[tuple[Position, Operation]]]:
     """Sweep over the clock with the highest position that was told so far.
 
@@ -94,18 +99,31 @@ def _order(
         for number, operation in enumerate(operations)
         if operation.code != REPLAYED
     )
-    sentences, unknown, highest, teller, index = [], [], Position(0, 0), None, 0
+    sentences, unknown, index, lost_at = [], [], 0, deque(sorted(losses))
+    highest: tuple[Position, Operation | None] = Position(0, 0), None
+    of_orders = highest
     for moment, number in asked:
         while index < len(told) and told[index][0] < moment:
-            if told[index][1] > highest:
-                _, highest, teller = told[index]
+            answered_at, position, operation = told[index]
+            if lost_at and lost_at[0] <= answered_at:
+                lost_at.popleft()
+                highest = of_orders
+                continue
+            highest = max(highest, (position, operation), key=itemgetter(0))
+            if operation.promised:
+                of_orders = max(of_orders, (position, operation), key=itemgetter(0))
             index += 1
+        while lost_at and lost_at[0] < moment:
+            lost_at.popleft()
+            highest = of_orders
         operation = operations[number]
         position = _event(operation, ledger)
         if operation.code == UNKNOWN:
-            unknown.append((highest, operation))
-        elif position is not None and (position < highest or (position == highest and operation.code == RESERVED)):
-            sentences.append(f"{operation} was sent after {teller} had come")
+            unknown.append((highest[0], operation))
+        elif position is not None and (
+            position < highest[0] or (position == highest[0] and operation.code == RESERVED)
+        ):
+            sentences.append(f"{operation} was sent after {highest[1]} had come")
     return sentences, unknown
 
 

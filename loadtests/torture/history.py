@@ -34,7 +34,7 @@ async def check_ledger(testbed: Testbed, sale: OnSale, finding: Finding) -> None
     for sentence in sold_while_closed(rows, changes):
         finding.breaks("I10", f"sale {sale.id}: {sentence}")
     operations = [each for purchase in sale.purchases for each in operations_of(sale, purchase)]
-    judged = check_history(operations, entries, {sale.id: rules}, memory_seconds=MEMORY_SECONDS)
+    judged = check_history(operations, entries, {sale.id: rules}, memory_seconds=MEMORY_SECONDS, losses=testbed.losses)
     for sentence in judged:
         finding.breaks("history", sentence)
 

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,6 +61,8 @@ class Testbed:
     redis: aioredis.Redis
     network: ChaosProxy
     wire: ChaosProxy
+    # When Redis lost what it had written last, on the monotonic clock.
+    losses: list[float] = field(default_factory=list)
 
     @property
     def admin_token(self) -> str:

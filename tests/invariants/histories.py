@@ -1,6 +1,6 @@
 """Histories of a small sale: what its buyers were told, what its rows say, and the judge of both."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from loadtests.client.answers import REPLAYED, RESERVED
 from loadtests.judge.history import check_history
@@ -12,10 +12,15 @@ RULES = Rules(units_per_user=2, orders_per_user=3, openings={1: UNITS})
 
 
 def judge(
-    operations: Iterable[Operation], rows: Iterable[Entry], rules: Rules = RULES, *, known: frozenset[str] = frozenset()
+    operations: Iterable[Operation],
+    rows: Iterable[Entry],
+    rules: Rules = RULES,
+    *,
+    known: frozenset[str] = frozenset(),
+    losses: Sequence[float] = (),
 ) -> list[str]:
     """What is wrong with the history of the one sale."""
-    return check_history(operations, rows, {SALE: rules}, known=known)
+    return check_history(operations, rows, {SALE: rules}, known=known, losses=losses)
 
 
 def row(

@@ -250,6 +250,20 @@ def test_a_witness_of_a_lost_number_is_not_judged() -> None:
     assert judge([*operations, told(SOLD_OUT, "eve", 4, 5, 6)], AFTER_LOSS, NEXT_EPOCH) == []
 
 
+def test_a_change_that_is_lost_and_made_anew_binds_no_refusal_after_the_loss() -> None:
+    """Nobody was promised anything by it; an order binds all the same, and so does what was told after the loss."""
+    rows = [*ROWS, row(4, None, kind="pause", balance=2), row(5, None, kind="units", delta=1, balance=3)]
+    before, after = told("sale_paused", "dan", 5, 6, 7), told("sale_paused", "eve", 4, 8, 9)
+
+    assert len(judge([*TOLD, before, after], rows)) == 1
+    assert judge([*TOLD, before, after], rows, losses=[7.5]) == []
+    for loss in (5.5, 8.5):
+        assert len(judge([*TOLD, before, after], rows, losses=[loss])) == 1
+    assert len(judge([*TOLD, told("sale_paused", "eve", 2, 8, 9)], rows, losses=[7.5])) == 1
+    again = [told("sale_paused", "fay", 5, 10, 11), told("sale_paused", "gus", 4, 12, 13)]
+    assert len(judge([*TOLD, before, after, *again], rows, losses=[7.5])) == 1
+
+
 def test_limits_go_on_in_a_later_epoch() -> None:
     """Ann has a unit from the first epoch."""
     rows = [*ROWS, row(1, "ann", order="second", balance=2, epoch=2), row(2, "ann", order="third", balance=1, epoch=2)]

@@ -76,6 +76,7 @@ async def roll_redis_back(context: Context, _: Draw) -> Injection:
     await asyncio.to_thread(valkey.kill)
     lost = files[-1].stat().st_size - size
     os.truncate(files[-1], size)
+    testbed.losses.append(time.monotonic())
     await testbed.start_server(valkey)
     return Injection(injection.kills, f"{injection.words}, {lost} bytes lost")
 
