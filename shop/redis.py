@@ -14,6 +14,9 @@ from redis.asyncio.connection import DefaultParser
 from shop.settings import Settings, bundled
 
 SCRIPT_NAMES = ("load_sale", "change", "reserve", "release", "fence", "rate_limit", "hot_products")
+# Those of the release before that are other ones now: its processes go on while the workers are upgraded before them,
+# also when Redis restarts meanwhile.
+SCRIPTS_BEFORE = ("reserve", "release")
 
 # What a Redis answers that cannot do it now: it runs a script that does not end, is full, cannot write to its disk, was
 # made a replica, or has lost its own. The next try may find it well, and nothing was done.
@@ -64,11 +67,12 @@ class Script:
 
 
 @lru_cache
-def script(name: str) -> Script:
-    """The script of this name. Raises ScriptMissing when its file is not there."""
-    path = bundled("lua") / f"{name}.lua"
+def script(name: str, *, before: bool = False) -> Script:
+    """The script of this name, or that of the release before. Raises ScriptMissing when its file is not there."""
+    file = f"before/{name}.lua" if before else f"{name}.lua"
+    path = bundled("lua") / file
     if not path.is_file():
-        raise ScriptMissing(f"the script lua/{name}.lua is missing from this installation of the shop")
+        raise ScriptMissing(f"the script lua/{file} is missing from this installation of the shop")
     source = path.read_text()
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
@@ -106,8 +110,8 @@ async def scripts_loaded(client: aioredis.Redis) -> bool:
 
 
 async def load_scripts(client: aioredis.Redis) -> None:
-    """Make every script known to Redis. For the controller alone."""
-    for each in all_scripts():
+    """Make every script known to Redis, also those of the release before. For the controller alone."""
+    for each in (*all_scripts(), *(script(name, before=True) for name in SCRIPTS_BEFORE)):
         await client.script_load(each.source)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from shop.ledger import client as ledger
 from shop.ledger.keys import LedgerKeys
-from shop.redis import SCRIPT_NAMES, script
+from shop.redis import SCRIPT_NAMES, SCRIPTS_BEFORE, script
 from shop.settings import bundled
 
 LINE = "-- Every check is above this line and every write below it: Redis does not roll a script back."
@@ -106,7 +106,19 @@ def words_in(module: ModuleType) -> set[str]:
 
 
 def test_every_lua_file_is_a_script_that_the_shop_loads() -> None:
-    assert {file.stem for file in bundled("lua").iterdir()} == set(SCRIPT_NAMES)
+    files = {str(file.relative_to(bundled("lua"))) for file in bundled("lua").rglob("*") if file.is_file()}
+    before = {f"before/{name}.lua" for name in SCRIPTS_BEFORE}
+    assert files == {f"{name}.lua" for name in SCRIPT_NAMES} | before
+
+
+@pytest.mark.parametrize("name", SCRIPTS_BEFORE)
+def test_the_script_of_the_release_before_is_another_one_and_says_the_same(name: str) -> None:
+    """One that is the same is loaded already; a word that its callers do not know would be an error of theirs."""
+    before, now = script(name, before=True), script(name)
+
+    assert before.sha != now.sha
+    headers = [each.source.partition("\n]]\n")[0] for each in (before, now)]
+    assert set(WORD.findall(headers[0])) <= set(WORD.findall(headers[1]))
 
 
 @pytest.mark.parametrize("name", SCRIPT_NAMES)

@@ -349,6 +349,14 @@ MUTANTS = (
         "tests/security/test_redis_rights.py::test_rights_of_the_release_before_refuse_a_purchase_before_its_first_write",
     ),
     breaks(
+        "scripts_of_the_release_before_not_loaded",
+        "An API that is not upgraded yet stops selling when Redis restarts.",
+        "shop/redis.py",
+        "    for each in (*all_scripts(), *(script(name, before=True) for name in SCRIPTS_BEFORE)):\n",
+        "    for each in all_scripts():\n",
+        "tests/orders/test_upgrade.py",
+    ),
+    breaks(
         "format_of_the_setting_ignored",
         "New ledgers are in format 2 while a release that cannot read it may take over.",
         "shop/sales/loading.py",
