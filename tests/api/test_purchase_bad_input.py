@@ -22,6 +22,7 @@ KEYS = re.compile(
     rb"shop:\{\d+\.\d+\}:(sale|buyers|orders|stream|winners)"
     rb"|shop:(sales|installation)"
     rb"|shop:jobs(:health-check)?"
+    rb"|shop:\{hot\}:(products|scaled_at)"
     rb"|shop:\{rate\}:[a-z_]+:(#[0-9a-f]{32}|[A-Za-z0-9_.:-]{1,64})"
     rb"|shop:\{cache:[a-z]+(:\d+)?\}:(generation|value|loading)(:\d+)?"
     rb"|arq:[a-z-]+:[a-z_]+:\d+"
