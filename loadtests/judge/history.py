@@ -27,7 +27,7 @@ judged; their orders are, by the rows that they have in a later epoch. So the le
 judged, and all its rows be there.
 """
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 
@@ -86,36 +86,27 @@ def _order(
 
     Returns what is out of order, and each operation of unknown outcome with the position that it must lie above.
     """
-    told = sorted(
-        (
-            (operation.answered_at, position, operation)
-            for operation in operations
-            if (position := _event(operation, ledger))
-        ),
-        key=lambda each: each[0],
-    )
+    told: list[tuple[float, Position, Operation | None]] = [(moment, Position(0, 0), None) for moment in losses]
+    told += [(each.answered_at, position, each) for each in operations if (position := _event(each, ledger))]
+    told.sort(key=itemgetter(0))
     asked = sorted(
         (operation.sent_at - (memory_seconds if operation.code == SOLD_OUT else 0.0), number)
         for number, operation in enumerate(operations)
         if operation.code != REPLAYED
     )
-    sentences, unknown, index, lost_at = [], [], 0, deque(sorted(losses))
+    sentences, unknown, index = [], [], 0
     highest: tuple[Position, Operation | None] = Position(0, 0), None
     of_orders = highest
     for moment, number in asked:
         while index < len(told) and told[index][0] < moment:
-            answered_at, position, operation = told[index]
-            if lost_at and lost_at[0] <= answered_at:
-                lost_at.popleft()
+            _, position_told, teller = told[index]
+            index += 1
+            if teller is None:
                 highest = of_orders
                 continue
-            highest = max(highest, (position, operation), key=itemgetter(0))
-            if operation.promised:
-                of_orders = max(of_orders, (position, operation), key=itemgetter(0))
-            index += 1
-        while lost_at and lost_at[0] < moment:
-            lost_at.popleft()
-            highest = of_orders
+            highest = max(highest, (position_told, teller), key=itemgetter(0))
+            if teller.promised:
+                of_orders = max(of_orders, (position_told, teller), key=itemgetter(0))
         operation = operations[number]
         position = _event(operation, ledger)
         if operation.code == UNKNOWN:

@@ -18,7 +18,7 @@ from shop.bounds import PAGE_MAX
 from shop.database import Database
 from shop.products import repository
 from shop.products.schemas import ProductPage, public_view
-from shop.redis import CONNECTION_ERRORS, NotSent, OutcomeUnknown, call_many, call_script
+from shop.redis import NotSent, OutcomeUnknown, call_many, call_script
 from shop.settings import Settings
 from shop.stopping import sleep_or_stop
 
@@ -81,7 +81,7 @@ async def merge_hot_products(hot: HotProducts, stopping: asyncio.Event) -> None:
         try:
             await hot.merge()
             merging = True
-        except (*CONNECTION_ERRORS, NotSent, OutcomeUnknown) as error:
+        except (NotSent, OutcomeUnknown) as error:
             if merging:
                 log.warning("hot_products_not_merged", reason=repr(error)[:200])
             merging = False

@@ -45,10 +45,10 @@ class PublicPages:
     The `answer` of a `shop.server.admission.Admission`.
     """
 
-    def __init__(self, memory: PageMemory, request_ids: RequestIds, read: Callable[[int], None]) -> None:
-        """`read` is told of each answer with a product."""
+    def __init__(self, memory: PageMemory, request_ids: RequestIds, count_read: Callable[[int], None]) -> None:
+        """`count_read` is told of each answer with a product."""
         self._memory = memory
-        self._read = read
+        self._count_read = count_read
         self._request_ids = request_ids
         self._tallies = {kind: Tally("GET", route) for kind, route in {**ROUTES, TIME_PATH: TIME_PATH}.items()}
         self.tallies = tuple(self._tallies.values())
@@ -71,7 +71,7 @@ class PublicPages:
     def _answered(self, key: Key, answer: Answer, started: float) -> Answer:
         self._tallies[key.kind].count(answer.status, None, time.perf_counter() - started)
         if key.kind == PRODUCT and answer.status < BadRequest.status:
-            self._read(key.number)
+            self._count_read(key.number)
         return answer
 
     def _later(self, key: Key, done: "asyncio.Future[Page | None]", scope: Scope) -> Answer:

@@ -149,7 +149,7 @@ MUTANTS = (
     ),
     breaks(
         "recorded_events_are_read_again",
-        "What was recorded of a call is recorded again with the rest of it.",
+        "An event of a call that is recorded already is recorded again.",
         "shop/ledger/events.py",
         "                if seq > after:\n                    yield seq, {kind: event}\n",
         "                yield seq, {kind: event}\n",
